@@ -367,7 +367,7 @@ def _draw_difference(axis, difference: Mapping) -> None:
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"percentage points; {verdict}")
+    axis.set_xlabel(f"percentage points\n({verdict})")
     axis.set_title(f"Paired difference, n={difference.get('n_paired', '?')}", pad=20)
 
 
