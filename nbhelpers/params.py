@@ -26,6 +26,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -89,13 +90,9 @@ class LoraParams(_Section):
     @model_validator(mode="after")
     def _trains_something(self) -> LoraParams:
         if not (self.finetune_vision_layers or self.finetune_language_layers):
-            raise ValueError(
-                "finetune_vision_layers and finetune_language_layers are both false: nothing would be trained"
-            )
+            raise ValueError("finetune_vision_layers and finetune_language_layers are both false: nothing would be trained")
         if not (self.finetune_attention_modules or self.finetune_mlp_modules):
-            raise ValueError(
-                "finetune_attention_modules and finetune_mlp_modules are both false: nothing would be trained"
-            )
+            raise ValueError("finetune_attention_modules and finetune_mlp_modules are both false: nothing would be trained")
         return self
 
 
@@ -168,19 +165,12 @@ class RewardParams(_Section):
         }
         for key, mark in marks.items():
             if mark != mark.strip():
-                raise ValueError(
-                    f"{key} {mark!r} begins or ends with a blank, which a model cannot be held to"
-                )
+                raise ValueError(f"{key} {mark!r} begins or ends with a blank, which a model cannot be held to")
             for other, text in marks.items():
                 if other != key and mark in text:
-                    raise ValueError(
-                        f"{key} {mark!r} occurs inside {other} {text!r}: the blocks could not be told apart"
-                    )
+                    raise ValueError(f"{key} {mark!r} occurs inside {other} {text!r}: the blocks could not be told apart")
         if self.weights is not None and len(self.weights) != len(self.functions):
-            raise ValueError(
-                f"weights has {len(self.weights)} entries for {len(self.functions)} functions: "
-                "give one weight a function"
-            )
+            raise ValueError(f"weights has {len(self.weights)} entries for {len(self.functions)} functions: give one weight a function")
         return self
 
 
@@ -274,9 +264,7 @@ class TrainingParams(_Section):
     def _one_length(self) -> TrainingParams:
         if (self.max_steps is None) == (self.num_train_epochs is None):
             given = "neither" if self.max_steps is None else "both"
-            raise ValueError(
-                f"{given} of max_steps and num_train_epochs given: set one of them and leave the other null"
-            )
+            raise ValueError(f"{given} of max_steps and num_train_epochs given: set one of them and leave the other null")
         return self
 
     def batch_plan(self, num_processes: int = 1) -> BatchPlan:
@@ -341,8 +329,8 @@ _TOP_LEVEL = ("preset", "output_dir", *SECTIONS)
 class RunParams(BaseModel):
     """Every parameter of one run. Make it with `RunParams.load`.
 
-    `preset` is the shipped preset that the values build on, `output_dir` the absolute path of the run
-    directory.
+    `preset` is the name of a shipped preset or the absolute path of a file of your own, `output_dir` the
+    absolute path of the run directory.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -355,6 +343,8 @@ class RunParams(BaseModel):
     reward: RewardParams = Field(default_factory=RewardParams)
     training: TrainingParams = Field(default_factory=TrainingParams)
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
+    # The shipped preset at the bottom of `preset`.
+    _root: str = PrivateAttr("full")
 
     @classmethod
     def load(
@@ -407,15 +397,19 @@ class RunParams(BaseModel):
         _check_across(sections)
         if output_dir is not None:
             folder = _own_output_dir(source, str(output_dir))
-        return cls(preset=root, output_dir=Path(os.path.abspath(Path(folder).expanduser())), **sections)
+        if _is_path(preset):
+            preset = str(_preset_file(preset, source, None))
+        run = cls(preset=preset, output_dir=Path(os.path.abspath(Path(folder).expanduser())), **sections)
+        run._root = root
+        return run
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of a parameter file."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """A parameter file that gives this very run again, whatever the presets become later."""
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        """A parameter file that gives this very run again: every key is in it, so no file of yours is needed."""
+        return yaml.safe_dump({**self.as_dict(), "preset": self._root}, sort_keys=False, allow_unicode=True)
 
 
 def repository_root() -> Path | None:
@@ -465,10 +459,7 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
             raise ParamsError(f"--set {setting}: expected section.key=value, such as training.max_steps=5.")
         if keys[0] not in SECTIONS:
             raise ParamsError(
-                _ended(
-                    f"--set {setting}: {keys[0]!r} is not a section ({', '.join(SECTIONS)})"
-                    f"{_did_you_mean(keys[0], SECTIONS)}"
-                )
+                _ended(f"--set {setting}: {keys[0]!r} is not a section ({', '.join(SECTIONS)}){_did_you_mean(keys[0], SECTIONS)}")
             )
         if not text.strip():
             raise ParamsError(f"--set {setting}: no value given; write null for none, '' for an empty text.")
@@ -483,9 +474,7 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
         for key in keys[1:-1]:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                raise ParamsError(
-                    f"--set {setting}: {key!r} was set to a value before and cannot hold {keys[-1]!r}."
-                )
+                raise ParamsError(f"--set {setting}: {key!r} was set to a value before and cannot hold {keys[-1]!r}.")
         place[keys[-1]] = value
     return sections
 
@@ -559,8 +548,7 @@ def _preset_layers(preset: str) -> tuple[list[tuple[str, dict]], str]:
             return layers, file.stem
         if base is None:
             raise ParamsError(
-                f"{label} does not say what it builds on: begin it with a line such as `preset: full` "
-                f"({', '.join(available_presets())})."
+                f"{label} does not say what it builds on: begin it with a line such as `preset: full` ({', '.join(available_presets())})."
             )
         asked_by, beside, wanted = label, file.parent, base
 
@@ -593,30 +581,20 @@ def _checked_layer(source: str, layer: Any) -> dict[str, Any]:
     for name, section in layer.items():
         if name not in _TOP_LEVEL:
             owners = [section for section, params in SECTIONS.items() if name in params.model_fields]
-            hint = (
-                f"; it is a key of {' and '.join(owners)}: write it there"
-                if owners
-                else _did_you_mean(name, _TOP_LEVEL)
-            )
+            hint = f"; it is a key of {' and '.join(owners)}: write it there" if owners else _did_you_mean(name, _TOP_LEVEL)
             raise ParamsError(_ended(f"{source}: {name!r} is not a section ({', '.join(_TOP_LEVEL)}){hint}"))
         if name in SECTIONS and section is not None and not isinstance(section, dict):
-            raise ParamsError(
-                f"{source}: the section {name} holds its keys and values, but was given {_given(section)}."
-            )
+            raise ParamsError(f"{source}: the section {name} holds its keys and values, but was given {_given(section)}.")
     return layer
 
 
 def _own_output_dir(source: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ParamsError(
-            f"{source}: output_dir was given {_given(value)}; expected the path of a folder, or null."
-        )
+        raise ParamsError(f"{source}: output_dir was given {_given(value)}; expected the path of a folder, or null.")
     return value
 
 
-def _lay_over(
-    values: dict, layer: dict, section: str, source: str, sources: dict[tuple[str, ...], str]
-) -> None:
+def _lay_over(values: dict, layer: dict, section: str, source: str, sources: dict[tuple[str, ...], str]) -> None:
     """Set the layer's keys in `values` and note where each came from."""
     if section == "training":
         for key, other in (("max_steps", "num_train_epochs"), ("num_train_epochs", "max_steps")):
@@ -634,8 +612,8 @@ def _check_across(sections: dict[str, Any]) -> None:
     window, completion = sections["model"].max_seq_length, sections["training"].max_completion_length
     if completion >= window:
         raise ParamsError(
-            f"training.max_completion_length is {completion}, but model.max_seq_length is {window}, and must hold "
-            "the picture, the prompt and the completion: raise max_seq_length or shorten the completions."
+            f"training.max_completion_length is {completion}, but model.max_seq_length is {window}, and must "
+            "hold the picture, the prompt and the completion: raise max_seq_length or shorten the completions."
         )
 
 
@@ -662,10 +640,8 @@ def _sentence(
     if item["type"] == "extra_forbidden":
         known = list(params.model_fields)
         elsewhere = [name for name, other in SECTIONS.items() if loc[0] in other.model_fields]
-        if elsewhere:
-            hint = f"; it is a key of {' and '.join(elsewhere)}: write it there"
-        else:
-            hint = _did_you_mean(loc[0], known)
+        place = f"; it is a key of {' and '.join(elsewhere)}: write it there"
+        hint = place if elsewhere else _did_you_mean(loc[0], known)
         if not hint and section == "training":
             hint = "; other fields of TRL's GRPOConfig go into training.grpo"
         return _ended(f"{source}: {key} is not a known key ({', '.join(known)}){hint}")
@@ -695,9 +671,7 @@ def _expectation(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(_expectation(option) for option in schema["anyOf"])
     if "enum" in schema:
-        return "one of " + ", ".join(
-            str(value).lower() if isinstance(value, bool) else str(value) for value in schema["enum"]
-        )
+        return "one of " + ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in schema["enum"])
     kind = schema.get("type")
     if kind == "null":
         return "null"

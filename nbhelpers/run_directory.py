@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -103,6 +103,10 @@ class RunDirectory:
                 except ValueError as error:
                     raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
 
+    def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace a file of rows; a reader sees the old one or the new one, never a part."""
+        self.write_text(path, "".join(_json(row) + "\n" for row in rows))
+
     # manifest
 
     def read_manifest(self) -> dict[str, Any]:
@@ -110,9 +114,7 @@ class RunDirectory:
         return self.read_json(self.manifest_path) or {}
 
     def update_manifest(self, **entries: Any) -> dict[str, Any]:
-        """Set top-level entries; a mapping is merged into the mapping that is there. Returns the new
-        manifest.
-        """
+        """Set top-level entries, merging a mapping into the one that is there; returns the new manifest."""
         manifest = self.read_manifest()
         for key, value in entries.items():
             if isinstance(value, dict) and isinstance(manifest.get(key), dict):
@@ -123,10 +125,15 @@ class RunDirectory:
         return manifest
 
     def record_run(self, params: RunParams) -> None:
-        """Write `params.yaml`, and into the manifest what the run is made of. The first `created` stays."""
+        """Write `params.yaml`, and into the manifest what the run is made of.
+
+        Each notebook may call it: with unchanged parameters the manifest's other entries stay, with different
+        ones they belonged to an earlier run and go.
+        """
         self.write_text(self.params_path, params.to_yaml())
         manifest = self.read_manifest()
-        # Replaced, not merged: values of an earlier run in this folder must not survive in them.
+        if manifest.get("parameters") != _plain(params.as_dict()):
+            manifest = {}
         manifest |= {
             "created": manifest.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
             "preset": params.preset,
@@ -151,6 +158,36 @@ class RunDirectory:
         if sentence not in sentences:
             self.update_manifest(**{key: [*sentences, sentence]})
 
+    # earlier results
+
+    def set_aside(self, *paths: Path) -> Path | None:
+        """Move earlier results to `previous/<number>/`: all that a run leaves, unless `paths` are named.
+
+        A second run in the same directory thus loses nothing of the first. Pictures stay where they are: they
+        are named by their content and shared. Returns the folder, None where there was nothing to move.
+        """
+        results = paths or (
+            self.metrics_path,
+            *self.path.glob("samples.*"),
+            self.predictions_path,
+            self.evaluation_path,
+            self.report_path,
+            self.checkpoints_dir,
+            self.final_model_dir,
+        )
+        there = [path for path in results if path.exists()]
+        if not there:
+            return None
+        if not paths:
+            there += [path for path in (self.manifest_path, self.params_path) if path.exists()]
+        previous = self.path / "previous"
+        number = 1 + max((int(p.name) for p in previous.glob("*") if p.name.isdigit()), default=0)
+        folder = previous / str(number)
+        folder.mkdir(parents=True)
+        for path in there:
+            path.rename(folder / path.name)
+        return folder
+
     # files
 
     def read_json(self, path: Path) -> Any:
@@ -166,9 +203,7 @@ class RunDirectory:
         _replace(path, lambda file: file.write(text.encode("utf-8")))
 
     def image_file(self, image: Image.Image) -> str:
-        """Save a picture once, named by its content; its path relative to the run directory
-        (`images/<sha1>.png`).
-        """
+        """Save a picture once, named by its content; returns `images/<sha1>.png`, relative to the run."""
         content = hashlib.sha1(f"{image.mode} {image.size}".encode() + image.tobytes(), usedforsecurity=False)
         path = self.images_dir / f"{content.hexdigest()}.png"
         if not path.is_file():
