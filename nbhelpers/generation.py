@@ -1,0 +1,593 @@
+"""Completions by vLLM inside the training process, on this project's terms.
+
+What differs from TRL's own colocated vLLM (`trl.generation.vllm_generation`, 1.14.2):
+
+* Only the adapter is handed over. The base weights never change, so vLLM keeps its own copy and gets the LoRA matrices before each
+  generation; TRL merges the adapter and copies all 4.3 billion parameters each step, under names that vLLM refuses for Gemma-3.
+* A group is one request with `n` completions, not `num_generations` requests that repeat the prompt and its picture.
+* Graphs are captured for the batch sizes that occur, and the compile caches stay in one folder (`cache_folder`).
+* The importance weights come out of the loss's own forward, where TRL pays for one forward more.
+* Before the first step the log-probs of vLLM and of the trainer are compared (`check_parity`): where they disagree, every importance
+  weight is 0 and nothing is learnt, without any error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbhelpers import mends
+from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.policy import Completion, Policy
+
+PARITY_WARN = 0.05
+PARITY_STOP = 0.5
+ADAPTER_ID = 1
+# What vLLM can hold for a LoRA (vllm.config.lora.MaxLoRARanks, 0.26).
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# vLLM keeps these projections of Gemma-3 as one matrix; the order inside it matters.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_LAYER = re.compile(r"language_model\.(?:model\.)?layers\.(\d+)\.(self_attn|mlp)\.(\w+)$")
+
+
+class GenerationError(RuntimeError):
+    """vLLM cannot generate for this policy; the message says what to set."""
+
+
+# Parity ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far vLLM's log-probs of the sampled tokens lie from the trainer's, in nats.
+
+    `mean` and `max` of the absolute difference over `tokens` tokens. `weight` is the mean importance weight of a completion,
+    min(1, exp(sum of differences)): near 0 means that the completions teach nothing.
+    """
+
+    mean: float
+    max: float
+    tokens: int
+    weight: float
+
+    @property
+    def stops(self) -> bool:
+        return not self.mean <= PARITY_STOP
+
+    @property
+    def warns(self) -> bool:
+        return not self.mean <= PARITY_WARN
+
+    def __str__(self) -> str:
+        return (
+            f"vLLM and the trainer differ by {self.mean:.4f} nats a token on average and {self.max:.3f} at most "
+            f"({self.tokens} tokens; mean importance weight {self.weight:.2f})"
+        )
+
+
+def parity_report(vllm_logps: Any, trainer_logps: Any, mask: Any) -> ParityReport:
+    """Compare two tensors (completions, tokens) of log-probs where `mask` is true.
+
+    A token without a finite log-prob on both sides counts as an infinite difference: it is what a broken hand-over looks like.
+    """
+    import torch
+
+    mask = mask.bool()
+    difference = (trainer_logps.double() - vllm_logps.double()).masked_fill(~mask, 0.0)
+    difference = torch.nan_to_num(difference, nan=float("inf"), posinf=float("inf"), neginf=float("-inf"))
+    tokens = int(mask.sum())
+    if tokens == 0:
+        raise GenerationError("vLLM gave no token to compare: every completion was empty.")
+    weights = difference.sum(dim=1).clamp(max=0.0).exp()
+    return ParityReport(float(difference.abs().sum() / tokens), float(difference.abs().max()), tokens, float(weights.mean()))
+
+
+def judge_parity(report: ParityReport, *, stop: bool = True) -> str | None:
+    """None where the two agree, a warning's sentence where they nearly do.
+
+    Raises:
+        GenerationError: the mean gap is above `PARITY_STOP` (unless `stop` is false, as for random weights in a benchmark).
+    """
+    if report.stops and stop:
+        raise GenerationError(
+            f"{report}. Training would go on without an error and learn nothing, since completions with such a gap get an importance "
+            "weight of 0. What usually causes it: a vLLM of another version than the tested pins (`nbhelpers doctor` compares them), "
+            "weights saved under names that vLLM reads as another model, or a base model that is quantised on one side only "
+            "(model.load_in_4bit). model.fast_inference=false trains without vLLM."
+        )
+    if report.warns:
+        return f"{report}. Up to {PARITY_WARN} is rounding; above it the gradient is biased. `nbhelpers doctor` compares versions."
+    return None
+
+
+# The engine -----------------------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where compiled graphs and kernels stay between runs: `NBHELPERS_CACHE`, or `nbhelpers` in the user's cache folder."""
+    base = os.environ.get("NBHELPERS_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nbhelpers"
+
+
+def prepare_environment() -> None:
+    """Settings that vLLM and Triton read from the environment; call it before they are imported. The user's own values stay."""
+    cache = cache_folder()
+    for variable, value in {
+        "VLLM_CACHE_ROOT": cache / "vllm",
+        "TRITON_CACHE_DIR": cache / "triton",
+        "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # Its sampler is compiled with nvcc at the first use and is not used with processed log-probs anyway.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    }.items():
+        os.environ.setdefault(variable, str(value))
+
+
+def capture_sizes(completions: int) -> list[int]:
+    """Batch sizes to capture graphs for, when at most `completions` are generated at once.
+
+    A group's completions end at different times, so every size below occurs; a batch runs in the next larger graph, and steps of
+    1, 2, 4, then 8 bound the waste at little capture time.
+    """
+    sizes = [size for size in (1, 2, 4) if size < completions]
+    sizes += range(8, completions, 8)
+    return [*sizes, completions]
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest LoRA rank that vLLM holds and that fits `rank`."""
+    for size in VLLM_RANKS:
+        if size >= rank:
+            return size
+    raise GenerationError(f"lora.r is {rank}, and vLLM holds ranks up to {VLLM_RANKS[-1]}: lower it or set model.fast_inference=false.")
+
+
+def engine_arguments(
+    source: str,
+    *,
+    completions: int,
+    max_model_len: int,
+    gpu_memory_utilization: float,
+    lora_rank: int | None,
+    dtype: str = "bfloat16",
+    quantization: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for one policy in the training process.
+
+    Args:
+        source: folder or hub id of the base weights.
+        completions: most completions generated at once.
+        lora_rank: rank of the adapter; None for an engine without one.
+    """
+    arguments: dict[str, Any] = {
+        "model": source,
+        "dtype": dtype,
+        "quantization": quantization,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "max_model_len": max_model_len,
+        "max_num_seqs": completions,
+        # vLLM's memory profile runs one batch of this size; TRL's own choice (vllm_generation.py).
+        "max_num_batched_tokens": max(4096, max_model_len),
+        "limit_mm_per_prompt": {"image": 1},
+        "logprobs_mode": "processed_logprobs",
+        "distributed_executor_backend": "external_launcher",
+        "compilation_config": {"cudagraph_capture_sizes": capture_sizes(completions)},
+        "seed": seed,
+    }
+    if lora_rank is not None:
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}
+        # One set of graphs, with the adapter's kernels in it; a batch without adapter uses it too.
+        arguments["compilation_config"]["cudagraph_specialize_lora"] = False
+    return arguments
+
+
+def adapter_matrices(model: Any) -> dict[tuple[int, str, str], tuple[Any, Any]]:
+    """The adapter of a PEFT model as {(layer, "self_attn" or "mlp", projection): (A, scaled B)}; A is (rank, inputs), B (outputs, rank).
+
+    Raises:
+        GenerationError: a part of the adapter lies outside the language layers, or is no plain LoRA.
+    """
+    matrices = {}
+    for name, module in model.named_modules():
+        if "default" not in getattr(module, "lora_A", {}):
+            continue
+        place = _LAYER.search(name)
+        if place is None or getattr(module, "lora_bias", {}).get("default") or getattr(module, "use_dora", {}).get("default"):
+            raise GenerationError(
+                f"vLLM cannot take this adapter: {name} is "
+                + ("no plain LoRA." if place else "outside the language layers. Set lora.finetune_vision_layers=false, or ")
+                + ("" if place else "model.fast_inference=false to train the vision tower too.")
+            )
+        a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+        matrices[int(place[1]), place[2], place[3]] = (a.detach(), b.detach() * module.scaling["default"])
+    if not matrices:
+        raise GenerationError("the policy has no adapter to hand to vLLM.")
+    return matrices
+
+
+def hand_over(model: Any, lora_manager: Any, adapter_id: int = ADAPTER_ID) -> int:
+    """Copy the policy's adapter into the buffers that vLLM's captured graphs read. Returns the number of matrices pairs copied.
+
+    Args:
+        model: the PEFT model that is trained.
+        lora_manager: vLLM's `LoRAModelManager`; `modules` names its layers, `lora_index_to_id` its slots.
+    """
+    matrices = adapter_matrices(model)
+    slot = lora_manager.lora_index_to_id.index(adapter_id)
+    copied = 0
+    for name, layer in lora_manager.modules.items():
+        place = _LAYER.search(name)
+        if place is None:
+            continue
+        number, block, projection = int(place[1]), place[2], place[3]
+        parts = FUSED.get(projection, (projection,))
+        pairs = [matrices.get((number, block, part)) for part in parts]
+        copied += sum(pair is not None for pair in pairs)
+        if all(pair is None for pair in pairs):
+            layer.reset_lora(slot)
+        elif projection in FUSED:
+            layer.set_lora(slot, [pair and pair[0] for pair in pairs], [pair and pair[1] for pair in pairs])
+        else:
+            layer.set_lora(slot, *pairs[0])
+    if copied != len(matrices):
+        raise GenerationError(
+            f"vLLM has a place for {copied} of the adapter's {len(matrices)} matrices: its Gemma-3 is built differently from the tested "
+            "version. `nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
+        )
+    return copied
+
+
+@dataclass
+class Engine:
+    """A vLLM engine beside the policy in one process.
+
+    Attributes:
+        llm: `vllm.LLM`.
+        adapter: hands the policy's adapter over and gives the request that uses it.
+        stop_ids, banned_ids: tokens that end a completion, and that none may hold.
+    """
+
+    llm: Any
+    adapter: Callable[[Any], Any]
+    stop_ids: list[int]
+    banned_ids: list[int] = field(default_factory=list)
+
+    def take_adapter(self, model: Any) -> None:
+        """Generate with the adapter's present values from now on."""
+        self.request = self.adapter(model)
+        # Keys and values of earlier prompts were computed with the old adapter.
+        self.llm.reset_prefix_cache()
+
+    def generate(
+        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, with_adapter: bool = True, **sampling: Any
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Complete each prompt `n` times.
+
+        Args:
+            prompts: token ids, the picture's placeholder expanded.
+            images: a picture (PIL) a prompt, or None.
+            sampling: fields of `vllm.SamplingParams`.
+
+        Returns:
+            Token ids of len(prompts) * n completions, in order, and the log-prob of each token under the sampling distribution.
+        """
+        from vllm import SamplingParams
+
+        bias = {token: -100.0 for token in self.banned_ids} or None
+        options = {"logprobs": 0, "detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
+        rows = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        for row, image in zip(rows, images or [], strict=bool(images)):
+            if image is not None:
+                row["multi_modal_data"] = {"image": image}
+        outputs = self.llm.generate(
+            rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request if with_adapter else None
+        )
+        completions = [completion for output in outputs for completion in output.outputs]
+        ids = [list(completion.token_ids) for completion in completions]
+        logps = [
+            [place[token].logprob for place, token in zip(completion.logprobs, tokens, strict=True)]
+            for completion, tokens in zip(completions, ids, strict=True)
+        ]
+        return ids, logps
+
+
+def start_engine(policy: Policy, params: ModelParams, lora: LoraParams, *, completions: int, **changes: Any) -> Engine:
+    """Start vLLM for the policy (a minute for Gemma-3 4B) and let `policy.sample` generate with it.
+
+    Args:
+        completions: most completions generated at once: those of one optimiser step, or more for evaluation.
+        changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
+
+    Raises:
+        GenerationError: vLLM is not installed.
+    """
+    import torch
+
+    if policy.backend == "unsloth":
+        from nbhelpers.unsloth_backend import engine_of
+
+        engine = engine_of(policy)
+    else:
+        prepare_environment()
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise GenerationError(
+                f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set model.fast_inference=false."
+            ) from error
+        for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+            os.environ.setdefault(variable, value)
+        _rendezvous()
+        arguments = engine_arguments(
+            policy.source, completions=completions, max_model_len=params.max_seq_length,
+            gpu_memory_utilization=params.gpu_memory_utilization, lora_rank=lora.r,
+            dtype=str(policy.model.dtype).removeprefix("torch.") if policy.model.dtype != torch.float32 else "bfloat16",
+            quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
+        )
+        llm = LLM(**{**arguments, **changes})
+        stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
+        engine = Engine(llm, InMemoryAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
+    if policy.has_adapter:
+        engine.take_adapter(policy.model)
+    policy.sampler = functools.partial(sample_with_engine, policy, engine)
+    return engine
+
+
+def _rendezvous() -> None:
+    """A free port for vLLM's process group of one, where no launcher has set one."""
+    import socket
+
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(server.getsockname()[1])
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+
+
+class InMemoryAdapter:
+    """Hands an adapter to an engine that was started with `enable_lora`, without a file and without the base weights."""
+
+    def __init__(self, llm: Any):
+        self.llm = llm
+        self.request = None
+
+    def __call__(self, model: Any) -> Any:
+        import torch
+        from vllm.lora.request import LoRARequest
+
+        runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
+        workers = runner.lora_manager
+        if self.request is None:
+            self.request = LoRARequest("policy", ADAPTER_ID, "in memory")
+            # A place-holder takes a slot; its matrices are overwritten below and before each generation.
+            with workers.dummy_lora_cache():
+                workers.add_dummy_lora(self.request, rank=model.peft_config["default"].r)
+            workers._adapter_manager.activate_adapter(ADAPTER_ID)
+        with torch.no_grad():
+            hand_over(model, workers._adapter_manager)
+        torch.cuda.synchronize()
+        return self.request
+
+
+def sample_with_engine(
+    policy: Policy, engine: Engine, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size,
+    progress,
+) -> list[list[Completion]]:
+    """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
+    with_adapter = policy.has_adapter and not _adapter_is_off(policy.model)
+    if with_adapter:
+        engine.take_adapter(policy.model)
+    processor = policy.processor
+    texts = [
+        policy.prompt_text(conversation).replace(processor.boi_token, processor.full_image_sequence) for conversation in conversations
+    ]
+    prompts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    batch_size = batch_size or 256
+    completions: list[list[Completion]] = []
+    for start in range(0, len(prompts), batch_size):
+        ids, _ = engine.generate(
+            prompts[start : start + batch_size], images[start : start + batch_size], n=samples_per_problem, with_adapter=with_adapter,
+            max_tokens=max_new_tokens, temperature=temperature, seed=seed,
+        )
+        flat = [policy._completion(tokens, engine.stop_ids) for tokens in ids]
+        groups = [flat[i : i + samples_per_problem] for i in range(0, len(flat), samples_per_problem)]
+        completions += groups
+        if progress:
+            progress(len(groups))
+    return completions
+
+
+def _adapter_is_off(model: Any) -> bool:
+    return any(getattr(module, "_disable_adapters", False) for module in model.modules())
+
+
+def check_parity(policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32, temperature: float = 1.0) -> ParityReport:
+    """Sample one completion a conversation with vLLM and ask both sides for the log-probs of its tokens."""
+    import torch
+
+    processor, model = policy.processor, policy.model
+    inputs = processor(
+        images=[[image] for image in images], text=[policy.prompt_text(conversation) for conversation in conversations],
+        padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt",
+    )
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+    if policy.has_adapter:
+        engine.take_adapter(model)
+    ids, logps = engine.generate(
+        prompts, list(images), with_adapter=policy.has_adapter, max_tokens=max_new_tokens, temperature=temperature, seed=0
+    )
+    width = max(len(tokens) for tokens in ids)
+    completion = torch.zeros(len(ids), width, dtype=torch.long)
+    sampled = torch.zeros(len(ids), width, dtype=torch.float64)
+    mask = torch.zeros(len(ids), width, dtype=torch.long)
+    for row, (tokens, values) in enumerate(zip(ids, logps, strict=True)):
+        completion[row, : len(tokens)] = torch.tensor(tokens)
+        sampled[row, : len(tokens)] = torch.tensor(values, dtype=torch.float64)
+        mask[row, : len(tokens)] = 1
+    batch = dict(inputs)
+    batch["input_ids"] = torch.cat([inputs["input_ids"], completion], dim=1)
+    batch["attention_mask"] = torch.cat([inputs["attention_mask"], mask], dim=1)
+    batch["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.zeros_like(completion)], dim=1)
+    was_training = model.training
+    model.eval()
+    device = model.device
+    try:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(**{key: value.to(device) for key, value in batch.items()}, logits_to_keep=width + 1).logits
+    finally:
+        model.train(was_training)
+    trainer = torch.log_softmax(logits[:, -width - 1 : -1].float() / temperature, dim=-1)
+    trainer = trainer.gather(-1, completion.to(device).unsqueeze(-1)).squeeze(-1).cpu()
+    return parity_report(sampled, trainer, mask)
+
+
+# TRL ------------------------------------------------------------------------------------------------------------------------
+
+
+def hub_parameter_name(name: str) -> str:
+    """transformers' name of a Gemma-3 parameter as vLLM's `load_weights` knows it (trl 1.14.2 + transformers 5.17 + vllm 0.26 stop at
+    `vision_tower.embeddings` without it)."""
+    if "vision_tower." in name and "vision_tower.vision_model." not in name:
+        return name.replace("vision_tower.", "vision_tower.vision_model.")
+    return name
+
+
+@functools.cache
+def _generation_class() -> type:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    class AdapterOnlyGeneration(VLLMGeneration):
+        """TRL's interface to vLLM over an `Engine` that is already there."""
+
+        engine: Engine
+
+        def _init_vllm(self) -> None:
+            self.llm = self.engine.llm
+
+        def sync_weights(self) -> None:
+            self.engine.take_adapter(self.accelerator.unwrap_model(self.model))
+
+        def generate(self, prompts, images, num_generations, profiler=None):
+            group = num_generations if _repeats(prompts, num_generations) else 1
+            pictures = None if images is None else [row[0] if row else None for row in images[::group]]
+            with profiler or contextlib.nullcontext():
+                ids, logps = self.engine.generate(
+                    prompts[::group], pictures, n=group, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
+                    min_p=self.min_p or 0.0, repetition_penalty=self.repetition_penalty, max_tokens=self.max_completion_length,
+                    **self.generation_kwargs,
+                )
+            return prompts, ids, [[[value] for value in row] for row in logps], [[[token] for token in row] for row in ids]
+
+    return AdapterOnlyGeneration
+
+
+def _repeats(prompts: Sequence[list[int]], group: int) -> bool:
+    """Whether `prompts` are groups of `group` equal prompts in a row, as TRL's sampler lays them out."""
+    return len(prompts) % group == 0 and all(
+        prompts[start] == prompts[start + place] for start in range(0, len(prompts), group) for place in range(1, group)
+    )
+
+
+@contextlib.contextmanager
+def generating_with(engine: Engine) -> Iterator[None]:
+    """Inside, a `GRPOTrainer` that is built takes `engine` for its colocated vLLM instead of starting its own."""
+    import trl.trainer.grpo_trainer as module
+
+    original = module.VLLMGeneration
+    module.VLLMGeneration = type("BoundGeneration", (_generation_class(),), {"engine": engine})
+    try:
+        yield
+    finally:
+        module.VLLMGeneration = original
+
+
+@functools.cache
+def weights_from_the_loss(trainer_class: type) -> type:
+    """`trainer_class` with the vLLM importance weights computed in the loss's own forward.
+
+    They correct for the difference between vLLM's and the trainer's probabilities. TRL runs the policy once more over the whole batch
+    for them; where each batch is used for one update, that forward gives the log-probs that the loss computes anyway
+    (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
+    """
+
+    class ImportanceWeightsFromTheLoss(trainer_class):
+        @property
+        def _one_update_a_batch(self) -> bool:
+            generate_every = self.args.steps_per_generation * self.num_iterations
+            return self.use_vllm and self.args.gradient_accumulation_steps % generate_every == 0
+
+        def _generate_and_score_completions(self, inputs):
+            corrected = self.vllm_importance_sampling_correction
+            self.vllm_importance_sampling_correction = corrected and not (self.model.training and self._one_update_a_batch)
+            try:
+                return super()._generate_and_score_completions(inputs)
+            finally:
+                self.vllm_importance_sampling_correction = corrected
+
+        def _compute_loss(self, model, inputs):
+            self._loss_inputs = inputs if "importance_sampling_ratio" not in inputs and self.model.training else None
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                self._loss_inputs = None
+
+        def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
+            result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            inputs = getattr(self, "_loss_inputs", None)
+            if inputs is not None and self.use_vllm and self.vllm_importance_sampling_correction:
+                mask = inputs["completion_mask"]
+                ratio, gaps = importance_weights(
+                    result[0].detach(), inputs["sampling_per_token_logps"], mask, mode=self.vllm_importance_sampling_mode,
+                    low=self.vllm_importance_sampling_clip_min, high=self.vllm_importance_sampling_clip_max,
+                )
+                inputs["importance_sampling_ratio"] = ratio
+                weights = ratio.flatten() if ratio.shape[1] == 1 else ratio[mask.bool()]
+                metrics = self._metrics["train"]
+                if gaps.numel():
+                    gather = self.accelerator.gather
+                    metrics["sampling/sampling_logp_difference/mean"].append(gather(gaps.mean()).mean().item())
+                    metrics["sampling/sampling_logp_difference/max"].append(gather(gaps.max()).max().item())
+                    metrics["sampling/importance_sampling_ratio/mean"].append(gather(weights.mean()).mean().item())
+            return result
+
+    return ImportanceWeightsFromTheLoss
+
+
+def importance_weights(
+    logps: Any, sampling_logps: Any, mask: Any, *, mode: str, low: float | None, high: float | None
+) -> tuple[Any, Any]:
+    """TRL's correction for sampling with vLLM (`GRPOTrainer._generate_and_score_completions`, 1.14.2).
+
+    Args:
+        logps, sampling_logps, mask: (completions, tokens).
+        mode: token_truncate, token_mask, sequence_truncate or sequence_mask.
+
+    Returns:
+        The weights, (completions, tokens) or (completions, 1), and the absolute log-prob gaps of the tokens under the mask.
+    """
+    import torch
+
+    raw = logps - sampling_logps
+    difference = torch.nan_to_num(raw * mask, nan=0.0)
+    if mode.startswith("sequence"):
+        difference = difference.sum(dim=-1, keepdim=True)
+    ratio = torch.exp(difference)
+    if mode.endswith("truncate"):
+        ratio = torch.clamp(ratio, min=low, max=high) if low is not None or high is not None else ratio
+    else:
+        outside = torch.zeros_like(ratio, dtype=torch.bool)
+        if low is not None:
+            outside |= ratio < low
+        if high is not None:
+            outside |= ratio > high
+        ratio = ratio.masked_fill(outside, 0.0)
+    gaps = raw.abs()[mask.bool() & ~torch.isnan(raw)]
+    return ratio, gaps

@@ -1,0 +1,317 @@
+"""vLLM's side of a run, with a stand-in for the engine where vLLM itself would need a GPU (tests/gpu has the real one)."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from nbhelpers import generation, mends  # noqa: E402
+from nbhelpers.generation import (  # noqa: E402
+    GenerationError,
+    adapter_matrices,
+    capture_sizes,
+    engine_arguments,
+    hand_over,
+    importance_weights,
+    judge_parity,
+    parity_report,
+    vllm_rank,
+)
+
+
+class TestParity:
+    def test_equal_log_probs_agree_and_say_nothing(self):
+        logps = torch.randn(3, 5)
+        report = parity_report(logps, logps, torch.ones(3, 5))
+        assert (report.mean, report.max, report.tokens, report.weight) == (0.0, 0.0, 15, 1.0)
+        assert judge_parity(report) is None
+
+    def test_only_tokens_under_the_mask_count(self):
+        trainer = torch.tensor([[0.0, 0.0, 9.0]])
+        report = parity_report(torch.tensor([[0.1, -0.3, 0.0]]), trainer, torch.tensor([[1, 1, 0]]))
+        assert report.tokens == 2
+        assert report.mean == pytest.approx(0.2) and report.max == pytest.approx(0.3)
+
+    def test_a_small_gap_is_reported_as_a_warning(self):
+        report = parity_report(torch.zeros(1, 4), torch.full((1, 4), 0.06), torch.ones(1, 4))
+        assert "0.0600" in judge_parity(report)
+
+    def test_a_gap_that_would_teach_nothing_stops_with_what_to_do(self):
+        report = parity_report(torch.zeros(2, 20), torch.full((2, 20), -1.1), torch.ones(2, 20))
+        assert report.weight < 1e-9
+        with pytest.raises(GenerationError, match="fast_inference=false"):
+            judge_parity(report)
+        assert judge_parity(report, stop=False)
+
+    @pytest.mark.parametrize("broken", [math.nan, -math.inf])
+    def test_a_token_without_a_log_prob_stops_too(self, broken):
+        vllm = torch.zeros(1, 4)
+        vllm[0, 2] = broken
+        assert parity_report(vllm, torch.zeros(1, 4), torch.ones(1, 4)).stops
+
+    def test_nothing_to_compare_is_an_error(self):
+        with pytest.raises(GenerationError, match="no token"):
+            parity_report(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 4))
+
+
+class TestEngineArguments:
+    @pytest.mark.parametrize(("completions", "sizes"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (20, [1, 2, 4, 8, 16, 20])])
+    def test_graphs_are_captured_for_the_batch_sizes_that_occur(self, completions, sizes):
+        assert capture_sizes(completions) == sizes
+
+    def test_every_batch_that_occurs_fits_a_graph(self):
+        for completions in range(1, 130):
+            sizes = capture_sizes(completions)
+            assert sizes == sorted(set(sizes)) and sizes[-1] == completions
+
+    def test_the_rank_is_one_that_vllm_holds(self):
+        assert [vllm_rank(r) for r in (1, 4, 16, 48)] == [1, 8, 16, 64]
+        with pytest.raises(GenerationError, match="lora.r is 600"):
+            vllm_rank(600)
+
+    def test_an_engine_without_adapter_asks_for_none(self):
+        arguments = engine_arguments("x", completions=4, max_model_len=512, gpu_memory_utilization=0.3, lora_rank=None)
+        assert "enable_lora" not in arguments and arguments["max_num_seqs"] == 4
+
+    def test_the_users_environment_is_left_alone(self, monkeypatch, tmp_path):
+        for variable in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL",
+                         "VLLM_USE_FLASHINFER_SAMPLER"):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
+        monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+        generation.prepare_environment()
+        import os
+
+        assert os.environ["TRITON_CACHE_DIR"] == "/mine"
+        assert os.environ["VLLM_CACHE_ROOT"] == str(tmp_path / "vllm")
+
+
+class FakeLayer:
+    """Takes LoRA matrices as vLLM 0.26's layers do: lists for fused projections, single tensors otherwise."""
+
+    def __init__(self):
+        self.slots = {}
+
+    def set_lora(self, slot, a, b):
+        self.slots[slot] = (a, b)
+
+    def reset_lora(self, slot):
+        self.slots[slot] = None
+
+
+def fake_lora_manager(layers, prefix="language_model.model.layers"):
+    names = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
+    modules = {f"{prefix}.{number}.{name}": FakeLayer() for number in range(layers) for name in names}
+    modules["language_model.lm_head"] = FakeLayer()
+    return SimpleNamespace(modules=modules, lora_index_to_id=[generation.ADAPTER_ID])
+
+
+@pytest.fixture(scope="module")
+def policy():
+    from nbhelpers.params import RunParams
+    from nbhelpers.policy import load_policy
+
+    params = RunParams.load("smoke")
+    policy = load_policy(params.model, params.lora)
+    torch.manual_seed(3)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return policy
+
+
+class TestHandOver:
+    def test_vllms_layers_compute_what_the_policy_computes(self, policy):
+        layers = policy.model.config.text_config.num_hidden_layers
+        manager = fake_lora_manager(layers)
+        assert hand_over(policy.model, manager) == layers * 7
+        wrapped = dict(policy.model.named_modules())
+        for name, parts in (("self_attn.qkv_proj", ("q", "k", "v")), ("mlp.gate_up_proj", ("gate", "up"))):
+            a, b = manager.modules[f"language_model.model.layers.1.{name}"].slots[0]
+            for place, part in enumerate(parts):
+                block = name.split(".")[0]
+                module = wrapped[f"base_model.model.model.language_model.layers.1.{block}.{part}_proj"]
+                x = torch.randn(5, module.in_features)
+                with torch.no_grad():
+                    expected = module(x) - module.base_layer(x)
+                torch.testing.assert_close(x @ a[place].T @ b[place].T, expected, rtol=1e-4, atol=1e-5)
+
+    def test_an_untouched_layer_is_reset(self, policy):
+        manager = fake_lora_manager(policy.model.config.text_config.num_hidden_layers)
+        extra = manager.modules["language_model.model.layers.99.mlp.down_proj"] = FakeLayer()
+        hand_over(policy.model, manager)
+        assert extra.slots == {0: None}
+        assert manager.modules["language_model.lm_head"].slots == {}
+
+    def test_a_matrix_without_a_place_in_vllm_is_an_error_not_a_loss(self, policy):
+        with pytest.raises(GenerationError, match="doctor"):
+            hand_over(policy.model, fake_lora_manager(1))
+
+    def test_an_adapter_on_the_vision_tower_is_refused_by_name(self):
+        from nbhelpers.params import RunParams
+        from nbhelpers.policy import load_policy
+
+        params = RunParams.load("smoke", lora={"finetune_vision_layers": True})
+        with pytest.raises(GenerationError, match="vision_tower.*finetune_vision_layers=false"):
+            adapter_matrices(load_policy(params.model, params.lora).model)
+
+
+def test_parameter_names_are_those_of_the_published_checkpoints():
+    name = generation.hub_parameter_name
+    assert name("model.vision_tower.embeddings.patch_embedding.weight") == "model.vision_tower.vision_model.embeddings.patch_embedding.weight"
+    assert name("model.vision_tower.vision_model.x") == "model.vision_tower.vision_model.x"
+    assert name("model.language_model.layers.0.mlp.up_proj.weight") == "model.language_model.layers.0.mlp.up_proj.weight"
+
+
+class TransformersEngine(generation.Engine):
+    """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as another kernel would."""
+
+    noise = 0.0
+
+    def take_adapter(self, model):
+        self.handed_over = getattr(self, "handed_over", 0) + 1
+
+    def generate(self, prompts, images, *, n=1, with_adapter=True, max_tokens=16, temperature=1.0, **sampling):
+        policy, requests = self.llm, []
+        self.requests = getattr(self, "requests", []) + [(len(prompts), n)]
+        processor, model = policy.processor, policy.model
+        pixels = processor.image_processor(images=[[image] for image in images], return_tensors="pt")["pixel_values"]
+        for ids, picture in zip(prompts, pixels, strict=True):
+            requests += [(ids, picture)] * n
+        width = max(len(ids) for ids, _ in requests)
+        pad = processor.tokenizer.pad_token_id
+        input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _ in requests])
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            out = model.generate(
+                input_ids=input_ids, attention_mask=(input_ids != pad).long(), pixel_values=torch.stack([p for _, p in requests]),
+                token_type_ids=(input_ids == processor.tokenizer.image_token_id).long(), do_sample=True, temperature=temperature, top_k=0,
+                max_new_tokens=max_tokens, eos_token_id=self.stop_ids, pad_token_id=pad, return_dict_in_generate=True, output_logits=True,
+                suppress_tokens=self.banned_ids,
+            )
+        model.train(training)
+        logps = torch.stack([torch.log_softmax(step.float() / temperature, -1) for step in out.logits], dim=1)
+        tokens = out.sequences[:, width:]
+        logps = logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        ids = []
+        for row in tokens.tolist():
+            end = next((place for place, token in enumerate(row) if token in self.stop_ids), len(row) - 1)
+            ids.append(row[: end + 1])
+        return ids, [row[: len(kept)].sub(self.noise).tolist() for row, kept in zip(logps, ids, strict=True)]
+
+
+def engine_for(policy):
+    stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
+    return TransformersEngine(policy, None, stop_ids, mends.never_sampled_ids(policy.processor))
+
+
+def some_problems(number):
+    from datasets import Dataset
+
+    from nbhelpers.visual_math import make_problems
+
+    problems = make_problems(number, seed=5)
+    content = [[{"type": "image"}, {"type": "text", "text": problem["question"]}] for problem in problems]
+    return Dataset.from_dict({
+        "prompt": [[{"role": "user", "content": parts}] for parts in content], "image": [problem["image"] for problem in problems],
+    })
+
+
+class TestCheckParity:
+    def test_two_forwards_of_one_model_agree(self, policy):
+        problems = some_problems(4)
+        report = generation.check_parity(policy, engine_for(policy), problems["prompt"], problems["image"], max_new_tokens=12)
+        assert report.tokens >= 4 and report.max < 1e-3
+
+    def test_a_shifted_engine_is_caught(self, policy):
+        engine = engine_for(policy)
+        engine.noise = 1.0
+        problems = some_problems(2)
+        report = generation.check_parity(policy, engine, problems["prompt"], problems["image"], max_new_tokens=12)
+        assert report.mean == pytest.approx(1.0, abs=1e-3) and report.stops
+
+
+def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
+    """Two GRPO steps with TRL over the stand-in engine: (trainer, adapter afterwards)."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    start = {n: p.detach().clone() for n, p in policy.model.named_parameters() if p.requires_grad}
+    trainer_class = generation.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer
+    config = GRPOConfig(
+        output_dir=str(folder), use_vllm=True, vllm_mode="colocate", per_device_train_batch_size=8, num_generations=4, max_steps=2,
+        learning_rate=1e-3, max_completion_length=12, bf16=False, gradient_checkpointing=False, report_to="none", logging_steps=1,
+        save_strategy="no", disable_tqdm=True, beta=0.0, seed=1, **arguments,
+    )
+    torch.manual_seed(0)
+    with generation.generating_with(engine):
+        trainer = trainer_class(
+            model=policy.model, processing_class=policy.processor, args=config, train_dataset=some_problems(8),
+            reward_funcs=lambda completions, **_: [float(len(c[0]["content"])) for c in completions],
+        )
+    trainer.train()
+    end = {n: p.detach().clone() for n, p in policy.model.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if name in start:
+                parameter.copy_(start[name])
+    return trainer, end
+
+
+@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2}, {"vllm_importance_sampling_mode": "token_truncate"}])
+def test_importance_weights_from_the_loss_train_as_trls_own(policy, tmp_path, arguments):
+    engine = engine_for(policy)
+    engine.noise = 0.02
+    stock, expected = trained_with(policy, engine, tmp_path / "stock", from_the_loss=False, **arguments)
+    ours, trained = trained_with(policy, engine, tmp_path / "ours", from_the_loss=True, **arguments)
+    for name, value in expected.items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    for key in ("loss", "reward", "sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean"):
+        ours_by_step = [line[key] for line in ours.state.log_history if key in line]
+        assert ours_by_step == pytest.approx([line[key] for line in stock.state.log_history if key in line], rel=1e-3, abs=1e-5), key
+        assert len(ours_by_step) == 2
+    moved = [n for n, p in policy.model.named_parameters() if n in trained and not torch.equal(p, trained[n])]
+    assert moved
+
+
+def test_a_group_is_one_request_and_the_adapter_goes_over_each_step(policy, tmp_path):
+    engine = engine_for(policy)
+    trained_with(policy, engine, tmp_path, from_the_loss=True)
+    assert engine.requests == [(2, 4), (2, 4)]
+    assert engine.handed_over == 2
+
+
+def test_prompts_that_are_no_groups_are_requested_one_by_one():
+    assert generation._repeats([[1], [1], [2], [2]], 2)
+    assert not generation._repeats([[1], [2], [2], [1]], 2)
+    assert not generation._repeats([[1], [1], [1]], 2)
+
+
+def test_weights_outside_the_bounds_are_masked_or_truncated():
+    logps, sampled, mask = torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2), torch.ones(1, 2)
+    masked, gaps = importance_weights(logps, sampled, mask, mode="token_mask", low=None, high=3.0)
+    assert masked.tolist() == [[1.0, 0.0]] and gaps.tolist() == [0.0, 2.0]
+    cut, _ = importance_weights(logps, sampled, mask, mode="sequence_truncate", low=None, high=3.0)
+    assert cut.tolist() == [[3.0]]
+
+
+def test_sampling_uses_the_engine_and_leaves_the_adapter_out_when_asked(policy):
+    calls = []
+
+    class Recording(TransformersEngine):
+        def generate(self, prompts, images, *, with_adapter=True, **options):
+            calls.append(with_adapter)
+            return super().generate(prompts, images, with_adapter=with_adapter, **{"temperature": 1.0, **options})
+
+    engine = Recording(policy, None, mends.end_of_turn_ids(policy.processor, policy.model))
+    problems = some_problems(3)
+    options = {"max_new_tokens": 6, "temperature": 1.0, "samples_per_problem": 2, "seed": 0, "batch_size": 2, "progress": None}
+    completions = generation.sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
+    with policy.without_adapter():
+        generation.sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
+    assert [len(group) for group in completions] == [2, 2, 2]
+    assert calls == [True, True, False, False]
