@@ -310,8 +310,10 @@ def before_after(evaluation: Mapping) -> Figure:
     if not after:
         return _nothing("no evaluation yet")
     before, difference = evaluation.get("before"), evaluation.get("difference")
+    if difference and difference.get("accuracy") is None:  # no problem is in both phases
+        difference = None
     groups = dict(evaluation.get("by_group") or {})
-    shares = [("all problems", {"before": (before or {}).get("accuracy"), "after": after["accuracy"], "n": after.get("n")})]
+    shares = [("all problems", {"before": (before or {}).get("accuracy"), "after": after.get("accuracy"), "n": after.get("n")})]
     shares += sorted(groups.items(), key=lambda item: -(item[1].get("n") or 0))
     shares += [
         (label, {"before": (before or {}).get(key), "after": after.get(key), "n": None})

@@ -134,7 +134,7 @@ def environment():
 
 
 def macro(name: str) -> Callable[..., str]:
-    """A macro of `samples.html`: `problem`, `completion`, `group` or `change`."""
+    """A macro of `samples.html`: `problem`, `completion`, `group` or `pair`."""
     return getattr(environment().get_template("samples.html").module, name)
 
 
@@ -292,10 +292,12 @@ def _mostly_right(rows: Sequence[Mapping]) -> bool:
     return sum(bool(row.get("correct")) for row in rows) * 2 >= len(rows)
 
 
-def spread_over_kinds(pairs: Sequence[tuple[Mapping | None, Mapping]], limit: int) -> list[tuple[Mapping | None, Mapping]]:
-    """Up to `limit` pairs, one of each kind in turn, so that a frequent kind does not fill the list."""
+def most_instructive(pairs: Sequence[tuple[Mapping | None, Mapping]], limit: int) -> list[tuple[Mapping | None, Mapping]]:
+    """Up to `limit` of these pairs: first those where an answer could be read, so that reasoning is compared and not format, and one of
+    each kind in turn, so that a frequent kind does not fill the list.
+    """
     by_kind: dict[Any, list] = {}
-    for pair in pairs:
+    for pair in sorted(pairs, key=lambda pair: sum(row is not None and row.get("parsed") is None for row in pair)):
         by_kind.setdefault(pair[1].get("kind"), []).append(pair)
     turns = [pair for turn in range(limit) for of_kind in by_kind.values() for pair in of_kind[turn : turn + 1]]
     return turns[:limit]
@@ -313,11 +315,11 @@ def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:
     total = sum(len(pairs) for pairs in changes.values())
     if not total:
         return Page(_note("This run has not been evaluated yet."))
-    draw, delimiters = macro("change"), delimiters_of_run(run.path)
+    draw, delimiters = macro("pair"), delimiters_of_run(run.path)
     counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in changes.items())
     parts = [_note(f"Of {total} problems: {counts}.")]
     for name, title in CHANGES.items():
-        shown = spread_over_kinds(changes[name], limit)
+        shown = most_instructive(changes[name], limit)
         of = f" ({len(shown)} of {len(changes[name])})" if shown else ": none"
         parts.append(f"<h3>{title}{of}</h3>")
         parts += [draw(before, after, _picture(str(run.path), after.get("image")), delimiters) for before, after in shown]
