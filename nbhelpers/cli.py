@@ -1,0 +1,101 @@
+"""The command `nbhelpers`: run the series, write a report, compare runs, look at the machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from nbhelpers import __version__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    from nbhelpers.params import ParamsError
+    from nbhelpers.series import SeriesError
+
+    try:
+        return arguments.command(arguments)
+    except (ParamsError, SeriesError, FileNotFoundError) as error:
+        print(f"nbhelpers: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("nbhelpers: interrupted; what was computed is in the run directory", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nbhelpers", description="Vision GRPO in notebooks.")
+    parser.add_argument("--version", action="version", version=f"nbhelpers {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
+    run.add_argument("preset", help="smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own")
+    run.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="repeatable")
+    run.add_argument("--notebooks", metavar="3-4", help="only these")
+    run.add_argument("--output-dir", help="default: outputs/<preset>")
+    run.set_defaults(command=_run)
+
+    report = commands.add_parser("report", help="write report.html for a run directory")
+    report.add_argument("run_dir", type=Path)
+    report.set_defaults(command=_report)
+
+    compare = commands.add_parser("compare", help="two or more runs: curves over one another, paired difference")
+    compare.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    compare.add_argument("--output", type=Path, help="default: comparison.html beside the first run")
+    compare.set_defaults(command=_compare)
+
+    doctor = commands.add_parser("doctor", help="what this machine has, what a preset needs, what is missing")
+    doctor.add_argument("preset", nargs="?", default="smoke")
+    doctor.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _load(arguments: argparse.Namespace):
+    from nbhelpers.params import RunParams, parse_overrides
+
+    overrides = parse_overrides(arguments.overrides)
+    return RunParams.load(arguments.preset, output_dir=getattr(arguments, "output_dir", None), source="--set", **overrides), overrides
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from nbhelpers.report import write_report
+    from nbhelpers.series import run_series, select_notebooks
+
+    params, overrides = _load(arguments)
+    notebooks = select_notebooks(arguments.notebooks)
+    started = time.perf_counter()
+    run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
+    report = write_report(params.output_dir)
+    print(f"{len(notebooks)} notebooks in {time.perf_counter() - started:.0f} s; read {report}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from nbhelpers.report import write_report
+
+    print(write_report(arguments.run_dir))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from nbhelpers.report import compare_runs
+
+    print(compare_runs(arguments.run_dirs, output=arguments.output))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import diagnose
+
+    params, _ = _load(arguments)
+    diagnosis = diagnose(params)
+    print(diagnosis)
+    return 0 if diagnosis.can_run else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,112 @@
+"""The four notebooks in order, through papermill, into one run directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbhelpers.params import RunParams
+from nbhelpers.run_directory import RunDirectory
+
+_CHECKOUT = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().parent / "_notebooks"
+
+
+class SeriesError(RuntimeError):
+    """A notebook failed, or the selection of notebooks makes no sense."""
+
+
+@dataclass(frozen=True)
+class NotebookRun:
+    """One executed notebook and its seconds."""
+
+    name: str
+    path: Path
+    seconds: float
+
+
+def notebook_paths() -> list[Path]:
+    """The series' notebooks in order, 01 to 04."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def select_notebooks(selection: str | None) -> list[Path]:
+    """`3-4`, `2`, `1,3` or None for all.
+
+    Raises:
+        SeriesError: the selection names a notebook that there is not.
+    """
+    paths = notebook_paths()
+    if selection is None:
+        return paths
+    chosen: set[int] = set()
+    for part in selection.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last <= len(paths):
+            raise SeriesError(f"--notebooks {selection!r}: expected numbers from 1 to {len(paths)} such as 3, 3-4 or 1,3.")
+        chosen |= set(range(first, last + 1))
+    return [paths[number - 1] for number in sorted(chosen)]
+
+
+def run_series(
+    params: RunParams, *, overrides: dict[str, dict] | None = None, notebooks: Iterable[Path] | None = None, echo=print
+) -> list[NotebookRun]:
+    """Execute the notebooks one after the other; the executed copies go to `<output_dir>/notebooks/`.
+
+    Args:
+        params: what the series runs with; its preset and output directory reach every notebook.
+        overrides: sections as `parse_overrides` gives them; they override the preset in every notebook.
+        echo: receives a progress line a notebook.
+
+    Raises:
+        SeriesError: a cell failed; the message names the notebook, the cell and the error, and the partly executed
+            notebook is kept. Later notebooks are not run.
+    """
+    import papermill
+
+    run = RunDirectory(params.output_dir)
+    paths = list(notebooks) if notebooks is not None else notebook_paths()
+    parameters = {"preset": params.preset, "output_dir": str(run.path.resolve()), **(overrides or {})}
+    os.environ["NBHELPERS_BATCH"] = "1"
+    done = []
+    for place, path in enumerate(paths, start=1):
+        target = run.notebooks_dir / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        echo(f"[{place}/{len(paths)}] {path.stem} ...")
+        started = time.perf_counter()
+        try:
+            papermill.execute_notebook(
+                str(path), str(target), parameters=parameters, kernel_name="python3", progress_bar=False,
+                log_output=False, stdout_file=_Echo(echo), cwd=str(Path.cwd()),
+            )
+        except papermill.PapermillExecutionError as error:
+            raise SeriesError(
+                f"{path.name} failed in cell {error.exec_count or error.cell_index} "
+                f"({error.ename}: {error.evalue}). The notebook as far as it came: {target}"
+            ) from error
+        seconds = time.perf_counter() - started
+        done.append(NotebookRun(path.stem, target, seconds))
+        echo(f"[{place}/{len(paths)}] {path.stem} done in {seconds:.0f} s")
+    return done
+
+
+class _Echo:
+    """A notebook's printed lines, passed on as they come, set off from the series' own."""
+
+    def __init__(self, echo) -> None:
+        self._echo, self._rest = echo, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._echo(f"      {line}")
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back but an unfinished line."""

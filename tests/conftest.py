@@ -1,0 +1,58 @@
+"""Shared by all tests: parameters of a training run so small that it takes seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["NBHELPERS_BATCH"] = "1"
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY_TRAINING = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 3, "save_steps": 2, "max_completion_length": 24}
+TINY_DATASET = {"max_samples": 48}
+TINY_EVALUATION = {"num_samples": 16}
+
+
+@pytest.fixture(scope="session")
+def tiny_params():
+    """`tiny_params(output_dir, training={...})`: the smoke preset cut down to 3 steps and a few problems."""
+    from nbhelpers.params import RunParams
+
+    def make(output_dir, **sections):
+        merged = {
+            "training": {**TINY_TRAINING, **sections.pop("training", {})},
+            "dataset": {**TINY_DATASET, **sections.pop("dataset", {})},
+            "evaluation": {**TINY_EVALUATION, **sections.pop("evaluation", {})},
+        }
+        return RunParams.load("smoke", output_dir=output_dir, **merged, **sections)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedded_policy():
+    """The untrained embedded policy, loaded once; tests must not change its weights."""
+    from nbhelpers.params import RunParams
+    from nbhelpers.policy import load_policy
+
+    return load_policy(RunParams.load("smoke").model)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, tiny_params):
+    """A finished run of 3 steps: (params, run directory, policy before training's weights by name, result)."""
+    from nbhelpers import data
+    from nbhelpers.policy import load_policy
+    from nbhelpers.run_directory import RunDirectory
+    from nbhelpers.training import train
+
+    params = tiny_params(tmp_path_factory.mktemp("run"))
+    run = RunDirectory(params.output_dir)
+    policy = load_policy(params.model, params.lora)
+    before = {name: (p.requires_grad, p.detach().clone()) for name, p in policy.model.named_parameters()}
+    result = train(policy, data.load_problems(params.dataset), params, run)
+    return {"params": params, "run": run, "policy": policy, "before": before, "result": result}

@@ -1,0 +1,77 @@
+"""The notebooks as files, and each of them executed by papermill alone, from another folder, with a few steps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+from conftest import REPOSITORY, TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
+
+from nbhelpers.params import SECTIONS, RunParams, available_presets
+from nbhelpers.series import notebook_paths
+
+NOTEBOOKS = notebook_paths()
+BY_NAME = {"ids": lambda path: path.stem[:2]}
+TINY = {"training": TINY_TRAINING, "dataset": TINY_DATASET, "evaluation": TINY_EVALUATION}
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_there_are_four():
+    assert [path.stem for path in NOTEBOOKS] == ["01_dataset_exploration", "02_reward_design", "03_grpo_training", "04_evaluation"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
+def test_outputs_and_widgets_are_stripped(path):
+    book = nbformat.read(path, as_version=4)
+    assert "widgets" not in book.metadata
+    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
+def test_exactly_one_cell_is_tagged_parameters_and_holds_literals(path):
+    import ast
+
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assigned = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0].source).body}
+    assert assigned == {"preset": "smoke", "output_dir": None, **{section: {} for section in SECTIONS}}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
+def test_cells_are_short_and_define_nothing(path):
+    for cell in code_cells(path):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 15, cell.source
+        assert not any(line.startswith(("def ", "class ", "async def ")) for line in lines), cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
+def test_papermill_sees_the_parameters(path):
+    assert set(papermill.inspect_notebook(str(path))) == set(RunParams.model_fields)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
+def test_a_notebook_runs_alone_from_any_folder(path, tmp_path):
+    """The command that the README shows, with three steps instead of sixty."""
+    book = tmp_path / path.name
+    parameters = [item for section, values in TINY.items() for item in ("-y", f"{{{section}: {values!r}}}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", str(path), str(book), "-f", str(REPOSITORY / "params" / "smoke.yaml"),
+         *parameters, "-p", "output_dir", str(tmp_path / "run"), "--no-progress-bar"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    executed = nbformat.read(book, as_version=4)
+    assert not executed.metadata.papermill.exception
+    assert sum(len(str(cell.get("outputs", ""))) for cell in executed.cells) > 500
+
+
+@pytest.mark.parametrize("preset", available_presets())
+def test_every_shipped_parameter_file_loads(preset):
+    assert RunParams.load(preset).preset == preset

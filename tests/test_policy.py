@@ -1,0 +1,132 @@
+"""Loading, adapting, sampling, saving."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from nbhelpers import data
+from nbhelpers.params import LoraParams, ModelParams, RewardParams, RunParams
+from nbhelpers.policy import PolicyError, load_final_model, load_policy, lora_target_pattern, save_final_model, trainable_parameters
+from nbhelpers.visual_math import make_problems
+
+SMOKE_MODEL = RunParams.load("smoke").model
+
+
+def conversations_of(problems):
+    return [data.conversation(problem, RewardParams()) for problem in problems], [problem["image"] for problem in problems]
+
+
+def test_lora_goes_to_the_language_layers_alone_by_default():
+    pattern = lora_target_pattern(LoraParams())
+    assert re.fullmatch(pattern, "model.language_model.layers.0.self_attn.q_proj")
+    assert re.fullmatch(pattern, "model.language_model.layers.33.mlp.down_proj")
+    assert not re.fullmatch(pattern, "model.vision_tower.encoder.layers.0.self_attn.q_proj")
+    assert not re.fullmatch(pattern, "model.multi_modal_projector.mm_soft_emb_norm")
+
+
+@pytest.mark.parametrize(
+    ("flags", "vision", "attention", "mlp"),
+    [
+        ({"finetune_vision_layers": True}, True, True, True),
+        ({"finetune_mlp_modules": False}, False, True, False),
+        ({"finetune_attention_modules": False}, False, False, True),
+    ],
+)
+def test_each_finetune_flag_chooses_its_layers(flags, vision, attention, mlp):
+    pattern = lora_target_pattern(LoraParams(**flags))
+    assert bool(re.fullmatch(pattern, "model.vision_tower.encoder.layers.0.mlp.fc1")) is (vision and mlp)
+    assert bool(re.fullmatch(pattern, "model.language_model.layers.1.self_attn.v_proj")) is attention
+    assert bool(re.fullmatch(pattern, "model.language_model.layers.1.mlp.up_proj")) is mlp
+
+
+def test_the_adapter_leaves_the_vision_tower_frozen():
+    policy = load_policy(SMOKE_MODEL, LoraParams())
+    counts = trainable_parameters(policy)
+    assert counts["vision trained"] == 0 and counts["language trained"] > 0
+    assert all("lora_" in name for name, p in policy.model.named_parameters() if p.requires_grad)
+
+
+def test_greedy_sampling_does_not_depend_on_the_batch(embedded_policy):
+    conversations, images = conversations_of(make_problems(6, seed=3))
+    together = embedded_policy.sample(conversations, images, max_new_tokens=24)
+    alone = embedded_policy.sample(conversations, images, max_new_tokens=24, batch_size=1)
+    assert [group[0].text for group in together] == [group[0].text for group in alone]
+
+
+def test_a_seed_repeats_a_sample_and_leaves_torch_as_it_was(embedded_policy):
+    conversations, images = conversations_of(make_problems(4, seed=3))
+    state = torch.random.get_rng_state()
+    first, second, other = (
+        embedded_policy.sample(conversations, images, max_new_tokens=16, temperature=1.0, samples_per_problem=3, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert first == second != other
+    assert [len(group) for group in first] == [3] * 4
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_completion_that_hits_the_limit_says_so(embedded_policy):
+    conversations, images = conversations_of(make_problems(2, seed=3))
+    short = embedded_policy.sample(conversations, images, max_new_tokens=2)
+    assert all(group[0].truncated and group[0].length == 2 for group in short)
+
+
+def test_several_greedy_samples_are_refused(embedded_policy):
+    conversations, images = conversations_of(make_problems(1, seed=3))
+    with pytest.raises(PolicyError, match="temperature above 0"):
+        embedded_policy.sample(conversations, images, max_new_tokens=4, samples_per_problem=2)
+
+
+def test_prompt_length_counts_the_picture_as_the_processor_does(embedded_policy):
+    problem = make_problems(1, seed=8)[0]
+    conversation = data.conversation(problem, RewardParams())
+    inputs = embedded_policy.processor(
+        images=[[problem["image"]]], text=[embedded_policy.prompt_text(conversation)], add_special_tokens=False
+    )
+    assert embedded_policy.prompt_length(conversation) == len(inputs["input_ids"][0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [({"load_in_4bit": True}, "load_in_4bit"), ({"fast_inference": True}, "vLLM"), ({"backend": "unsloth"}, "unsloth")],
+)
+def test_what_needs_a_gpu_says_so_in_a_sentence(setting, named):
+    with pytest.raises(PolicyError, match=f"(?s){named}.*needs an NVIDIA GPU"):
+        load_policy(SMOKE_MODEL.model_copy(update=setting))
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(PolicyError, match="could not be loaded"):
+        load_policy(SMOKE_MODEL.model_copy(update={"name": str(tmp_path / "nothing")}))
+
+
+def test_final_model_round_trips(tmp_path):
+    policy = load_policy(SMOKE_MODEL, LoraParams(r=4))
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    conversations, images = conversations_of(make_problems(4, seed=3))
+    expected = policy.sample(conversations, images, max_new_tokens=24)
+    save_final_model(policy, tmp_path / "final_model")
+    loaded = load_final_model(tmp_path / "final_model", SMOKE_MODEL)
+    assert loaded.sample(conversations, images, max_new_tokens=24) == expected
+    with loaded.without_adapter():
+        assert loaded.sample(conversations, images, max_new_tokens=24) != expected
+
+
+def test_the_saved_tokenizer_still_adds_its_bos(tmp_path):
+    from transformers import AutoTokenizer
+
+    policy = load_policy(SMOKE_MODEL, LoraParams(r=4))
+    save_final_model(policy, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(str(tmp_path))
+    assert tokenizer("1").input_ids[0] == tokenizer.bos_token_id
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
+    with pytest.raises(PolicyError, match="run notebook 03"):
+        load_final_model(tmp_path, ModelParams())

@@ -1,0 +1,169 @@
+"""The training loop: what moves, what is recorded, what repeats, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nbhelpers import data, training
+from nbhelpers.params import ParamsError, RunParams
+from nbhelpers.policy import load_policy
+from nbhelpers.run_directory import RunDirectory
+from nbhelpers.training import grpo_arguments, train
+
+
+def test_every_trained_parameter_moved_and_no_frozen_one_did(trained_run):
+    before, policy = trained_run["before"], trained_run["policy"]
+    moved, stayed = [], []
+    for name, parameter in policy.model.named_parameters():
+        trained, old = before[name]
+        (moved if trained else stayed).append((name, torch.equal(old, parameter.detach())))
+    assert moved and stayed
+    assert [name for name, same in moved if same] == []
+    assert [name for name, same in stayed if not same] == []
+
+
+def test_the_adapter_is_saved_with_processor_and_config(trained_run):
+    final = trained_run["run"].final_model_dir
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "config.json"} <= {p.name for p in final.iterdir()}
+    assert trained_run["result"].adapter_norm > 0
+
+
+def test_there_is_a_line_of_metrics_a_step(trained_run):
+    run = trained_run["run"]
+    lines = run.read_jsonl(run.metrics_path)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert {"reward", "rewards/formatting/mean", "rewards/correctness/mean", "frac_reward_zero_std", "loss", "entropy"} <= set(lines[0])
+
+
+def test_every_completion_is_recorded_with_its_group_reward_and_advantage(trained_run):
+    run, params = trained_run["run"], trained_run["params"]
+    rows = run.read_jsonl(run.samples_path)
+    plan = params.training.batch_plan()
+    assert len(rows) == 3 * plan.completions_per_step
+    for start in range(0, len(rows), 4):
+        group = rows[start : start + 4]
+        assert len({row["group"] for row in group}) == 1 and [row["index"] for row in group] == [0, 1, 2, 3]
+        assert len({(row["pid"], row["prompt"]) for row in group}) == 1
+        mean = sum(row["reward"] for row in group) / 4
+        assert [row["advantage"] for row in group] == pytest.approx([row["reward"] - mean for row in group], abs=1e-5)
+    assert all((run.path / row["image"]).is_file() for row in rows)
+
+
+def test_recorded_rewards_are_what_the_reward_functions_pay(trained_run):
+    from nbhelpers.rewards import correctness_reward_func, formatting_reward_func
+
+    rows = trained_run["run"].read_jsonl(trained_run["run"].samples_path)
+    texts = [row["completion"] for row in rows]
+    columns = {k: [row[k] for row in rows] for k in ("choices", "unit", "precision", "question_type", "answer_type")}
+    assert [row["rewards"]["formatting"] for row in rows] == formatting_reward_func(texts)
+    paid = correctness_reward_func([row["prompt"] for row in rows], texts, [row["answer"] for row in rows], **columns)
+    assert [row["rewards"]["correctness"] for row in rows] == paid
+    assert all(row["correct"] == (row["rewards"]["correctness"] == 2.0) for row in rows)
+
+
+def test_metrics_agree_with_the_samples(trained_run):
+    run = trained_run["run"]
+    rows = run.read_jsonl(run.samples_path)
+    for line in run.read_jsonl(run.metrics_path):
+        rewards = [row["reward"] for row in rows if row["step"] == line["step"]]
+        assert line["reward"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-4)
+
+
+def test_the_manifest_says_what_was_run(trained_run):
+    manifest = trained_run["run"].read_manifest()
+    assert manifest["grpo_config"]["loss_type"] == "dr_grpo" and manifest["grpo_config"]["scale_rewards"] == "none"
+    assert manifest["backend"] == "transformers" and manifest["versions"]["trl"]
+    assert manifest["trainable_parameters"]["vision trained"] == 0
+
+
+def test_the_same_seed_gives_the_same_samples(trained_run, tmp_path, tiny_params):
+    params = tiny_params(tmp_path)
+    again = RunDirectory(params.output_dir)
+    train(load_policy(params.model, params.lora), data.load_problems(params.dataset), params, again)
+    assert again.samples_path.read_bytes() == trained_run["run"].samples_path.read_bytes()
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(trained_run, tmp_path, tiny_params):
+    """Stop after step 2 (a checkpoint), resume to step 3: the third step's samples are those of the unbroken run."""
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(line):
+        if line["step"] == 3:
+            raise Stop
+
+    params = tiny_params(tmp_path)
+    run = RunDirectory(params.output_dir)
+    with pytest.raises(Stop):
+        train(load_policy(params.model, params.lora), data.load_problems(params.dataset), params, run, on_log=stop_after_two)
+    resumed = tiny_params(tmp_path, training={"resume": True})
+    result = train(load_policy(resumed.model, resumed.lora), data.load_problems(resumed.dataset), resumed, run)
+    assert (result.resumed_from, result.steps) == (2, 3)
+    assert run.samples_path.read_bytes() == trained_run["run"].samples_path.read_bytes()
+    assert [line["step"] for line in run.read_jsonl(run.metrics_path)] == [1, 2, 3]
+
+
+def test_a_second_training_sets_the_first_one_aside(tmp_path, tiny_params):
+    params = tiny_params(tmp_path, training={"max_steps": 1})
+    run = RunDirectory(params.output_dir)
+    problems = data.load_problems(params.dataset)
+    train(load_policy(params.model, params.lora), problems, params, run)
+    first = run.samples_path.read_bytes()
+    train(load_policy(params.model, params.lora), problems, params, run)
+    kept = list((run.path / "previous").rglob("samples.jsonl"))
+    assert [path.read_bytes() for path in kept] == [first]
+
+
+def arguments_for(**training_section):
+    params = RunParams.load("smoke", training=training_section)
+    return grpo_arguments(params, params.training.batch_plan(), RunDirectory(params.output_dir), on_gpu=False)
+
+
+def test_any_other_field_of_grpo_config_can_be_set():
+    assert arguments_for(grpo={"beta": 0.04, "epsilon_high": 0.28})["beta"] == 0.04
+
+
+def test_an_unknown_field_of_grpo_config_is_refused_with_the_nearest_one():
+    with pytest.raises(ParamsError, match="'epsilon_hihg'.*'epsilon_high'"):
+        arguments_for(grpo={"epsilon_hihg": 0.28})
+
+
+@pytest.mark.parametrize(("loss", "scale"), [("dr_grpo", "none"), ("dapo", "group")])
+def test_dr_grpo_does_not_divide_by_the_spread_unless_told_to(loss, scale):
+    params = RunParams.load("smoke")
+    section = params.training.model_copy(update={"loss_type": loss, "grpo": {}})
+    arguments = grpo_arguments(
+        params.model_copy(update={"training": section}), section.batch_plan(), RunDirectory(params.output_dir), on_gpu=False
+    )
+    assert arguments["scale_rewards"] == scale
+
+
+def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_policy, tmp_path):
+    params = RunParams.load("smoke", output_dir=tmp_path, dataset={"max_samples": 20})
+    run = RunDirectory(tmp_path)
+    dataset = data.grpo_dataset(data.load_problems(params.dataset).train, params)
+    lengths = sorted(embedded_policy.prompt_length(prompt) for prompt in dataset["prompt"])
+    assert lengths[0] < lengths[-1]
+    room = lengths[-1] - 1 + params.training.max_completion_length
+    tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": room})})
+    kept = training.drop_overlong(dataset, embedded_policy, tight, run)
+    assert len(kept) == sum(length < lengths[-1] for length in lengths)
+    assert "were left out" in run.read_manifest()["warnings"][0]
+
+
+def test_no_problem_that_fits_is_an_error(embedded_policy, tmp_path):
+    params = RunParams.load("smoke", output_dir=tmp_path, dataset={"max_samples": 20})
+    dataset = data.grpo_dataset(data.load_problems(params.dataset).train, params)
+    tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": 60})})
+    with pytest.raises(training.TrainingError, match="no training problem fits"):
+        training.drop_overlong(dataset, embedded_policy, tight, RunDirectory(tmp_path))
+
+
+def test_out_of_memory_names_the_settings_that_would_fit():
+    params = RunParams.load("full")
+    sentence = training._out_of_memory(RuntimeError("CUDA out of memory"), params, 7)
+    assert "step 8" in sentence
+    assert "training.num_generations=2" in sentence and "model.gpu_memory_utilization" in sentence
+    assert "load_in_4bit" not in sentence  # full uses 4-bit already
