@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 # What `dataset.max_samples: null` draws of the embedded problems: 60 steps of 32 prompts, and 512 to evaluate.
 EMBEDDED_PROBLEMS = 2560
 
+MATHVISTA_LICENCE = (
+    "MathVista is meant for evaluation, and its licence forbids using it as a training set: train on it to try "
+    "things out, and publish with the preset full_geometry3k, which trains on Geometry3K and evaluates on MathVista."
+)
+
 OUTSIDE_ANSWER_TYPES = "answer type not in dataset.answer_types"
 IN_EVALUATION = "also in the evaluation set"
 
@@ -185,12 +190,7 @@ def licence_notice(dataset: DatasetParams) -> str | None:
     """What has to be said before training on MathVista, whose licence keeps it for evaluation; None
     otherwise.
     """
-    if "mathvista" not in dataset.path.lower():
-        return None
-    return (
-        "MathVista is meant for evaluation, and its licence forbids using it as a training set: train on it to try things "
-        "out, and publish with the preset full_geometry3k, which trains on Geometry3K and evaluates on MathVista."
-    )
+    return MATHVISTA_LICENCE if "mathvista" in dataset.path.lower() else None
 
 
 def _embedded(dataset: DatasetParams, part: str, count: int, dropped: Counter[str]) -> list[dict]:
@@ -219,6 +219,8 @@ def _read(
     """The usable rows of a source in a seeded order, at most `limit`; the others are counted in `dropped`."""
     source = open_source(path, split, key)
     notices += source.notices
+    if key == "dataset.path" and "decoded_image" in source.columns:  # a copy of MathVista by another name
+        notices.append(MATHVISTA_LICENCE)
     order = list(range(len(source.rows)))
     random.Random(dataset.seed).shuffle(order)
     rows: list[dict] = []

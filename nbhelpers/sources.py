@@ -60,6 +60,14 @@ class Source:
     folder: Path | None = None
     notices: list[str] = field(default_factory=list)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns; of rows in a JSONL file, those of the first hundred."""
+        names = getattr(self.rows, "column_names", None)
+        if names is None:
+            names = list(dict.fromkeys(name for row in self.rows[:100] if isinstance(row, dict) for name in row))
+        return names
+
     def problem(self, index: int, image_size: int) -> dict[str, Any]:
         """Row `index` as a problem; raises `Unusable`."""
         return problem_from(self.rows[index], str(index), image_size, self.folder)
@@ -107,7 +115,7 @@ def _from_hub(path: str, split: str | None, key: str) -> Source:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise DataError(
             f"{key}: {path!r} could not be read from the Hugging Face hub ({type(error).__name__}: {reason[:200]}). "
-            f"As a local copy it was {_places(path)}. Check the name and the connection; or, where there is one, run "
+            f"There is no local copy either: {_places(path)}. Check the name and the connection; or, where there is one, run "
             f"`hf download {path} --repo-type dataset --local-dir FOLDER` and set {key} to that FOLDER; or try the series "
             "without any download with dataset.path=embedded."
         ) from None
@@ -204,11 +212,8 @@ def _undecoded(found: Any) -> Any:
 
 
 def _check_columns(source: Source, key: str) -> None:
-    rows = source.rows
-    columns = getattr(rows, "column_names", None)
-    if columns is None:
-        columns = list(dict.fromkeys(name for row in rows[:100] if isinstance(row, dict) for name in row))
-    if not len(rows):
+    columns = source.columns
+    if not len(source.rows):
         raise DataError(f"{key}: {source.name} holds no rows.")
     missing = [" or ".join(names) for names in (_QUESTION_COLUMNS, _PICTURE_COLUMNS, ("answer",)) if not set(names) & set(columns)]
     if missing:
