@@ -122,7 +122,7 @@ class DatasetParams(_Section):
 
 
 # Rewards that the package brings; anything else in `reward.functions` is the user's own `module:function`.
-REWARD_FUNCTIONS = ("formatting", "correctness")
+REWARD_FUNCTIONS = ("formatting", "correctness", "closeness", "overlong", "repetition")
 _OWN_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
