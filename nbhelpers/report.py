@@ -271,12 +271,11 @@ def _browser_data(run: RunDirectory, store: SampleStore, budget: int) -> tuple[d
     encoded: list[str] = []
     names: dict[str, int] = {}
     groups: dict[int, list] = {}
-    used, complete, steps = 0, True, 0
+    used, complete = 0, True
     by_step: dict[int, list[int]] = {}
     for number in store.groups():
         by_step.setdefault(store.group(number).step, []).append(number)
     for step in _spread_out(list(by_step)):
-        steps += 1
         for number in by_step[step]:
             rows = store.completions(number)
             first = rows[0]

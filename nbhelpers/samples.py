@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import mmap
 import os
 import re
@@ -35,34 +36,31 @@ FILTERS = {
 }
 
 
-def encode(row: dict) -> bytes:
-    """One JSON line. A lone surrogate, which a tokenizer can produce and UTF-8 cannot hold, stays a `\\udXXX` escape."""
-    return json.dumps(row, ensure_ascii=False, default=_plain_number).encode("utf-8", "backslashreplace") + b"\n"
+def encode(row: dict | list) -> bytes:
+    """One JSON line, in JSON's own types: NumPy and torch scalars as numbers, NaN and infinity as null.
+
+    A lone surrogate, which a tokenizer can produce and UTF-8 cannot hold, stays a `\\udXXX` escape.
+    """
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_number)
+    except ValueError:
+        text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _plain_number(value):
-    if hasattr(value, "item"):  # numpy and torch scalars
+def _number(value):
+    if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be written to a JSON line")
 
 
-def read_jsonl(path: str | os.PathLike) -> list[dict]:
-    """All rows of a small file such as `metrics.jsonl`. A missing file has none; a line still being written is left out."""
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines) - 1:  # no newline after it: torn
-                break
-            raise ValueError(f"{path}, line {number + 1}: not a JSON object ({error})") from None
-    return rows
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class SampleWriter:

@@ -363,22 +363,25 @@ class SampleViewer:
     def _build(self) -> None:
         import ipywidgets as widgets
 
-        wide = {"description_width": "64px"}
-        self._show = widgets.Dropdown(options=[(label, key) for key, label in FILTERS.items()], description="show", style=wide)
-        self._kind = widgets.Dropdown(options=[("every kind", None)], description="kind", style=wide)
+        def wide(width: str) -> dict:
+            return {"style": {"description_width": "56px"}, "layout": widgets.Layout(width=width)}
+
+        self._show = widgets.Dropdown(options=[(label, key) for key, label in FILTERS.items()], description="show", **wide("310px"))
+        self._kind = widgets.Dropdown(options=[("every kind", "")], description="kind", **wide("190px"))
         self._text = widgets.Text(
-            placeholder="in question, answer or completion; Enter", description="search", continuous_update=False, style=wide
-        )
+            placeholder="question, answer, completion", description="search", continuous_update=False,
+            tooltip="press Enter to search", **wide("290px"),
+        )  # fmt: skip
         self._through = widgets.Checkbox(
-            description="this problem through training", indent=False, tooltip="keep the problem; the step slider moves through its visits"
-        )
-        slider = {"style": wide, "continuous_update": True, "layout": widgets.Layout(width="min(560px, 100%)")}
-        self._step = widgets.SelectionSlider(options=[("\u2013", 0)], description="step", **slider)
-        self._problem = widgets.IntSlider(min=1, max=1, description="problem", **slider)
+            description="this problem through training", indent=False, layout=widgets.Layout(width="auto"),
+            tooltip="keep the problem; the step slider moves through its visits",
+        )  # fmt: skip
+        self._step = widgets.SelectionSlider(options=[("\u2013", 0)], description="step", **wide("460px"))
+        self._problem = widgets.IntSlider(min=1, max=1, description="problem", **wide("460px"))
         self._previous = widgets.Button(description="\u2039 previous", tooltip="the group before", layout=widgets.Layout(width="96px"))
         self._next = widgets.Button(description="next \u203a", tooltip="the next group", layout=widgets.Layout(width="96px"))
         self._again = widgets.Button(
-            description="look again", tooltip="take in what a running run has written since", layout=widgets.Layout(width="96px")
+            description="refresh", tooltip="take in what a running run has written since", layout=widgets.Layout(width="96px")
         )
         self._status = widgets.HTML()
         self._page = widgets.HTML()
@@ -414,11 +417,11 @@ class SampleViewer:
         return new
 
     def _fill_kinds(self) -> None:
-        options = [("every kind", None), *[(str(kind), kind) for kind in self.store.kinds]]
+        options = [("every kind", ""), *[(str(kind), kind) for kind in self.store.kinds]]
         if tuple(options) != tuple(self._kind.options):
             chosen, self._quiet = self._kind.value, True
             self._kind.options = options
-            self._kind.value = chosen if chosen in self.store.kinds else None
+            self._kind.value = chosen if chosen in self.store.kinds else ""
             self._quiet = False
 
     def _select(self, keep: bool = False) -> None:
@@ -429,7 +432,7 @@ class SampleViewer:
         if self._through.value and self._current is not None:
             found = self.store.groups(pid=self.store.group(self._current).pid)
         else:
-            found = self.store.groups(show=self._show.value, kind=self._kind.value, text=self._text.value)
+            found = self.store.groups(show=self._show.value, kind=self._kind.value or None, text=self._text.value)
         self._by_step: dict[int, list[int]] = {}
         for group in found:
             self._by_step.setdefault(self.store.group(group).step, []).append(group)
@@ -475,7 +478,7 @@ class SampleViewer:
         if self._quiet:
             return
         if not self._found:
-            sampled = "No group matches; widen the filters." if len(self.store) else "No completion has been sampled yet; look again later."
+            sampled = "No group matches; widen the filters." if len(self.store) else "No completion has been sampled yet; refresh later."
             self._status.value, self._page.value = "", _in_notebook(_note(sampled))
             return
         self._current = self._by_step[self._step.value][self._problem.value - 1]

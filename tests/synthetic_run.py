@@ -1,6 +1,6 @@
 """A made-up run directory in the project's own formats, for tests of what reads one: no model, no training, seeded.
 
-    python -m tests.synthetic_run FOLDER [--steps 60] [--prompts 32]
+    python tests/synthetic_run.py FOLDER [--steps 60] [--prompts 32]
 """
 
 from __future__ import annotations

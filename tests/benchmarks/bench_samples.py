@@ -25,7 +25,7 @@ class Run:
 
 def write(folder: Path, samples: int, words: int) -> None:
     rng = random.Random(0)
-    vocabulary = "the triangle angle side length is twice 3 4 5 7 12 degrees so we add and find area".split()
+    vocabulary = ["the", "triangle", "angle", "side", "is", "twice", "3", "12", "degrees", "so", "we", "add", "and", "find", "area"]
     picture = object()
     with SampleWriter(Run(folder)) as writer:
         for step in range(1, samples // 100 + 1):

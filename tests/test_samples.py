@@ -1,0 +1,254 @@
+"""Samples on disk: written once, read without loading, right under interruption."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from synthetic_run import HOSTILE, make_run
+
+from nbhelpers.run_directory import RunDirectory
+from nbhelpers.samples import FILTERS, INDEX, SAMPLES, SampleStore, SampleWriter
+
+RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+
+
+def row(step, place=0, index=0, *, pid="p", kind="count", correct=False, reward=0.0, text="I see 3.", truncated=False):
+    return {
+        "step": step,
+        "group": f"{step}-{place}",
+        "index": index,
+        "pid": pid,
+        "kind": kind,
+        "question": "How many?",
+        "answer": "3",
+        "completion": text,
+        "rewards": {"formatting": 1.0, "correctness": reward},
+        "reward": reward,
+        "advantage": 0.0,
+        "length": 4,
+        "truncated": truncated,
+        "correct": correct,
+    }
+
+
+def group(step, place=0, *, rights=(), size=2, **values):
+    return [
+        row(step, place, index, correct=index in rights, reward=2.0 * (index in rights), **values) for index in range(size)
+    ]
+
+
+def write(folder, *groups, resume_step=None):
+    with SampleWriter(RunDirectory(folder), resume_step) as writer:
+        for rows in groups:
+            writer.write(rows, [RED] * len(rows))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"), steps=6, prompts=8, problems=16, evaluation=8)
+
+
+def test_what_was_written_is_read_back_in_order(tmp_path):
+    write(tmp_path, group(1), group(2, rights=(0,)))
+    store = SampleStore(tmp_path)
+    assert [(r["step"], r["index"], r["correct"]) for r in store.rows(range(4))] == [
+        (1, 0, False),
+        (1, 1, False),
+        (2, 0, True),
+        (2, 1, False),
+    ]
+    assert store.steps == [1, 2]
+
+
+def test_a_picture_is_saved_once_whatever_the_number_of_completions(tmp_path):
+    with SampleWriter(RunDirectory(tmp_path)) as writer:
+        writer.write(group(1, size=4), [RED] * 4)
+        writer.write(group(2, size=4), [BLUE.copy(), RED.copy(), RED, BLUE])
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    assert Image.open(tmp_path / SampleStore(tmp_path)[0]["image"]).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_one_image_a_row_is_required(tmp_path):
+    with SampleWriter(RunDirectory(tmp_path)) as writer, pytest.raises(ValueError, match="2 rows and 1 images"):
+        writer.write(group(1), [RED])
+
+
+def test_a_new_writer_begins_anew(tmp_path):
+    write(tmp_path, group(1), group(2))
+    write(tmp_path, group(1))
+    assert len(SampleStore(tmp_path)) == 2
+
+
+def test_a_resumed_run_does_not_double_the_steps_after_its_checkpoint(tmp_path):
+    write(tmp_path, group(1), group(2), group(3))
+    with open(tmp_path / SAMPLES, "ab") as file:
+        file.write(b'{"step": 4, "gro')  # killed here
+    write(tmp_path, group(3), group(4), resume_step=2)
+    store = SampleStore(tmp_path)
+    assert [store[place]["step"] for place in range(len(store))] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert store.damaged == 0
+    (tmp_path / INDEX).unlink()
+    assert SampleStore(tmp_path).steps == [1, 2, 3, 4]
+
+
+def test_a_running_run_is_followed(tmp_path):
+    with SampleWriter(RunDirectory(tmp_path)) as writer:
+        store = SampleStore(tmp_path)
+        assert (len(store), store.groups(), store.steps) == (0, [], [])
+        writer.write(group(1), [RED, RED])
+        assert (store.refresh(), store.refresh()) == (2, 0)
+        writer.write(group(2, rights=(0, 1)), [RED, RED])
+        assert store.refresh() == 2
+        assert store.groups(show="all right") == [1]
+
+
+def test_a_line_that_is_still_being_written_waits(tmp_path):
+    write(tmp_path, group(1))
+    whole = (tmp_path / SAMPLES).read_bytes()
+    (tmp_path / SAMPLES).write_bytes(whole + whole[:25])
+    store = SampleStore(tmp_path)
+    assert len(store) == 2
+    (tmp_path / SAMPLES).write_bytes(whole + whole)
+    assert store.refresh() == 2
+
+
+def test_a_damaged_line_is_counted_and_left_out(tmp_path):
+    write(tmp_path, group(1))
+    whole = (tmp_path / SAMPLES).read_bytes()
+    (tmp_path / SAMPLES).write_bytes(whole + b"\x00\x00 not json\n" + whole)
+    store = SampleStore(tmp_path)
+    assert (len(store), store.damaged) == (4, 1)
+    assert store[3]["index"] == 1
+
+
+def test_a_file_begun_anew_under_an_open_store_is_read_again(tmp_path):
+    write(tmp_path, group(1), group(2), group(3))
+    store = SampleStore(tmp_path)
+    write(tmp_path, group(1, pid="other", rights=(1,)))
+    store.refresh()
+    assert [store[place]["pid"] for place in range(len(store))] == ["other", "other"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "not json", "of another file", "lagging", "ahead"])
+def test_the_index_is_only_trusted_where_it_fits(tmp_path, damage):
+    write(tmp_path, group(1), group(2, rights=(0,)), group(3))
+    index = tmp_path / INDEX
+    content = index.read_bytes()
+    if damage == "missing":
+        index.unlink()
+    elif damage == "torn":
+        index.write_bytes(content[:-7])
+    elif damage == "not json":
+        index.write_bytes(b"<html>\n")
+    elif damage == "of another file":
+        write(tmp_path / "other", group(7, text="longer than the others"), group(8), group(9))
+        index.write_bytes((tmp_path / "other" / INDEX).read_bytes())
+    elif damage == "lagging":
+        index.write_bytes(b"".join(content.splitlines(keepends=True)[:2]))
+    elif damage == "ahead":
+        whole = (tmp_path / SAMPLES).read_bytes().splitlines(keepends=True)
+        (tmp_path / SAMPLES).write_bytes(b"".join(whole[:4]))
+    store = SampleStore(tmp_path)
+    assert store.steps == ([1, 2] if damage == "ahead" else [1, 2, 3])
+    assert [store[place]["correct"] for place in range(4)] == [False, False, True, False]
+
+
+def test_filters_find_the_groups_that_they_name(tmp_path):
+    write(
+        tmp_path,
+        group(1, 0, pid="a", rights=()),
+        group(1, 1, pid="b", rights=(0,), kind="sum"),
+        group(1, 2, pid="c", rights=(0, 1)),
+        group(2, 0, pid="a", rights=(0, 1)),
+        group(2, 1, pid="c", rights=(), truncated=True),
+    )
+    store = SampleStore(tmp_path)
+    expected = {
+        "all": [0, 1, 2, 3, 4],
+        "some wrong": [0, 1, 4],
+        "all wrong": [0, 4],
+        "mixed": [1],
+        "all right": [2, 3],
+        "zero variance": [0, 2, 3, 4],
+        "wrong to right": [0, 3],
+        "right to wrong": [2, 4],
+        "cut off": [4],
+    }
+    assert {name: store.groups(show=name) for name in FILTERS} == expected
+    assert store.groups(pid="a") == [0, 3]
+    assert store.groups(kind="sum") == [1]
+    assert store.groups(step=2, show="all wrong") == [4]
+    assert store.groups(pid="nobody") == store.groups(kind="nothing") == []
+    assert store.group(1)._asdict() == {
+        "number": 1, "name": "1-1", "step": 1, "pid": "b", "kind": "sum", "start": 2, "stop": 4, "right": 1, "zero_variance": False
+    }  # fmt: skip
+
+
+def test_a_problem_met_once_has_not_changed(tmp_path):
+    write(tmp_path, group(1, 0, pid="a", rights=()), group(1, 1, pid="b", rights=(0, 1)))
+    store = SampleStore(tmp_path)
+    assert store.groups(show="wrong to right") == store.groups(show="right to wrong") == []
+
+
+def test_an_unknown_filter_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'all wrong'"):
+        SampleStore(tmp_path).groups(show="all worng")
+
+
+def test_a_reward_that_could_not_judge_is_not_a_zero_variance_group(tmp_path):
+    rows = [{**r, "reward": None, "correct": None} for r in group(1)]
+    write(tmp_path, rows)
+    assert SampleStore(tmp_path).groups(show="zero variance") == []
+
+
+@pytest.mark.parametrize("wanted", ["TRIANGLE", "triangle abc", "Straße", "試題", 'say "yes"', "back\\slash", "50 % of"])
+def test_search_finds_text_as_it_was_written(tmp_path, wanted):
+    text = 'The Triangle ABC, Straße, 試題, say "yes", back\\slash, 50 % of it'
+    write(tmp_path, group(1, text="nothing here"), group(2, text=text))
+    assert SampleStore(tmp_path).groups(text=wanted) == [1]
+
+
+def test_search_does_not_look_into_names_of_fields(tmp_path):
+    write(tmp_path, group(1))
+    assert SampleStore(tmp_path).groups(text="truncated") == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=())), st.booleans())
+def test_any_text_survives_the_disk(tmp_path_factory, text, indexed):
+    folder = tmp_path_factory.mktemp("any")
+    write(folder, group(1, text=text))
+    if not indexed:
+        (folder / INDEX).unlink()
+    assert SampleStore(folder)[1]["completion"] == text
+
+
+def test_hostile_texts_survive_the_disk(tmp_path):
+    write(tmp_path, *[group(step, text=text) for step, text in enumerate(HOSTILE.values(), 1)])
+    store = SampleStore(tmp_path)
+    assert [store[2 * place]["completion"] for place in range(len(HOSTILE))] == list(HOSTILE.values())
+
+
+def test_numbers_of_libraries_become_numbers_and_nan_becomes_null(tmp_path):
+    import numpy as np
+
+    rows = [{**r, "reward": np.float32(1.5), "length": np.int64(3), "advantage": float("nan")} for r in group(1)]
+    write(tmp_path, rows)
+    line = json.loads((tmp_path / SAMPLES).read_text().splitlines()[0], parse_constant=pytest.fail)
+    assert (line["reward"], line["length"], line["advantage"]) == (1.5, 3, None)
+
+
+def test_the_same_rows_give_the_same_file(run, tmp_path):
+    again = make_run(tmp_path, steps=6, prompts=8, problems=16, evaluation=8)
+    assert (again / SAMPLES).read_bytes() == (run / SAMPLES).read_bytes()
+
+
+def test_looking_at_samples_needs_no_torch():
+    code = "import sys, nbhelpers.samples, nbhelpers.plots, nbhelpers.viewer, nbhelpers.report; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
