@@ -21,6 +21,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from nbhelpers.data import kind_of
+
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, GREY = PALETTE = (
     "#0072B2",
     "#E69F00",
@@ -216,7 +218,8 @@ def _draw_rewards(axis, metrics: Sequence[Mapping]) -> None:
         _draw_series(axis, steps, values, BLUE, "total", marker="o")
     axis.set_ylabel("reward a completion")
     _steps_axis(axis)
-    axis.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=4)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=4)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.16 * (high - low))  # room for the legend
 
@@ -440,7 +443,7 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
     problems = list(problems)
     if not problems:
         return _nothing("no problems to count")
-    kinds = Counter(str((problem.get("metadata") or {}).get("category") or "not given") for problem in problems)
+    kinds = Counter(kind_of(problem) for problem in problems)
     types = Counter(f"{problem['question_type']}, {problem['answer_type']}".replace("_", " ") for problem in problems)
     answers = Counter(str(problem["answer"]) for problem in problems)
     panels = (("Problems by kind", kinds, BLUE), ("By question and answer type", types, GREEN))

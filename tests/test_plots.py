@@ -1,0 +1,189 @@
+"""Figures: every text is drawn as it is, nothing is drawn that was not measured, and missing parts are left out."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+from synthetic_run import HOSTILE, make_problems, make_run
+
+from nbhelpers import plots
+from nbhelpers.run_directory import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return RunDirectory(make_run(tmp_path_factory.mktemp("run"), steps=30, prompts=4, problems=16, evaluation=16))
+
+
+@pytest.fixture(scope="module")
+def metrics(run):
+    return run.read_jsonl(run.metrics_path)
+
+
+def texts(figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text) if text.get_visible())
+
+
+def drawn(figure) -> np.ndarray:
+    """The figure's pixels; a warning while drawing is an error."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(buffer, format="png", dpi=30)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def titles(figure) -> list[str]:
+    return [axis.get_title(loc="left") for axis in figure.axes]
+
+
+def test_a_notebook_shows_a_figure_once_and_at_notebook_width(metrics):
+    from matplotlib import pyplot
+
+    figure = plots.reward_curves(metrics)
+    png, size = figure._repr_png_()
+    assert Image.open(io.BytesIO(png)).width > size["width"] == 921
+    assert pyplot.get_fignums() == []
+
+
+def test_the_overview_shows_what_was_logged_and_the_loss_last(metrics):
+    figure = plots.training_overview(metrics)
+    assert titles(figure)[-1] == "Loss"
+    assert "near 0 by construction" in texts(figure)
+    assert {"formatting", "correctness", "total"} <= set(texts(figure).splitlines())
+    assert "KL to the reference policy" not in titles(figure)
+    with_kl = [{**row, "kl": 0.01 * row["step"]} for row in metrics]
+    assert "KL to the reference policy" in titles(plots.training_overview(with_kl))
+    drawn(figure)
+
+
+def test_every_axis_is_labelled(metrics):
+    for figure in (plots.training_overview(metrics), plots.reward_curves(metrics), plots.image_sizes(make_problems(4))):
+        assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
+
+
+def test_the_drawn_curve_is_the_logged_reward(metrics):
+    top = plots.training_overview(metrics).axes[0]
+    thin = [line for line in top.lines if line.get_alpha()]
+    logged = [row["reward"] for row in metrics]
+    assert any(np.array_equal(line.get_ydata(), logged) for line in thin)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_run_that_has_hardly_begun_is_drawn(metrics, rows):
+    for draw in (plots.reward_curves, plots.training_overview):
+        drawn(draw(metrics[:rows]))
+    drawn(plots.compare_curves({"a": metrics[:rows], "b": metrics}))
+
+
+def test_metrics_without_a_value_are_left_out():
+    rows = [{"step": step, "reward": None, "loss": 0.0, "rewards/own/mean": None} for step in range(1, 5)]
+    drawn(plots.training_overview(rows))
+
+
+def test_smoothing_keeps_a_constant_and_ignores_gaps():
+    assert np.allclose(plots.smooth([2.0] * 20, 5), 2.0)
+    assert np.allclose(plots.smooth([1.0, np.nan, 1.0, 1.0], 3), 1.0)
+
+
+def test_before_and_after_carry_the_figures_of_the_evaluation():
+    evaluation = {
+        "before": {"accuracy": 0.25, "format_rate": 0.5, "n": 8},
+        "after": {"accuracy": 0.5, "format_rate": 0.75, "n": 8},
+        "difference": {"accuracy": 0.25, "ci95": [0.05, 0.45], "n_paired": 8},
+        "by_group": {"count": {"before": None, "after": 1.0, "n": 4}},
+    }
+    figure = plots.before_after(evaluation)
+    shown = texts(figure)
+    assert {"25.0%", "50.0%", "75.0%", "100.0%", "+25.0"} <= set(shown.splitlines())
+    assert "95 %: +5.0 to +45.0" in shown
+    assert "the interval lies above 0" in shown
+    drawn(figure)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"), [([-0.1, 0.2], "contains 0"), ([-0.3, -0.1], "below 0"), ([0.0, 0.0], "contains 0")]
+)
+def test_an_interval_is_described_for_what_it_is(interval, said):
+    difference = {"accuracy": sum(interval) / 2, "ci95": interval, "n_paired": 5}
+    figure = plots.before_after({"before": {"accuracy": 0.5}, "after": {"accuracy": 0.5, "n": 5}, "difference": difference})
+    assert said in texts(figure)
+    drawn(figure)
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        {},
+        {"after": {"accuracy": 0.5, "n": 4}, "by_group": {}},
+        {"after": {"accuracy": None, "n": 0}},
+        {"after": {"accuracy": 0.1}, "difference": {"accuracy": None, "ci95": [None, None], "n_paired": 0}},
+    ],
+)
+def test_an_evaluation_in_part_is_drawn_in_part(evaluation):
+    figure = plots.before_after(evaluation)
+    assert "before training" not in texts(figure)
+    drawn(figure)
+
+
+def test_problems_are_shown_with_question_choices_and_answer():
+    problems = make_problems(6)
+    shown = texts(plots.problem_grid(problems, columns=3))
+    assert "How many red dots" in shown
+    assert "(A)" in shown and "\u2192 " + problems[0]["answer"] in shown
+    assert "squares" in shown
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_question_is_drawn_as_text_without_a_warning(name):
+    problem = {**make_problems(1)[0], "question": HOSTILE[name], "answer": HOSTILE[name][:40], "choices": [HOSTILE[name][:30], "$x^$"]}
+    figure = plots.problem_grid([problem])
+    drawn(figure)
+    drawn(plots.answer_counts([{**problem, "metadata": {"category": HOSTILE[name]}}]))
+    assert not any(text.get_parse_math() for text in figure.findobj(Text) if text.get_text().startswith(HOSTILE[name][:8]))
+
+
+def test_marks_that_turn_the_direction_of_writing_are_boxes():
+    assert plots.plain("a\u202e54\u202cb\x07") == "a\u25a154\u25a1b\u25a1"
+
+
+def test_a_long_question_is_cut_and_says_so():
+    wrapped = plots.plain(HOSTILE["long"], 30, 5)
+    assert wrapped.count("\n") == 4 and wrapped.endswith("\u2026")
+
+
+def test_chinese_wraps_at_half_the_letters():
+    assert max(map(len, plots._wrap("\u9898" * 100, 30))) == 15
+
+
+def test_pictures_of_any_shape_and_mode_fit_the_grid():
+    problems = make_problems(3)
+    for problem, (size, mode) in zip(problems, [((900, 80), "RGB"), ((60, 700), "L"), ((30, 30), "RGBA")], strict=True):
+        problem["image"] = Image.new(mode, size)
+    drawn(plots.problem_grid(problems))
+    drawn(plots.image_sizes(problems))
+
+
+def test_counts_add_up():
+    figure = plots.answer_counts(make_problems(40), top=3)
+    widths = [sum(bar.get_width() for bar in axis.patches) for axis in figure.axes]
+    assert widths[:2] == [40, 40]
+    assert "others" in texts(figure)
+
+
+def test_nothing_to_draw_is_said():
+    for figure in (plots.problem_grid([]), plots.answer_counts([]), plots.image_sizes([]), plots.compare_curves({})):
+        assert "no " in texts(figure)
+
+
+def test_compared_runs_have_their_own_colour_and_name(metrics):
+    figure = plots.compare_curves({"first $x$": metrics, "second": metrics})
+    assert {"first $x$", "second"} <= set(texts(figure).splitlines())
+    lines = [line.get_color() for line in figure.axes[0].lines if not line.get_alpha()]
+    assert len(set(lines)) == 2
+    drawn(figure)
