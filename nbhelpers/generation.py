@@ -7,6 +7,7 @@ What differs from TRL's own colocated vLLM (`trl.generation.vllm_generation`, 1.
 * A group is one request with `n` completions, not `num_generations` requests that repeat the prompt and its picture.
 * Graphs are captured for the batch sizes that occur, and the compile caches stay in one folder (`cache_folder`).
 * The importance weights come out of the loss's own forward, where TRL pays for one forward more.
+* Pictures that are expanded to their tokens already are not expanded a second time (`accept_expanded_prompts`).
 * Before the first step the log-probs of vLLM and of the trainer are compared (`check_parity`): where they disagree, every importance
   weight is 0 and nothing is learnt, without any error.
 """
@@ -133,12 +134,14 @@ def prepare_environment() -> None:
 def capture_sizes(completions: int) -> list[int]:
     """Batch sizes to capture graphs for, when at most `completions` are generated at once.
 
-    A group's completions end at different times, so every size below occurs; a batch runs in the next larger graph, and steps of
-    1, 2, 4, then 8 bound the waste at little capture time.
+    A group's completions end at different times, so every size below occurs, and a batch runs in the next larger graph. Decoding is
+    bound by reading the weights, so that the padded rows of powers of two cost next to nothing; vLLM's own steps of 8 are captured for
+    twice the batch.
     """
-    sizes = [size for size in (1, 2, 4) if size < completions]
-    sizes += range(8, completions, 8)
-    return [*sizes, completions]
+    sizes = [1]
+    while sizes[-1] * 2 < completions:
+        sizes.append(sizes[-1] * 2)
+    return sizes if sizes[-1] == completions else [*sizes, completions]
 
 
 def vllm_rank(rank: int) -> int:
@@ -180,6 +183,7 @@ def engine_arguments(
         "logprobs_mode": "processed_logprobs",
         "distributed_executor_backend": "external_launcher",
         "compilation_config": {"cudagraph_capture_sizes": capture_sizes(completions)},
+        "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
         "seed": seed,
     }
     if lora_rank is not None:
@@ -245,6 +249,65 @@ def hand_over(model: Any, lora_manager: Any, adapter_id: int = ADAPTER_ID) -> in
     return copied
 
 
+def collapse_pictures(ids: Sequence[int], sequence: Sequence[int], marker: int, newlines: Sequence[int]) -> list[int]:
+    """Undo the processor's expansion of a picture's marker, so that vLLM can expand it itself.
+
+    Args:
+        ids: prompt tokens in which each picture is `sequence`, its first and last newline perhaps merged with a neighbouring one.
+        sequence: the tokens of `processor.full_image_sequence`, from newline to newline.
+        marker: the token `<start_of_image>`.
+        newlines: the tokens of 1, 2, 3 and 4 newlines.
+    """
+    lines = {token: count for count, token in enumerate(newlines, start=1)}
+    inner = list(sequence[1:-1])
+    collapsed: list[int] = []
+    place = 0
+    while place < len(ids):
+        if list(ids[place : place + len(inner)]) != inner:
+            collapsed.append(ids[place])
+            place += 1
+            continue
+        place += len(inner)
+        if collapsed and lines.get(collapsed[-1], 0) >= 2:
+            before = lines[collapsed.pop()] - 2
+            collapsed += [newlines[before - 1]] if before else []
+        collapsed.append(marker)
+        if place < len(ids) and lines.get(ids[place], 0) >= 2:
+            after = lines[ids[place]] - 2
+            collapsed += [newlines[after - 1]] if after else []
+            place += 1
+    return collapsed
+
+
+@functools.cache
+def accept_expanded_prompts() -> None:
+    """Let vLLM take prompts whose pictures are expanded to their tokens already, as TRL and Unsloth send them.
+
+    vLLM 0.26 expands `<start_of_image>` of a token prompt once more (`BaseMultiModalProcessor.apply`: a prompt of tokens counts as not
+    expanded), so that Gemma-3 sees a second row of image tokens without features. Nothing fails: with the embedded model the log-probs
+    were 1.6 nats a token away from the trainer's, and every importance weight was 0 (NVIDIA H200, trl 1.14.2, 2026-11-23).
+    """
+    from vllm.model_executor.models.gemma3_mm import Gemma3MultiModalProcessor
+
+    def tokens_only(self: Any, prompt_tokens: list[int]) -> list[int]:
+        processor = self.info.get_hf_processor()
+        return collapse_pictures(prompt_tokens, *_picture_tokens(processor))
+
+    Gemma3MultiModalProcessor._apply_hf_processor_tokens_only = tokens_only
+
+
+@functools.lru_cache(maxsize=4)
+def _picture_tokens(processor: Any) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """`sequence`, `marker` and `newlines` of `collapse_pictures` for a Gemma-3 processor."""
+    tokenizer = processor.tokenizer
+    two = tokenizer.convert_tokens_to_ids("\n\n")
+    sequence = tokenizer(processor.full_image_sequence, add_special_tokens=False)["input_ids"]
+    if sequence[0] != two or sequence[-1] != two:
+        raise GenerationError("the tokenizer does not hold two newlines as one token, as Gemma-3's does.")
+    newlines = tuple(tokenizer.convert_tokens_to_ids("\n" * count) for count in (1, 2, 3, 4))
+    return tuple(sequence), tokenizer.convert_tokens_to_ids(processor.boi_token), newlines
+
+
 @dataclass
 class Engine:
     """A vLLM engine beside the policy in one process.
@@ -290,6 +353,13 @@ class Engine:
         outputs = self.llm.generate(
             rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request if with_adapter else None
         )
+        for given, output in zip(prompts, outputs, strict=True):
+            if list(given) != list(output.prompt_token_ids):
+                raise GenerationError(
+                    f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it would answer another "
+                    "question than the trainer learns from. `nbhelpers doctor` compares versions; model.fast_inference=false trains "
+                    "without vLLM."
+                )
         completions = [completion for output in outputs for completion in output.outputs]
         ids = [list(completion.token_ids) for completion in completions]
         logps = [
@@ -314,11 +384,14 @@ def start_engine(policy: Policy, params: ModelParams, lora: LoraParams, *, compl
     if policy.backend == "unsloth":
         from nbhelpers.unsloth_backend import engine_of
 
+        accept_expanded_prompts()
         engine = engine_of(policy)
     else:
         prepare_environment()
         try:
             from vllm import LLM
+
+            accept_expanded_prompts()
         except ImportError as error:
             raise GenerationError(
                 f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set model.fast_inference=false."
@@ -439,8 +512,13 @@ def check_parity(policy: Policy, engine: Engine, conversations, images, *, max_n
     was_training = model.training
     model.eval()
     device = model.device
+    with_logits = contextlib.nullcontext()
+    if policy.backend == "unsloth":
+        from nbhelpers.unsloth_backend import logits_returned
+
+        with_logits = logits_returned()
     try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with with_logits, torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(**{key: value.to(device) for key, value in batch.items()}, logits_to_keep=width + 1).logits
     finally:
         model.train(was_training)

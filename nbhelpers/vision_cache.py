@@ -115,8 +115,9 @@ def _vision_module(model: Any) -> Any:
 class PreparedPictures:
     """Keeps what the image processor made of the last `max_pictures` pictures, keyed by their content.
 
-    Replaces `preprocess` of `processor.image_processor` until `detach()`. Only the plain case is answered from the cache, pictures as
-    PIL images with one options set; anything else goes to the image processor as it came.
+    Until `detach()`, `processor.image_processor` has a class of the same name whose `preprocess` asks the cache first (an attribute of
+    the object would end up in the saved processor_config.json). Only the plain case is answered from the cache, one PIL picture a
+    prompt; anything else goes to the image processor as it came.
 
     Args:
         processor: `Gemma3Processor`.
@@ -128,12 +129,18 @@ class PreparedPictures:
         self.seen = self.computed = 0
         self._prepared: OrderedDict[tuple, dict[str, Any]] = OrderedDict()
         self._image_processor = processor.image_processor
+        self._class = type(self._image_processor)
         self._preprocess = self._image_processor.preprocess
-        self._image_processor.preprocess = self._cached
+
+        def preprocess(_, images: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._cached(images, *args, **kwargs)
+
+        members = {"preprocess": preprocess, "__module__": self._class.__module__}
+        self._image_processor.__class__ = type(self._class.__name__, (self._class,), members)
 
     def detach(self) -> None:
         """Give the image processor its own `preprocess` back and forget the pictures."""
-        self._image_processor.__dict__.pop("preprocess", None)
+        self._image_processor.__class__ = self._class
         self._prepared.clear()
 
     def _cached(self, images: Any, *args: Any, **kwargs: Any) -> Any:

@@ -59,7 +59,7 @@ class TestParity:
 
 
 class TestEngineArguments:
-    @pytest.mark.parametrize(("completions", "sizes"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (20, [1, 2, 4, 8, 16, 20])])
+    @pytest.mark.parametrize(("completions", "sizes"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])])
     def test_graphs_are_captured_for_the_batch_sizes_that_occur(self, completions, sizes):
         assert capture_sizes(completions) == sizes
 
@@ -88,6 +88,44 @@ class TestEngineArguments:
 
         assert os.environ["TRITON_CACHE_DIR"] == "/mine"
         assert os.environ["VLLM_CACHE_ROOT"] == str(tmp_path / "vllm")
+
+
+class TestCollapsePictures:
+    NEWLINES = (101, 102, 103, 104)
+    SEQUENCE = (102, 7, 8, 8, 8, 9, 102)
+
+    def expand(self, ids):
+        """What vLLM 0.26 does with a prompt (`Gemma3MultiModalProcessor._apply_token_matches`)."""
+        out = [token for given in ids for token in (self.SEQUENCE if given == 7 else [given])]
+        for left, right, merged in ((101, 102, 103), (102, 101, 103), (102, 102, 104)):
+            place = 0
+            while place < len(out) - 1:
+                if (out[place], out[place + 1]) == (left, right):
+                    out[place : place + 2] = [merged]
+                place += 1
+        return out
+
+    @pytest.mark.parametrize(
+        "prompt", [[1, 7, 2], [1, 101, 7, 2], [1, 102, 7, 2], [1, 7, 101, 2], [101, 7, 102], [7], [1, 2, 3], [1, 7, 2, 101, 7, 101, 3]]
+    )
+    def test_a_collapsed_prompt_expands_to_what_it_was(self, prompt):
+        expanded = self.expand(prompt)
+        collapsed = generation.collapse_pictures(expanded, self.SEQUENCE, 7, self.NEWLINES)
+        assert collapsed == prompt
+        assert self.expand(collapsed) == expanded
+
+    def test_a_prompt_that_is_not_expanded_stays(self):
+        assert generation.collapse_pictures([1, 101, 7, 2], self.SEQUENCE, 7, self.NEWLINES) == [1, 101, 7, 2]
+
+    def test_the_embedded_processors_prompts_collapse_to_one_marker(self, policy):
+        problems = some_problems(1)
+        inputs = policy.processor(
+            images=[[problems["image"][0]]], text=[policy.prompt_text(problems["prompt"][0])], add_special_tokens=False
+        )
+        ids = inputs["input_ids"][0]
+        collapsed = generation.collapse_pictures(ids, *generation._picture_tokens(policy.processor))
+        text = policy.processor.tokenizer(policy.prompt_text(problems["prompt"][0]), add_special_tokens=False)["input_ids"]
+        assert collapsed == text and len(ids) > len(text) + 15
 
 
 class FakeLayer:

@@ -204,6 +204,13 @@ class TestPreparedPictures:
         assert processor.image_processor(images=[[wide]], **options)["pixel_values"].shape == expected
         assert expected[0] > 1 and prepared.computed == 0
 
+    def test_a_saved_processor_does_not_know_of_the_cache(self, image_processor, processor, tmp_path):
+        image_processor.save_pretrained(tmp_path / "before")
+        PreparedPictures(processor)
+        image_processor.save_pretrained(tmp_path / "after")
+        saved = [next((tmp_path / folder).glob("*.json")).read_text() for folder in ("before", "after")]
+        assert saved[0] == saved[1]
+
     def test_the_cache_is_bounded_and_can_be_detached(self, processor, pictures):
         prepared = PreparedPictures(processor, max_pictures=1)
         processor.image_processor(images=[[picture] for picture in pictures])

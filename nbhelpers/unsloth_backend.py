@@ -1,0 +1,138 @@
+"""The Unsloth backend: `FastVisionModel` with vLLM over the same weights.
+
+Unsloth rewrites transformers, trl and peft when it is imported, so it comes before them; its settings are read from the environment at
+that moment. It runs on an NVIDIA GPU only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nbhelpers import mends
+from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.policy import Policy, PolicyError
+
+# What has to be imported after Unsloth for its rewriting to reach it.
+REWRITTEN = ("trl", "peft", "transformers.models.gemma3.modeling_gemma3")
+
+
+def import_unsloth() -> list[str]:
+    """Import Unsloth with its settings in place; returns sentences on what a person should know.
+
+    `UNSLOTH_VLLM_STANDBY` (vLLM sleeps while the policy learns) has to be set before the import. Unsloth 2026.10 calls it unstable for
+    vision models and switches it off unless `UNSLOTH_VLLM_STANDBY_VISION=1`; so it stays off here too, unless the user sets both.
+    """
+    from nbhelpers.generation import prepare_environment
+
+    notices = []
+    if "unsloth" not in sys.modules:
+        early = [name for name in REWRITTEN if name in sys.modules]
+        if early:
+            notices.append(
+                f"{', '.join(early)} was imported before Unsloth, which then cannot speed it up: load the policy first, in a fresh kernel."
+            )
+        if os.environ.get("UNSLOTH_VLLM_STANDBY", "0") != "0" and os.environ.get("UNSLOTH_VLLM_STANDBY_VISION", "0") == "0":
+            notices.append(
+                "UNSLOTH_VLLM_STANDBY is set, and Unsloth switches it off for vision models; UNSLOTH_VLLM_STANDBY_VISION=1 forces it."
+            )
+        # Statistics are a download, and the run must not depend on the network.
+        os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+        prepare_environment()
+    try:
+        import unsloth  # noqa: F401
+    except (ImportError, NotImplementedError) as error:
+        raise PolicyError(
+            f"Unsloth could not be imported ({str(error).splitlines()[0]}): pip install 'nbhelpers[gpu]', or set "
+            "model.backend=transformers. `nbhelpers doctor` says what is missing."
+        ) from error
+    return notices
+
+
+def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: str, *, completions: int = 32) -> Policy:
+    """Load the base model with Unsloth and, with `lora`, attach a fresh adapter.
+
+    Args:
+        source: folder or hub id of the base weights.
+        completions: most completions that vLLM generates at once; its graphs are captured up to this size.
+
+    Raises:
+        PolicyError: Unsloth or the weights cannot be had, or the settings do not go together.
+    """
+    notices = import_unsloth()
+    from unsloth import FastVisionModel
+
+    if params.fast_inference and lora is not None and lora.finetune_vision_layers:
+        raise PolicyError(
+            "lora.finetune_vision_layers=true does not go with model.fast_inference=true: vLLM shares the weights and takes an adapter "
+            "on the language layers only. Set one of them to false."
+        )
+    options: dict[str, Any] = {}
+    if params.fast_inference:
+        options = {
+            "fast_inference": True, "gpu_memory_utilization": params.gpu_memory_utilization, "max_num_seqs": completions,
+            "max_lora_rank": lora.r if lora is not None else 16,
+        }
+    try:
+        model, processor = FastVisionModel.from_pretrained(
+            model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit,
+            use_gradient_checkpointing=params.use_gradient_checkpointing, **options,
+        )
+    except OSError as error:
+        raise PolicyError(f"model.name={params.name!r} could not be loaded by Unsloth: {str(error).splitlines()[0]}") from error
+    if lora is not None:
+        model = FastVisionModel.get_peft_model(
+            model, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+            finetune_vision_layers=lora.finetune_vision_layers, finetune_language_layers=lora.finetune_language_layers,
+            finetune_attention_modules=lora.finetune_attention_modules, finetune_mlp_modules=lora.finetune_mlp_modules,
+            use_gradient_checkpointing=params.use_gradient_checkpointing, random_state=3407,
+        )
+    return Policy(model, processor, backend="unsloth", source=source, notices=notices)
+
+
+def engine_of(policy: Policy) -> Any:
+    """The vLLM engine that Unsloth started with the model, as a `generation.Engine`. The weights are shared; the adapter goes over as
+    tensors in memory."""
+    from nbhelpers.generation import Engine, GenerationError
+
+    llm = getattr(policy.model, "vllm_engine", None)
+    if llm is None:
+        raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
+    stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
+    return Engine(
+        llm, lambda model: model.load_lora("nbhelpers_adapter", load_tensors=True), stop_ids, mends.never_sampled_ids(policy.processor)
+    )
+
+
+@contextlib.contextmanager
+def logits_returned() -> Iterator[None]:
+    """Inside, an Unsloth model returns its logits; outside it may leave them out to save memory."""
+    before = os.environ.get("UNSLOTH_RETURN_LOGITS")
+    os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["UNSLOTH_RETURN_LOGITS"]
+        else:
+            os.environ["UNSLOTH_RETURN_LOGITS"] = before
+
+
+def export_merged(policy: Policy, path: Path) -> Path:
+    """Write the model with the adapter merged in, 16 bit, in the published checkpoint's layout, by Unsloth."""
+    policy.model.save_pretrained_merged(str(path), policy.processor, save_method="merged_16bit")
+    return Path(path)
+
+
+def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
+    """Write the merged model as GGUF for llama.cpp, by Unsloth, which downloads or builds llama.cpp for it.
+
+    Args:
+        quantization: one of Unsloth's names, such as q8_0, q4_k_m, bf16.
+    """
+    policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)
+    return Path(path)
