@@ -217,9 +217,21 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None) -> Policy:
     return policy
 
 
+def load_processor(params: ModelParams) -> Policy:
+    """The policy without its weights (`model` is None): it renders and measures prompts; a few megabytes, no GPU.
+
+    Raises:
+        PolicyError: the processor cannot be had.
+    """
+    source = weights_source(params.name)
+    policy = Policy(None, _processor(params, source), backend="transformers", source=source)
+    mends.keep_one_bos(policy.processor)
+    return policy
+
+
 def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     on_gpu = torch.cuda.is_available()
     kwargs: dict[str, Any] = {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
@@ -229,16 +241,29 @@ def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
         )
     if on_gpu:
         kwargs["device_map"] = {"": torch.cuda.current_device()}
+    processor = _processor(params, source)
     try:
-        processor = AutoProcessor.from_pretrained(source)
         model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
     except OSError as error:
-        raise PolicyError(
-            f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
-            "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
-            "(Gemma's own repository needs a token that accepted its licence; unsloth/gemma-3-4b-it does not)."
-        ) from error
+        raise _not_loaded(params, error) from error
     return model, processor
+
+
+def _processor(params: ModelParams, source: str) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(source)
+    except OSError as error:
+        raise _not_loaded(params, error) from error
+
+
+def _not_loaded(params: ModelParams, error: OSError) -> PolicyError:
+    return PolicyError(
+        f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
+        "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
+        "(Gemma's own repository needs a token that accepted its licence; unsloth/gemma-3-4b-it does not)."
+    )
 
 
 def lora_target_pattern(lora: LoraParams) -> str:

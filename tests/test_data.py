@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -21,9 +22,11 @@ from nbhelpers.data import (
     conversation,
     cut_problems,
     grpo_dataset,
+    guessing_rates,
     kind_of,
     licence_notice,
     load_problems,
+    overlap,
     prompt_text,
     type_counts,
 )
@@ -499,6 +502,21 @@ class TestLoading:
         counts = type_counts(load(path=folder(rows)))
         assert {count["kind"]: count["train"] + count["evaluation"] for count in counts} == {"bars": 6, "dots": 4}
         assert sum(count["evaluation"] for count in counts) == 2
+
+    def test_guessing_rates_are_those_of_policies_that_never_look(self):
+        rows = [
+            {"answer": "5", "choices": None}, {"answer": "5", "choices": None}, {"answer": "7", "choices": None},
+            {"answer": "red", "choices": ["red", "blue", "green", "grey"]},
+        ]  # fmt: skip
+        assert guessing_rates(rows) == {"most frequent answer": 0.5, "a choice by chance": 0.0625}
+
+    def test_overlap_counts_what_is_on_both_sides(self, folder):
+        rows = [row(number) for number in range(10)]
+        assert overlap(load(path=folder(rows, "a"))) == {"pictures": 0, "question texts": 0}
+        rows = [row(number, question="What is the answer?") for number in range(10)]
+        assert overlap(load(path=folder(rows, "b"))) == {"pictures": 0, "question texts": 1}
+        doubled = load(path=folder(rows, "c"))
+        assert overlap(dataclasses.replace(doubled, evaluation=doubled.train))["pictures"] == len(doubled.train)
 
 
 class TestCut:
