@@ -1,0 +1,439 @@
+"""The viewer, the static tables and the live view: what they show, and that text stays text."""
+
+from __future__ import annotations
+
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from synthetic_run import HOSTILE, make_problems, make_run
+
+from nbhelpers import viewer
+from nbhelpers.run_directory import RunDirectory
+from nbhelpers.samples import FILTERS, SampleStore, SampleWriter
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"), steps=8, prompts=8, problems=16, evaluation=24)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("hostile"), steps=1, prompts=12, problems=12, evaluation=4, hostile=True)
+
+
+class Elements(HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, markup):
+        super().__init__()
+        self.tags, self.attributes, self.text, self._style = [], [], "", False
+        self.feed(str(markup))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        self._style = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._style = False
+
+    def handle_data(self, data):
+        self.text += "" if self._style else data
+
+
+def assert_harmless(markup):
+    page = Elements(markup)
+    assert not {"script", "iframe", "object", "embed", "form", "textarea", "link", "meta"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    addresses = [value for name, value in page.attributes if name in ("src", "href", "action")]
+    assert all(value.startswith("data:image/webp;base64,") for value in addresses)
+    return page
+
+
+# text
+
+
+def test_text_is_escaped_and_unseen_characters_get_a_number():
+    assert viewer.visible("<b>&\"'") == "&lt;b&gt;&amp;&#34;&#39;"
+    assert viewer.visible("a\u202eb\n\tc\x00") == (
+        'a<span class="hidden-char">U+202E</span>b\n\tc<span class="hidden-char">U+0000</span>'
+    )
+    viewer.visible("\ud83d").encode("utf-8")
+
+
+def test_long_text_is_clipped_with_everything_behind_show_all():
+    page = Elements(viewer.clipped(HOSTILE["long"], 500))
+    assert page.text.startswith(HOSTILE["long"][:500] + "\u2026")
+    assert f"show all {len(HOSTILE['long']):,} characters" in page.text
+    assert HOSTILE["long"] in page.text
+    assert viewer.clipped("short", 500) == "short"
+
+
+def test_text_beyond_all_measure_is_cut_and_says_so():
+    shown = viewer.clipped("x" * 300_000, 500)
+    assert len(shown) < 210_000 and "100,000 more characters are not shown" in shown
+
+
+@pytest.mark.parametrize(
+    ("completion", "roles"),
+    [
+        ("<REASONING>a</REASONING><SOLUTION>b</SOLUTION>", [("reasoning", "a"), ("solution", "b")]),
+        ("hm <REASONING>a</REASONING> so <SOLUTION>b</SOLUTION>!", [("outside", "hm"), ("reasoning", "a"), ("outside", "so"), ("solution", "b"), ("outside", "!")]),
+        ("<REASONING>a", [("reasoning", "a")]),
+        ("<SOLUTION>b</SOLUTION><REASONING>a</REASONING>", [("solution", "b"), ("reasoning", "a")]),
+        ("just 5", [("outside", "just 5")]),
+        ("<REASONING>", [("reasoning", "")]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_a_completion_is_taken_apart_and_nothing_is_left_out(completion, roles):
+    assert [(role, text) for role, _, text in viewer.segments(completion)] == roles
+
+
+def test_a_block_that_never_closes_is_labelled_so():
+    assert viewer.segments("<REASONING>a")[0][1] == "reasoning (never closed)"
+
+
+def test_own_delimiters_are_used_and_are_not_patterns():
+    assert viewer.segments("[[a]] (b)", ("[[", "]]", "(", ")")) == [("reasoning", "reasoning", "a"), ("solution", "solution", "b")]
+
+
+# pictures
+
+
+def test_a_picture_outside_the_run_directory_is_not_read(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    folder = tmp_path / "run"
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "images" / "own.png")
+    (folder / "images" / "text.png").write_text("not a picture")
+    (folder / "images" / "out.png").symlink_to(tmp_path / "secret.png")
+    assert viewer.load_image(folder, "images/own.png").size == (4, 4)
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "images/out.png", "images/text.png", "none.png", None, 3):
+        assert viewer.load_image(folder, name) is None
+
+
+def test_a_large_picture_is_made_smaller_in_its_proportions():
+    import io
+
+    packed = viewer.encode_image(Image.new("RGBA", (2000, 500)), 400)
+    assert Image.open(io.BytesIO(packed)).size == (400, 100)
+
+
+# static tables
+
+
+def test_samples_are_shown_with_all_that_the_grader_and_the_rewards_said(run):
+    store = SampleStore(run)
+    row = store[0]
+    text = assert_harmless(viewer.show_samples(run, step=1, n=1)).text
+    assert row["question"] in text and row["answer"] in text and row["reason"] in text
+    assert "step 1" in re.sub(r"\s+", " ", text)
+    for name, value in row["rewards"].items():
+        assert f"{name} {value:g}" in text
+    assert f"advantage {row['advantage']:+.2f}" in text and f"{row['length']} tokens" in text
+
+
+def test_the_last_step_is_minus_one(run):
+    assert "step 8" in re.sub(r"\s+", " ", Elements(viewer.show_samples(run, step=-1, n=1)).text)
+
+
+def test_groups_asked_for_are_evenly_chosen(run):
+    page = Elements(viewer.show_samples(run, n=3))
+    assert re.findall(r"step\s+(\d+)", page.text) == ["1", "3", "6"]
+
+
+def test_an_empty_run_and_an_empty_filter_say_so(tmp_path, run):
+    assert "No completion has been sampled" in str(viewer.show_samples(tmp_path))
+    assert "No group matches" in str(viewer.show_samples(run, step=99))
+
+
+def test_rows_with_few_fields_and_their_own_pictures_are_shown():
+    problem = make_problems(1)[0]
+    rows = [{"pid": problem["pid"], "question": problem["question"], "answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}]
+    page = assert_harmless(viewer.show_samples(rows, images=[problem["image"]]))
+    assert "img" in page.tags and "not judged" in page.text
+    assert "no picture" in str(viewer.show_samples(rows))
+
+
+def test_changed_minds_counts_and_shows_the_answers_side_by_side(run):
+    directory = RunDirectory(run)
+    changes = viewer.sort_changes(directory.iter_jsonl(directory.predictions_path))
+    counts = {name: len(pairs) for name, pairs in changes.items()}
+    assert sum(counts.values()) == 24
+    assert all(not before["correct"] and after["correct"] for before, after in changes["fixed"])
+    text = assert_harmless(viewer.changed_minds(run)).text
+    assert ", ".join(f"{count} {name}" for name, count in counts.items()) in text
+    assert "before training" in text and "after training" in text
+
+
+def test_without_a_baseline_wrong_is_still_wrong(tmp_path):
+    rows = [{"phase": "after", "pid": str(place), "correct": place == 0, "kind": "k"} for place in range(3)]
+    assert {name: len(pairs) for name, pairs in viewer.sort_changes(rows).items()} == {
+        "fixed": 0, "broken": 0, "still wrong": 2, "still right": 1
+    }  # fmt: skip
+    assert "has not been evaluated" in str(viewer.changed_minds(tmp_path))
+
+
+def test_several_samples_a_problem_are_judged_by_their_share():
+    def rows(phase, *verdicts):
+        return [{"phase": phase, "pid": "p", "correct": verdict, "kind": "k"} for verdict in verdicts]
+
+    pairs = viewer.sort_changes(rows("before", False, False, True) + rows("after", True, True, False))
+    assert len(pairs["fixed"]) == 1
+
+
+def test_instructive_pairs_take_each_kind_in_turn_and_readable_answers_first():
+    def pair(kind, parsed="1"):
+        return ({"parsed": parsed}, {"kind": kind, "parsed": "2"})
+
+    chosen = viewer.most_instructive([pair("a", None), pair("a"), pair("a"), pair("b"), pair("c")], 4)
+    assert [after["kind"] for _, after in chosen] == ["a", "b", "c", "a"]
+    assert chosen[0][0]["parsed"] == "1"
+
+
+# hostile text
+
+
+def test_hostile_samples_are_shown_as_text(hostile):
+    page = assert_harmless(viewer.show_samples(hostile, n=12))
+    for name in ("script", "handler", "svg", "closers", "template", "math", "chinese"):
+        assert HOSTILE[name] in page.text
+    assert "U+202E" in page.text and "\u202e" not in page.text
+    str(viewer.show_samples(hostile, n=12)).encode("utf-8")
+
+
+def test_hostile_samples_are_text_in_the_widget_and_the_live_view(hostile):
+    looking = viewer.SampleViewer(hostile)
+    pages = looking.widget.children
+    for _ in range(len(HOSTILE)):
+        assert_harmless(pages[-1].value)
+        assert_harmless(pages[-2].value)
+        looking._move(1)
+    rows = [{"step": 1, "reward": 1.0, "rewards/<script>alert(1)<_script>/mean": 1.0, "max_steps": 2}]
+    view = viewer.LiveView(hostile)
+    view._begun, view.rows = time.monotonic(), rows
+    assert "<script>alert(1)" in assert_harmless_live(view._page(done=False)).text
+
+
+def assert_harmless_live(markup):
+    page = Elements(markup)
+    assert "script" not in page.tags and not [name for name, _ in page.attributes if name.startswith("on")]
+    return page
+
+
+# the viewer
+
+
+@pytest.fixture
+def looking(run):
+    made = viewer.SampleViewer(run)
+    assert made.widget is made.widget
+    return made
+
+
+def shown(looking) -> tuple[int, str]:
+    text = re.sub(r"\s+", " ", Elements(looking._page.value).text)
+    found = re.search(r"step (\d+) problem (\S+)", text)
+    return int(found[1]), found[2]
+
+
+def test_the_step_slider_moves_through_training(looking, run):
+    assert shown(looking)[0] == 1
+    looking._step.value = 5
+    assert shown(looking)[0] == 5
+    assert looking._problem.max == 8
+
+
+def test_the_problem_slider_moves_inside_a_step(looking, run):
+    looking._problem.value = 3
+    assert shown(looking) == (1, SampleStore(run).group(2).pid)
+
+
+def test_previous_and_next_cross_the_steps(looking):
+    for _ in range(8):
+        looking._next.click()
+    assert shown(looking)[0] == looking._step.value == 2
+    looking._previous.click()
+    assert shown(looking)[0] == looking._step.value == 1
+    assert looking._problem.value == 8
+
+
+@pytest.mark.parametrize("show", FILTERS)
+def test_a_filter_leaves_what_it_names(looking, run, show):
+    looking._show.value = show
+    expected = SampleStore(run).groups(show=show)
+    assert looking._found == expected
+    if not expected:
+        assert "No group matches" in looking._page.value
+
+
+def test_kind_and_search_narrow_down(looking, run):
+    assert looking._kind.value == "" and looking._kind.options[0] == ("every kind", "")
+    looking._kind.value = "area"
+    assert shown(looking)[1].startswith("area")
+    looking._kind.value = ""
+    looking._text.value = "tallest BAR"
+    assert shown(looking)[1].startswith("bars")
+    looking._text.value = "no such words"
+    assert "No group matches" in looking._page.value
+    looking._text.value = ""
+    assert shown(looking) == (1, "count-0000")
+
+
+def test_one_problem_is_followed_through_training_and_left_again(looking, run):
+    looking._problem.value = 2
+    pid = shown(looking)[1]
+    looking._through.value = True
+    assert list(looking._step.options) == [1, 3, 5, 7]
+    looking._step.value = 7
+    assert shown(looking) == (7, pid)
+    looking._through.value = False
+    assert shown(looking) == (7, pid)
+
+
+def test_a_running_run_is_taken_in_on_refresh(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    row = {"group": "1-0", "pid": "p", "kind": "k", "question": "q", "answer": "1", "completion": "1", "reward": 0.0, "correct": False}
+    looking = viewer.SampleViewer(tmp_path)
+    assert "No completion has been sampled yet" in looking.widget.children[-1].value
+    with SampleWriter(RunDirectory(tmp_path)) as writer:
+        writer.write([{**row, "step": 1}], [picture])
+        assert looking.refresh() == 1
+        assert shown(looking) == (1, "p")
+        writer.write([{**row, "step": 2, "group": "2-0", "pid": "z", "kind": "new"}], [picture])
+        looking._again.click()
+    assert shown(looking) == (1, "p")
+    assert list(looking._step.options) == [1, 2] and ("new", "new") in looking._kind.options
+
+
+def test_where_nobody_is_there_the_viewer_is_a_table(run, monkeypatch):
+    monkeypatch.setenv("NBHELPERS_BATCH", "1")
+    bundle = viewer.SampleViewer(run)._repr_mimebundle_()
+    assert "step" in bundle["text/html"] and "application/vnd.jupyter.widget-view+json" not in bundle
+
+
+# the live view
+
+
+def follow_rows(run, view):
+    directory = RunDirectory(run)
+    with view:
+        for row in directory.iter_jsonl(directory.metrics_path):
+            view.update({**row, "max_steps": 8, "seconds_per_step": 2.0})
+
+
+def test_without_a_person_there_are_a_few_lines(run, capsys):
+    follow_rows(run, viewer.live_view(run))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step 1/8  reward ") and lines[-1].startswith("step 8/8")
+    assert "formatting" in lines[0] and "zero variance" in lines[0] and "14 s left" in lines[0]
+
+
+@pytest.mark.parametrize(("steps", "total"), [(2000, 2000), (2000, None)])
+def test_a_long_run_prints_no_thousand_lines(tmp_path, capsys, steps, total):
+    with viewer.live_view(tmp_path, total) as view:
+        for step in range(1, steps + 1):
+            view.update({"step": step, "reward": 0.5})
+    lines = capsys.readouterr().out.splitlines()
+    assert 10 <= len(lines) <= 35
+    assert lines[-1].startswith("step 2000")
+
+
+def test_other_processes_are_followed_through_their_file(run, capsys):
+    polls = iter([None, None, 0])
+    with viewer.live_view(run, 8) as view:
+        assert view.follow(lambda: next(polls), every=0) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("step 8/8")
+
+
+def test_a_failing_training_is_not_hidden(run):
+    with pytest.raises(RuntimeError, match="out of memory"), viewer.live_view(run):
+        raise RuntimeError("out of memory")
+
+
+def test_the_live_page_shows_progress_curves_and_the_loss_last(run):
+    directory = RunDirectory(run)
+    view = viewer.LiveView(run, 16)
+    view._begun = time.monotonic() - 65
+    view.rows = directory.read_jsonl(directory.metrics_path)
+    page = Elements(view._page(done=False))
+    text = re.sub(r"\s+", " ", page.text)
+    assert "Training: step 8 of 16" in text and "1 min 05 s so far, about 13 s left" in text
+    labels = [tile["label"] for tile in view._tiles()]
+    assert labels[0] == "reward, total" and labels[-1] == "loss" and "KL to the reference" not in labels
+    assert "near 0 by construction" in text and "A group of step 8" in text
+    assert ("width", "50.00") in page.attributes
+
+
+def test_drawing_is_limited_in_time(run, monkeypatch):
+    drawn = []
+    view = viewer.LiveView(run, 100)
+    view._begun, view._interactive = 0.0, True
+    now = [100.0]
+    monkeypatch.setattr(viewer.time, "monotonic", lambda: now[0])
+
+    def draw(done=False):
+        drawn.append(now[0])
+        view._drawn_at = now[0]
+
+    view._draw = draw
+    for step in range(1, 21):
+        now[0] += 0.5
+        view.update({"step": step, "reward": 0.0})
+    assert len(drawn) == 5
+
+
+def test_a_sparkline_stays_inside_its_box_and_thins_out():
+    points = [tuple(map(float, point.split(","))) for point in viewer.sparkline([0, 5, -3, 2] * 500).split()]
+    assert len(points) == 200
+    assert all(0 <= x <= 100 and 0 <= y <= 34 for x, y in points)
+    assert viewer.sparkline([1.0]) == ""
+    assert "nan" not in viewer.sparkline([2.0, 2.0])
+
+
+# who is there
+
+
+@pytest.mark.parametrize(("batch", "expected"), [("1", False), ("0", True), ("true", False)])
+def test_the_environment_decides_who_is_there(monkeypatch, batch, expected):
+    monkeypatch.setenv("NBHELPERS_BATCH", batch)
+    assert viewer.is_interactive() is expected
+
+
+def test_outside_a_notebook_nobody_is_there(monkeypatch):
+    monkeypatch.delenv("NBHELPERS_BATCH")
+    assert viewer.is_interactive() is False
+
+
+def test_papermill_gets_lines_a_picture_and_a_table(run, tmp_path, monkeypatch):
+    import nbformat
+    import papermill
+
+    monkeypatch.delenv("NBHELPERS_BATCH")
+    live = (
+        "with viewer.live_view(run_dir) as view:\n"
+        "    for row in RunDirectory(run_dir).iter_jsonl(RunDirectory(run_dir).metrics_path):\n"
+        "        view.update({**row, 'max_steps': 8})"
+    )
+    sources = [
+        f"from nbhelpers import viewer\nfrom nbhelpers.run_directory import RunDirectory\nrun_dir = {str(run)!r}\nviewer.is_interactive()",
+        "viewer.SampleViewer(run_dir)",
+        live,
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    done = papermill.execute_notebook(
+        str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), kernel_name="python3", progress_bar=False
+    )
+    cells = [cell for cell in done.cells if cell.cell_type == "code"]
+    assert cells[0].outputs[0].data["text/plain"] == "False"
+    assert "<section" in cells[1].outputs[0].data["text/html"]
+    kinds = [output.output_type for output in cells[2].outputs]
+    assert kinds.count("display_data") == 1 and "image/png" in cells[2].outputs[-1].data
+    printed = "".join(output.text for output in cells[2].outputs if output.output_type == "stream")
+    assert len(printed.splitlines()) == 8
