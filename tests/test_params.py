@@ -11,6 +11,7 @@ import yaml
 
 from nbhelpers.params import (
     _OWN_PLACE,
+    REWARD_FUNCTIONS,
     SECTIONS,
     ParamsError,
     RunParams,
@@ -157,6 +158,12 @@ def test_every_wrong_value_of_a_section_is_named_at_once():
 def test_a_users_own_reward_is_named_by_module_and_function():
     reward = RunParams.load("smoke", reward={"functions": ["my.rewards:brevity"], "weights": [2]}).reward
     assert (reward.functions, reward.weights) == (["my.rewards:brevity"], [2.0])
+
+
+def test_the_reward_names_are_those_that_the_package_has():
+    from nbhelpers.rewards import BUILT_IN
+
+    assert set(REWARD_FUNCTIONS) == set(BUILT_IN)
 
 
 def test_an_unknown_preset_names_the_nearest():
