@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -554,7 +554,12 @@ def _stated(text: str, decimal_comma: bool) -> Quantity:
     return quantity
 
 
+_TO_SHOW = Context(prec=15, traps=[])
+
+
 def _shown(value: Decimal) -> str:
+    if len(value.as_tuple().digits) > 15:
+        value = _TO_SHOW.plus(value)
     text = format(value, "f") if -12 < value.adjusted() < 30 else str(value)
     return text.rstrip("0").rstrip(".") if "." in text and "E" not in text else text
 
