@@ -56,13 +56,17 @@ def _run(run_dir: str | Path | RunDirectory) -> RunDirectory:
 
 
 def _figure_uri(figure: Any) -> str:
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=144)
-    packed = io.BytesIO()
-    Image.open(drawn).convert("RGB").save(packed, "WEBP", lossless=True, method=4)
-    return viewer.data_uri(packed.getvalue())
+    figure.set_dpi(144)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    buffer = io.BytesIO()
+    # A third of the size of the full colours, and no difference to be seen in lines and text.
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128, dither=0).save(buffer, "PNG", optimize=True)
+    return viewer.data_uri(buffer.getvalue(), "png")
 
 
 def _image_uri(run: RunDirectory, row: Mapping, longest: int = 400) -> str | None:

@@ -1,0 +1,262 @@
+"""report.html, samples.html and the comparison: self-contained, harmless, right, and honest about what is missing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from synthetic_run import HOSTILE, make_run
+
+from nbhelpers import report
+from nbhelpers.run_directory import RunDirectory
+from nbhelpers.samples import SampleStore
+
+SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    make_run(folder / "better", **SIZE)
+    make_run(folder / "worse", gain=0.05, seed=1, **SIZE)
+    report.write_report(folder / "better")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("hostile"), steps=2, prompts=12, problems=12, evaluation=12, hostile=True)
+    path = run / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, text in zip(rows, [*HOSTILE.values()] * 4, strict=False):
+        row |= {"completion": text, "question": text[:2000], "reason": text[:400], "kind": text[:60], "answer": text[:50]}
+    RunDirectory(run).write_jsonl(path, rows)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["by_group"] = {HOSTILE["closers"]: {"before": 0.0, "after": 0.5, "n": 2}}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    report.write_report(run)
+    return run
+
+
+class Page(HTMLParser):
+    def __init__(self, path):
+        super().__init__()
+        self.markup = path.read_text(encoding="utf-8")
+        self.tags, self.attributes, self.text, self.raw, self._inside = [], [], "", {}, None
+        self.feed(self.markup)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attributes]
+        self._inside = tag if tag in ("style", "script") else None
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside:
+            self.raw.setdefault(self._inside, []).append(data)
+        else:
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", self.text)
+
+    def data(self) -> dict:
+        return json.loads(self.raw["script"][0])
+
+
+@pytest.mark.parametrize("name", ["report.html", "samples.html"])
+def test_a_page_loads_nothing_and_runs_only_what_its_policy_names(runs, name):
+    page = Page(runs / "better" / name)
+    policy = dict(
+        part.strip().split(" ", 1)
+        for part in next(v for tag, k, v in page.attributes if tag == "meta" and k == "content" and "default-src" in v).split(";")
+    )
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert policy["img-src"] == "data:"
+
+    def named(text):
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    assert policy["style-src"] == named(page.raw["style"][0])
+    scripts = page.raw.get("script", [])
+    assert policy.get("script-src") == (named(scripts[-1]) if scripts else None)
+    assert len(scripts) == (2 if name == "samples.html" else 0)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
+    addresses = [value for _, name, value in page.attributes if name in ("src", "href")]
+    assert all(re.match("data:image/(webp|png);base64,", value) or value == "samples.html" for value in addresses)
+
+
+def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
+    words = Page(runs / "better" / "report.html").words
+    evaluation = json.loads((runs / "better" / "evaluation.json").read_text())
+    assert f"{evaluation['before']['accuracy']:.1%} \u2192 {evaluation['after']['accuracy']:.1%}" in words
+    assert "95 % interval" in words
+    for fact in ("embedded", "256 to train on", "trl 1.14.2", "10 optimiser steps", "protocol strict"):
+        assert fact in words
+    assert "The batch was rounded up from 126 to 128 completions." in words
+    for kind, row in evaluation["by_group"].items():
+        points = 100 * (row["after"] - row["before"])
+        assert re.search(rf"{kind}\s*{row['n']}\s*[\d.]+ %\s*[\d.]+ %\s*{re.escape(f'{points:+.1f}')}", words)
+    for heading in ("Fixed: wrong before", "Broken: right before", "Still wrong"):
+        assert heading in words
+
+
+def test_a_partial_run_gets_the_parts_that_it_has(tmp_path, runs):
+    with pytest.raises(FileNotFoundError, match="no run directory"):
+        report.write_report(tmp_path / "nowhere")
+    (tmp_path / "run").mkdir()
+    assert "Neither trained nor evaluated yet" in Page(report.write_report(tmp_path / "run")).words
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        shutil.copy(runs / "better" / name, tmp_path / "run")
+    words = Page(report.write_report(tmp_path / "run")).words
+    assert "10 optimiser steps so far; not evaluated yet" in words
+    assert "no picture on disk" in words  # images/ was not copied
+    for name in ("evaluation.json", "predictions.jsonl"):
+        shutil.copy(runs / "better" / name, tmp_path / "run")
+    assert "Samples to read" in Page(report.write_report(tmp_path / "run")).words
+
+
+def test_writing_a_report_again_changes_nothing_but_its_date(runs):
+    def body(path):
+        return path.read_text().split("<footer>")[0]
+
+    before = body(runs / "better" / "report.html")
+    assert body(report.write_report(runs / "better")) == before
+
+
+def test_hostile_texts_are_text_in_every_page(hostile):
+    page = Page(hostile / "report.html")
+    assert not {"script", "svg", "iframe", "textarea"} & set(page.tags)
+    for name in ("script", "handler", "svg", "closers", "math", "chinese"):
+        assert HOSTILE[name] in page.text
+    assert "\u202e" not in page.markup and "\x00" not in page.markup
+    browser = Page(hostile / "samples.html")
+    assert browser.tags.count("script") == 2 and "textarea" not in browser.tags
+    assert "<" not in browser.raw["script"][0]
+    texts = {one[0] for group in browser.data()["groups"] for one in group[2]}
+    assert set(HOSTILE.values()) - texts == {HOSTILE["long"]}
+    assert any(text.startswith(HOSTILE["long"][:99_000]) and "more characters are in samples.jsonl" in text for text in texts)
+
+
+def test_the_browser_holds_every_sample_and_each_picture_once(runs):
+    page = Page(runs / "better" / "samples.html")
+    data = page.data()
+    store = SampleStore(runs / "better")
+    assert "All 320 sampled completions in 80 groups of 10 steps" in page.words
+    assert [one[0] for group in data["groups"] for one in group[2]] == [row["completion"] for row in store.rows(range(len(store)))]
+    assert [group[0] for group in data["groups"]] == [store.group(number).step for number in store.groups()]
+    assert len(data["images"]) == len(set(data["images"])) <= 32
+    assert data["rewards"] == ["formatting", "correctness"]
+    step, problem, completions = data["groups"][5]
+    row = store.completions(5)[0]
+    assert completions[0][1:] == [
+        row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"], row["correct"]
+    ]  # fmt: skip
+    assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
+
+
+def test_what_does_not_fit_is_left_out_by_whole_steps_and_said(runs, tmp_path):
+    shutil.copytree(runs / "better", tmp_path / "run")
+    page = Page(report.write_sample_browser(tmp_path / "run", budget=40_000))
+    data = page.data()
+    steps = sorted({group[0] for group in data["groups"]})
+    assert steps[0] == 1 and steps[-1] == 10 and 2 <= len(steps) < 10
+    assert f"{len(data['groups'])} of 80 groups, from {len(steps)} of 10 steps" in page.words
+    assert len(page.raw["script"][0]) < 50_000
+
+
+def test_steps_are_taken_from_everywhere_first():
+    assert list(report._spread_out([])) == []
+    assert list(report._spread_out([7])) == [7]
+    assert list(report._spread_out(range(9))) == [0, 8, 4, 2, 6, 1, 3, 5, 7]
+    for count in range(1, 40):
+        assert sorted(report._spread_out(range(count))) == list(range(count))
+
+
+# comparing
+
+
+def test_two_runs_are_compared_on_the_same_problems(runs, tmp_path):
+    comparison = report.compare_runs([runs / "better", runs / "worse"], tmp_path / "c.html")
+    first, second = comparison.table
+    better, worse = (json.loads((runs / name / "evaluation.json").read_text())["after"]["accuracy"] for name in ("better", "worse"))
+    assert (first["accuracy"], second["accuracy"]) == (pytest.approx(better), pytest.approx(worse))
+    assert second["difference"] == pytest.approx(worse - better)
+    assert second["ci95"][0] <= second["difference"] <= second["ci95"][1] < 0
+    assert (first["difference"], second["matched"], comparison.cautions) == (None, 48, [])
+    words = Page(comparison.path).words
+    assert "worse against better" in words and "Only better is right" in words
+    assert "on the same 48 problems" in str(comparison) and str(comparison.path) in str(comparison)
+
+
+def test_the_page_lies_beside_the_first_run_unless_asked_otherwise(runs):
+    assert report.compare_runs([runs / "better", runs / "worse"]).path == runs / "comparison.html"
+
+
+def edited(runs, folder, name, change):
+    """A copy of the run "worse" with `change` applied to its evaluation and its predictions."""
+    run = RunDirectory(shutil.copytree(runs / "worse", folder / name))
+    evaluation, rows = run.read_json(run.evaluation_path), run.read_jsonl(run.predictions_path)
+    change(evaluation, rows)
+    run.write_json(run.evaluation_path, evaluation)
+    run.write_jsonl(run.predictions_path, rows)
+    return run.path
+
+
+def test_only_problems_with_the_same_picture_are_paired(runs, tmp_path):
+    def change(evaluation, rows):
+        for row in rows:
+            if row["kind"] == "count":
+                row["image"] = "images/another.png"
+
+    comparison = report.compare_runs([runs / "better", edited(runs, tmp_path, "other", change)], tmp_path / "c.html")
+    assert comparison.table[1]["matched"] == 36
+    assert "12 of them share an id" in comparison.cautions[0]
+
+
+def test_runs_without_a_common_problem_are_refused(runs, tmp_path):
+    def change(evaluation, rows):
+        for row in rows:
+            row["pid"] += "-b"
+
+    with pytest.raises(report.ReportError, match="evaluated on different problems"):
+        report.compare_runs([runs / "better", edited(runs, tmp_path, "other", change)])
+
+
+def test_runs_graded_by_different_protocols_are_refused(runs, tmp_path):
+    other = edited(runs, tmp_path, "other", lambda evaluation, rows: evaluation.update(protocol="mathvista"))
+    with pytest.raises(report.ReportError, match="better by 'strict', other by 'mathvista'"):
+        report.compare_runs([runs / "better", other])
+
+
+def test_another_decoding_is_a_caution(runs, tmp_path):
+    other = edited(runs, tmp_path, "other", lambda evaluation, rows: evaluation["decoding"].update(temperature=1.0))
+    comparison = report.compare_runs([runs / "better", other], tmp_path / "c.html")
+    assert "decoded differently" in comparison.cautions[0]
+    assert "decoded differently" in Page(comparison.path).words
+
+
+@pytest.mark.parametrize("given", [[], ["better"], ["better", "better"]])
+def test_one_run_cannot_be_compared(runs, given):
+    with pytest.raises(report.ReportError, match="at least two different runs"):
+        report.compare_runs([runs / name for name in given])
+
+
+def test_a_run_without_evaluation_says_what_to_do(runs, tmp_path):
+    (tmp_path / "young").mkdir()
+    with pytest.raises(report.ReportError, match="young has no predictions after training: run notebook 04"):
+        report.compare_runs([runs / "better", tmp_path / "young"])
+
+
+def test_runs_of_the_same_name_are_told_apart(runs, tmp_path):
+    shutil.copytree(runs / "worse", tmp_path / "x" / "better")
+    comparison = report.compare_runs([runs / "better", tmp_path / "x" / "better"], tmp_path / "c.html")
+    assert [row["run"] for row in comparison.table] == [f"{runs.name}/better", "x/better"]
