@@ -39,6 +39,7 @@ def end_of_turn_ids(processor: Any, model: Any) -> list[int]:
     ids.add(tokenizer.convert_tokens_to_ids("<end_of_turn>"))
     ids -= {None, tokenizer.unk_token_id}
     model.generation_config.eos_token_id = sorted(ids)
+    model.config.eos_token_id = tokenizer.eos_token_id  # what transformers' Trainer would set too, with a warning
     return sorted(ids)
 
 
