@@ -29,9 +29,30 @@ if TYPE_CHECKING:
     from transformers import Gemma3ForConditionalGeneration, Gemma3Processor, GemmaTokenizer
 
 IMAGE_SIZE = 64  # pixels; the processor shrinks every picture to this square
-PATCH_SIZE = 8
-IMAGE_TOKENS = 16  # the tower's 8x8 patches, averaged 2x2 by the projector
-MAX_TOKENS = 2048  # prompt and completion together
+IMAGE_TOKENS = 16
+_TEXT = dict(
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,  # the smallest that all of vLLM's attention backends take
+    query_pre_attn_scalar=64,
+    max_position_embeddings=2048,
+    sliding_window=512,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+)
+_VISION = dict(
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    image_size=IMAGE_SIZE,
+    patch_size=16,
+    # as in the published checkpoints: without it Unsloth's hand-over to vLLM cannot rebuild the tower
+    vision_use_head=False,
+)
+DESCRIBING = 0.5  # part of the warm-up over which describing pictures gives way to answering problems
 FORMAT_SHARE = 0.6  # of the warm-up's completions show the whole output format
 
 # Where the published tokenizers have them: first in the vocabulary. vLLM's Gemma-3 processor looks the runs of newlines
@@ -57,6 +78,9 @@ def _prompts(problems: Iterable[dict]) -> list[str]:
     return [prompt_text(problem, RewardParams()) for problem in problems]
 
 
+DESCRIBE = "Describe the picture."
+
+
 def target_text(problem: dict, style: str) -> str:
     """What the warm-up shows as an answer: in the full format, or short of it in one of three ways.
 
@@ -65,7 +89,9 @@ def target_text(problem: dict, style: str) -> str:
         style: "full"; "untagged_answer" (reasoning in its block, the answer in plain words), "answer_only" (no
             reasoning block) or "plain" (no block at all). With the last three the format reward has steps to climb.
     """
-    reasoning, answer = problem["metadata"]["solution"], problem["answer"]
+    reasoning, answer, choices = problem["metadata"]["solution"], problem["answer"], problem["choices"]
+    if choices:
+        answer = string.ascii_uppercase[choices.index(answer)]  # the prompt asks for the letter
     return {
         "full": f"<REASONING>{reasoning}</REASONING>\n<SOLUTION>{answer}</SOLUTION>",
         "untagged_answer": f"<REASONING>{reasoning}</REASONING>\nThe answer is {answer}.",
@@ -116,12 +142,13 @@ def make_tokenizer(seed: int = 0, learnt_tokens: int = 320) -> GemmaTokenizer:
     texts = [f"user\n{prompt}\nmodel\n" for prompt in _prompts(problems)]
     for style in ("full", "untagged_answer", "answer_only", "plain"):
         texts += [target_text(problem, style) for problem in problems]
+    texts += [f"user\n{DESCRIBE}\nmodel\n" + problem["metadata"]["description"] for problem in problems]
     texts += [_EVERYDAY.replace("\n", " ")] * 3
 
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", "▁")
     # Merges never cross these borders, so the published pre-tokenizer, which has none, splits the same way.
-    learner.pre_tokenizer = pre_tokenizers.Split(Regex(r"</?[A-Z]+>|\d|\n|▁?[A-Za-z]+|▁|[^\w▁]"), "isolated")
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex(r"▁?</?[A-Z]+>|▁?\d|\n|▁?[A-Za-z]+|▁?[^\w▁]|▁"), "isolated")
     alphabet = ["▁", *(c for c in string.printable if c.isprintable() and c != " ")]
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + 1 + learnt_tokens, initial_alphabet=alphabet, show_progress=False
@@ -135,7 +162,7 @@ def make_tokenizer(seed: int = 0, learnt_tokens: int = 320) -> GemmaTokenizer:
         vocab={token: index for index, token in enumerate(tokens)},
         merges=[tuple(merge) for merge in learnt["merges"]],
         eos_token="<end_of_turn>",
-        model_max_length=MAX_TOKENS,
+        model_max_length=_TEXT["max_position_embeddings"],
         clean_up_tokenization_spaces=False,
         extra_special_tokens={
             "boi_token": "<start_of_image>",
@@ -173,43 +200,21 @@ def make_processor(tokenizer: GemmaTokenizer) -> Gemma3Processor:
 
 
 def make_model(tokenizer: GemmaTokenizer, seed: int = 0) -> Gemma3ForConditionalGeneration:
-    """A freshly initialised model in float32, about 1.5 million parameters.
-
-    Heads are 64 wide, the smallest size that all of vLLM's attention backends take.
-    """
+    """A freshly initialised model in float32, about 1.5 million parameters."""
     import torch
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _CONTROL_TOKENS + _IMAGE_TOKENS}
     stop = [ids["<eos>"], ids["<end_of_turn>"]]
-    layers = 4
     config = Gemma3Config(
         text_config=dict(
+            **_TEXT,
             vocab_size=64 * math.ceil(len(tokenizer) / 64),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=layers,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=64,
-            query_pre_attn_scalar=64,
-            max_position_embeddings=MAX_TOKENS,
-            sliding_window=512,
-            layer_types=["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)],
             pad_token_id=ids["<pad>"],
             bos_token_id=ids["<bos>"],
             eos_token_id=ids["<eos>"],
         ),
-        # use_head as in the published checkpoints: without it Unsloth's hand-over to vLLM cannot rebuild the tower
-        vision_config=dict(
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=IMAGE_SIZE,
-            patch_size=PATCH_SIZE,
-            vision_use_head=False,
-        ),
+        vision_config=dict(_VISION),
         mm_tokens_per_image=IMAGE_TOKENS,
         boi_token_index=ids["<start_of_image>"],
         eoi_token_index=ids["<end_of_image>"],
@@ -224,6 +229,7 @@ def make_model(tokenizer: GemmaTokenizer, seed: int = 0) -> Gemma3ForConditional
     # transformers leaves the projector at zeros, and zeros would keep the pictures out for good
     projection = model.model.multi_modal_projector.mm_input_projection_weight
     torch.nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+    model.generation_config._from_model_config = False  # it is set here on purpose, as in the published checkpoints
     model.generation_config.update(
         pad_token_id=ids["<pad>"], bos_token_id=ids["<bos>"], eos_token_id=stop, do_sample=True, top_k=64, top_p=0.95
     )
@@ -233,17 +239,18 @@ def make_model(tokenizer: GemmaTokenizer, seed: int = 0) -> Gemma3ForConditional
 # --- warm-up
 
 
-def _batch(processor: Gemma3Processor, problems: Sequence[dict], targets: Sequence[str] | None) -> dict:
-    """Model inputs for the problems' prompts (left-padded), or with targets for whole turns and their labels."""
+def _batch(
+    processor: Gemma3Processor, images: Sequence, prompts: Sequence[str], targets: Sequence[str] | None = None
+) -> dict:
+    """Model inputs for a picture and a prompt each (left-padded), or with targets for whole turns and their labels."""
     messages = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-        for prompt in _prompts(problems)
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}] for prompt in prompts
     ]
     texts = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if targets is not None:
         texts = [f"{text}{target}<end_of_turn>" for text, target in zip(texts, targets, strict=True)]
     inputs = processor(
-        images=[[problem["image"]] for problem in problems],
+        images=[[image] for image in images],
         text=texts,
         padding=True,
         padding_side="left" if targets is None else "right",
@@ -261,6 +268,17 @@ def _batch(processor: Gemma3Processor, problems: Sequence[dict], targets: Sequen
     return inputs
 
 
+def _lesson(
+    processor: Gemma3Processor, problems: Sequence[dict], describing: float, format_share: float, rng: random.Random
+) -> dict:
+    prompts, targets = _prompts(problems), []
+    for place, (problem, style) in enumerate(zip(problems, _styles(len(problems), format_share, rng), strict=True)):
+        targets.append(target_text(problem, style))
+        if rng.random() < describing:
+            prompts[place], targets[place] = DESCRIBE, problem["metadata"]["description"]
+    return _batch(processor, [problem["image"] for problem in problems], prompts, targets)
+
+
 def warm_up(
     model: Gemma3ForConditionalGeneration,
     processor: Gemma3Processor,
@@ -271,7 +289,11 @@ def warm_up(
     learning_rate: float = 2e-3,
     format_share: float = FORMAT_SHARE,
 ) -> float:
-    """Teach the model by supervised learning (AdamW, cosine schedule) and give the mean loss of the last 20 steps."""
+    """Teach the model by supervised learning (AdamW, cosine schedule) and give the mean loss of the last 20 steps.
+
+    It begins with describing pictures, whose many words about what is where teach the tower to see several times
+    faster than the few figures of an answer do, and goes over to answering problems.
+    """
     import torch
     from tqdm.auto import tqdm
 
@@ -287,9 +309,7 @@ def warm_up(
     progress = tqdm(range(steps), desc="warm-up", unit="step")
     for step in progress:
         problems = make_problems(batch_size, seed=f"{seed}-{step}", part="warmup")
-        styles = _styles(batch_size, format_share, rng)
-        targets = [target_text(problem, style) for problem, style in zip(problems, styles, strict=True)]
-        loss = model(**_batch(processor, problems, targets)).loss
+        loss = model(**_lesson(processor, problems, max(0.0, 1 - step / (DESCRIBING * steps)), format_share, rng)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -312,11 +332,15 @@ def answer(
     """The model's completions to the problems' real prompts, greedy at temperature 0."""
     import torch
 
-    sampling = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature else dict(do_sample=False)
+    if temperature:
+        sampling = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+    else:
+        sampling = dict(do_sample=False, top_k=None, top_p=None)
     completions: list[str] = []
     model.eval()
     for start in range(0, len(problems), batch_size):
-        inputs = _batch(processor, problems[start : start + batch_size], None)
+        part = problems[start : start + batch_size]
+        inputs = _batch(processor, [problem["image"] for problem in part], _prompts(part))
         with torch.no_grad():
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, **sampling)
         new = output[:, inputs["input_ids"].shape[1] :]
@@ -376,6 +400,7 @@ def save(model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, out_
         if not name.startswith("lm_head.")  # tied to the embedding
     }
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
+    (out_dir / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
 
 
 def _round_to_bfloat16(model: torch.nn.Module) -> None:
@@ -387,7 +412,7 @@ def _round_to_bfloat16(model: torch.nn.Module) -> None:
             parameter.copy_(parameter.to(torch.bfloat16))
 
 
-def rebuild(out_dir: str | Path, seed: int = 0, steps: int = 240, batch_size: int = 64, problems: int = 512) -> dict:
+def rebuild(out_dir: str | Path, seed: int = 0, steps: int = 560, batch_size: int = 64, problems: int = 512) -> dict:
     """Make the embedded checkpoint from nothing, write it to `out_dir`, and give (and save) its recipe and figures.
 
     The result is the same for the same seed, number of torch threads and versions. On 2 cores it takes minutes.
@@ -441,7 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nbhelpers.tiny_gemma", description="Rebuild the embedded model.")
     parser.add_argument("--out", required=True, type=Path, help="folder that receives the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=240, help="supervised warm-up steps (default 240)")
+    parser.add_argument("--steps", type=int, default=560, help="supervised warm-up steps (default 560)")
     options = parser.parse_args(arguments)
     print(json.dumps(rebuild(options.out, seed=options.seed, steps=options.steps), indent=1))
 

@@ -17,10 +17,12 @@ repeat ("How many red dots are there?"): a split by question text cannot be made
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import math
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -30,17 +32,17 @@ KINDS = ("count", "sum", "bars", "tallest", "area", "angle")
 
 _OVERSAMPLING = 2  # drawn larger, then reduced: Pillow's shapes have no antialiasing of their own
 _COLOURS = {
-    "red": (214, 64, 69),
-    "blue": (46, 110, 190),
-    "green": (70, 160, 90),
-    "orange": (242, 153, 46),
+    "red": (226, 52, 56),
+    "blue": (36, 92, 206),
+    "green": (58, 160, 78),
+    "orange": (248, 166, 30),
 }
 _PAPER, _INK, _FAINT = (255, 255, 255), (64, 70, 82), (214, 219, 226)
 _MAX_BAR = 8
 
 
 def make_problems(
-    n: int, seed: int = 0, kinds: Sequence[str] = KINDS, part: str = "train"
+    n: int, seed: int | str = 0, kinds: Sequence[str] = KINDS, part: str = "train"
 ) -> list[dict]:
     """Draw `n` problems with pairwise different pictures, the kinds in equal shares.
 
@@ -53,7 +55,8 @@ def make_problems(
     Returns:
         Rows with the keys ``pid, question, image`` (320x320 RGB), ``choices, unit, precision, answer`` (a string),
         ``question_type, answer_type, metadata``. ``metadata["category"]`` is the kind, ``metadata["solution"]`` a
-        short line of reasoning that ends in the answer, ``metadata["picture"]`` a digest of the scene.
+        short line of reasoning that ends in the answer, ``metadata["description"]`` what the picture shows in
+        words, ``metadata["picture"]`` a digest of the scene.
 
     Raises:
         ValueError: for an unknown kind or part, or when the part has fewer than `n` different pictures.
@@ -120,7 +123,12 @@ def _problem(kind: str, scene: tuple, digest: str, rng: random.Random) -> dict:
         "answer": answer,
         "question_type": "multi_choice" if extra.get("choices") else "free_form",
         "answer_type": "text" if extra.get("choices") else "integer",
-        "metadata": {"category": kind, "solution": solution, "picture": digest},
+        "metadata": {
+            "category": kind,
+            "solution": solution,
+            "description": _DESCRIPTIONS[scene[0]](scene),
+            "picture": digest,
+        },
     }
 
 
@@ -128,7 +136,7 @@ def _problem(kind: str, scene: tuple, digest: str, rng: random.Random) -> dict:
 
 
 def _dots_scene(rng: random.Random) -> tuple:
-    first, second = rng.sample(["red", "blue", "green"], 2)
+    first, second = rng.sample(["red", "blue"], 2)
     counts = rng.randint(1, 6), rng.randint(1, 6)
     cells = rng.sample(range(16), sum(counts))
     names = [first] * counts[0] + [second] * counts[1]
@@ -153,7 +161,7 @@ def _rectangle_scene(rng: random.Random) -> tuple:
 
 
 def _angle_scene(rng: random.Random) -> tuple:
-    degrees = rng.randrange(20, 161, 10)
+    degrees = rng.randrange(30, 151, 15)
     return ("angle", degrees, rng.randint(-6, 6), rng.randint(110, 130), rng.choice(list(_COLOURS)))
 
 
@@ -162,8 +170,9 @@ def _angle_scene(rng: random.Random) -> tuple:
 
 def _ask_count(scene: tuple, rng: random.Random) -> tuple[str, str, str, dict]:
     colour = rng.choice(scene[1:3])
-    n = sum(dot[0] == colour for dot in scene[3:])
-    return f"How many {colour} dots are there?", str(n), f"I count {n} {colour} dots.", {}
+    running = [sum(dot[0] == colour and dot[1] < 4 * row for dot in scene[3:]) for row in (1, 2, 3, 4)]
+    solution = f"Counting row by row: {' '.join(map(str, running))}."
+    return f"How many {colour} dots are there?", str(running[-1]), solution, {}
 
 
 def _ask_sum(scene: tuple, rng: random.Random) -> tuple[str, str, str, dict]:
@@ -182,8 +191,7 @@ def _ask_bars(scene: tuple, rng: random.Random) -> tuple[str, str, str, dict]:
 
 def _ask_tallest(scene: tuple, rng: random.Random) -> tuple[str, str, str, dict]:
     name, _ = max(scene[1:], key=lambda bar: bar[1])
-    choices = rng.sample(list(_COLOURS), 4)
-    return "Which bar is the tallest?", name, f"The tallest bar is {name}.", {"choices": choices}
+    return "Which bar is the tallest?", name, f"The tallest bar is {name}.", {"choices": list(_COLOURS)}
 
 
 def _ask_area(scene: tuple, rng: random.Random) -> tuple[str, str, str, dict]:
@@ -199,7 +207,41 @@ def _ask_angle(scene: tuple, rng: random.Random) -> tuple[str, str, str, dict]:
     return "How large is the angle?", str(degrees), solution, {"unit": "degrees"}
 
 
+# --- descriptions: the whole scene in words, for people who cannot see it and for a model that learns to
+
+
+def _describe_dots(scene: tuple) -> str:
+    cells = {place: name for name, place, *_ in scene[3:]}
+    rows = (" ".join(cells.get(4 * row + column, "-") for column in range(4)) for row in range(4))
+    return f"Dots, row by row: {' / '.join(rows)}."
+
+
+def _describe_bars(scene: tuple) -> str:
+    return f"Bars from left to right: {', '.join(f'{name} {height}' for name, height in scene[1:])}."
+
+
+def _describe_rectangle(scene: tuple) -> str:
+    _, wide, high, column, row, name = scene
+    across, down = f"columns {column + 1} to {column + wide}", f"rows {row + 1} to {row + high}"
+    return f"A {name} rectangle over {across} and {down}, {wide} wide and {high} high."
+
+
+def _describe_angle(scene: tuple) -> str:
+    return f"An angle of {scene[1]} degrees with a {scene[4]} slice."
+
+
 # --- drawings: SIZE x SIZE pixels; every length below is in pixels of the finished picture
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Reading the font takes longer than drawing a whole picture.
+    return ImageFont.load_default(size=size)
+
+
+@functools.cache
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=size)
 
 
 class _Canvas:
@@ -228,7 +270,7 @@ class _Canvas:
         self._draw.pieslice(box, start, end, fill=colour)
 
     def text(self, x: float, y: float, text: str, anchor: str, size: float = 15) -> None:
-        font = ImageFont.load_default(size=size * _OVERSAMPLING)
+        font = _font(round(size * _OVERSAMPLING))
         self._draw.text(self._large(x, y), text, fill=_INK, font=font, anchor=anchor)
 
     def finish(self) -> Image.Image:
@@ -286,6 +328,12 @@ def _draw_angle(scene: tuple) -> Image.Image:
     return canvas.finish()
 
 
+_DESCRIPTIONS = {
+    "dots": _describe_dots,
+    "bars": _describe_bars,
+    "rectangle": _describe_rectangle,
+    "angle": _describe_angle,
+}
 _SCENES = {
     "count": _dots_scene,
     "sum": _dots_scene,
