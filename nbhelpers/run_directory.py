@@ -127,19 +127,20 @@ class RunDirectory:
     def record_run(self, params: RunParams) -> None:
         """Write `params.yaml`, and into the manifest what the run is made of.
 
-        Each notebook may call it: with unchanged parameters the manifest's other entries stay, with different
+        With the same parameters (`training.resume` apart) the manifest's other entries stay; with different
         ones they belonged to an earlier run and go.
         """
         self.write_text(self.params_path, params.to_yaml())
         manifest = self.read_manifest()
-        if manifest.get("parameters") != _plain(params.as_dict()):
+        parameters = params.as_dict()
+        if _without_resume(manifest.get("parameters", {})) != _without_resume(_plain(parameters)):
             manifest = {}
         manifest |= {
             "created": manifest.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
             "preset": params.preset,
             "model": params.model.name,
             "seeds": {"dataset": params.dataset.seed, "training": params.training.seed},
-            "parameters": params.as_dict(),
+            "parameters": parameters,
             "versions": versions(),
             "hardware": hardware(),
         }
@@ -209,6 +210,11 @@ class RunDirectory:
         if not path.is_file():
             _replace(path, lambda file: image.save(file, format="PNG"))
         return path.relative_to(self.path).as_posix()
+
+
+def _without_resume(parameters: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in parameters.get("training", {}).items() if key != "resume"}
+    return {**parameters, "training": training}
 
 
 def versions() -> dict[str, str]:

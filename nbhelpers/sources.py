@@ -238,8 +238,7 @@ def problem_from(row: Any, name: str, image_size: int, folder: Path | None = Non
     if not isinstance(row, dict):
         raise Unusable("not a JSON object")
     question = _text(next((row[key] for key in _QUESTION_COLUMNS if row.get(key)), None))
-    if "problem" in row and not row.get("question"):
-        question = question.replace("<image>", "").strip()
+    question = question.replace("<image>", "").strip()  # the picture's place in Geometry3K and its like
     if not question:
         raise Unusable("no question")
     answer = _text(row.get("answer"))

@@ -105,10 +105,12 @@ def test_a_failed_write_keeps_the_old_manifest_and_leaves_no_litter(run):
     assert [path.name for path in run.path.iterdir()] == ["manifest.json"]
 
 
-def test_recording_the_same_run_keeps_what_earlier_notebooks_noted(run):
+def test_recording_the_same_run_again_keeps_what_was_noted(run):
     params = RunParams.load("smoke", output_dir=run.path)
     run.record_run(params)
     run.add_notice("Rounded.")
+    run.record_run(RunParams.load("smoke", output_dir=run.path, training={"resume": True}))
+    assert run.read_manifest()["notices"] == ["Rounded."]
     run.record_run(params)
     manifest = run.read_manifest()
     assert manifest["notices"] == ["Rounded."]
