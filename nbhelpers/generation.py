@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers import mends
-from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.params import ModelParams
 from nbhelpers.policy import Completion, Policy
 
 PARITY_WARN = 0.05
@@ -369,11 +369,11 @@ class Engine:
         return ids, logps
 
 
-def start_engine(policy: Policy, params: ModelParams, lora: LoraParams, *, completions: int, **changes: Any) -> Engine:
-    """Start vLLM for the policy (a minute for Gemma-3 4B) and let `policy.sample` generate with it.
+def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, **changes: Any) -> Engine:
+    """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let `policy.sample` use it.
 
     Args:
-        completions: most completions generated at once: those of one optimiser step, or more for evaluation.
+        completions: most completions generated at once; with more of them the rest waits.
         changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
 
     Raises:
@@ -381,6 +381,8 @@ def start_engine(policy: Policy, params: ModelParams, lora: LoraParams, *, compl
     """
     import torch
 
+    if policy.engine is not None:
+        return policy.engine
     if policy.backend == "unsloth":
         from nbhelpers.unsloth_backend import engine_of
 
@@ -401,7 +403,8 @@ def start_engine(policy: Policy, params: ModelParams, lora: LoraParams, *, compl
         _rendezvous()
         arguments = engine_arguments(
             policy.source, completions=completions, max_model_len=params.max_seq_length,
-            gpu_memory_utilization=params.gpu_memory_utilization, lora_rank=lora.r,
+            gpu_memory_utilization=params.gpu_memory_utilization,
+            lora_rank=policy.model.peft_config["default"].r if policy.has_adapter else None,
             dtype=str(policy.model.dtype).removeprefix("torch.") if policy.model.dtype != torch.float32 else "bfloat16",
             quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
         )
@@ -410,8 +413,30 @@ def start_engine(policy: Policy, params: ModelParams, lora: LoraParams, *, compl
         engine = Engine(llm, InMemoryAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
     if policy.has_adapter:
         engine.take_adapter(policy.model)
+    policy.engine = engine
     policy.sampler = functools.partial(sample_with_engine, policy, engine)
     return engine
+
+
+def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
+    """Let `policy.sample` generate with vLLM, which starts when it is first asked."""
+
+    def start_and_sample(*args: Any, **options: Any) -> list[list[Completion]]:
+        start_engine(policy, params)
+        return policy.sampler(*args, **options)
+
+    policy.sampler = start_and_sample
+
+
+def verify(policy: Policy, engine: Engine, conversations: Sequence[list[dict]], images: Sequence[Any]) -> tuple[ParityReport, str | None]:
+    """Compare vLLM with the trainer on a few prompts before the first step: the report, which is printed, and a warning or None.
+
+    Raises:
+        GenerationError: they differ so much that nothing would be learnt.
+    """
+    report = check_parity(policy, engine, conversations, images)
+    print(f"Parity: {report}", flush=True)
+    return report, judge_parity(report)
 
 
 def _rendezvous() -> None:

@@ -45,6 +45,7 @@ class Policy:
         source: the folder or hub id that the base weights came from.
         notices: sentences on anything that was decided or changed while loading.
         sampler: what `sample` calls instead of `model.generate` (vLLM on a GPU); None for `model.generate`.
+        engine: the vLLM engine beside the model (`generation.Engine`), once it runs.
     """
 
     model: Any
@@ -53,6 +54,7 @@ class Policy:
     source: str
     notices: list[str] = field(default_factory=list)
     sampler: Callable[..., list[list[Completion]]] | None = None
+    engine: Any = None
 
     @property
     def has_adapter(self) -> bool:
@@ -214,6 +216,10 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None) -> Policy:
     mends.keep_one_bos(policy.processor)
     mends.end_of_turn_ids(policy.processor, policy.model)
     policy.processor.tokenizer.padding_side = "left"
+    if params.fast_inference:
+        from nbhelpers.generation import sample_with_vllm
+
+        sample_with_vllm(policy, params)
     return policy
 
 

@@ -369,7 +369,7 @@ def preview(
     completions: Sequence[Sequence[Any]],
     reward_params: RewardParams,
     *,
-    completion_ids: Sequence[Sequence[Sequence[int]]] | None = None,
+    lengths: Sequence[Sequence[int]] | None = None,
     max_completion_length: int | None = None,
     scale: str = "none",
 ) -> Preview:
@@ -379,7 +379,7 @@ def preview(
         problems: Problem rows.
         completions: For each problem its group of completions, all groups of one size.
         reward_params: The section `reward`.
-        completion_ids: The tokens of each completion, for `overlong`.
+        lengths: Tokens of each completion, for `overlong`.
         max_completion_length: As for `make_reward_funcs`.
         scale: As for `group_statistics`.
     """
@@ -393,8 +393,8 @@ def preview(
     texts = [completion_text(text) for group in completions for text in group]
     rows = [problem for problem in problems for _ in range(size)]
     columns = {key: [row.get(key) for row in rows] for key in ("pid", "question", "answer", "metadata", *GRADING_COLUMNS)}
-    if completion_ids is not None:
-        columns["completion_ids"] = [ids for group in completion_ids for ids in group]
+    if lengths is not None:
+        columns["completion_ids"] = [range(length) for group in lengths for length in group]
     functions = make_reward_funcs(reward_params, max_completion_length=max_completion_length)
     names = [function.__name__ for function in functions]
     paid = {

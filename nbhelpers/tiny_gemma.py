@@ -424,42 +424,54 @@ def rebuild(out_dir: str | Path, seed: int = 0, steps: int = 560, batch_size: in
         batch_size: problems a step.
         problems: unseen evaluation problems that the figures are measured on.
     """
-    import torch
-    import transformers
-
-    from nbhelpers.visual_math import make_problems
-
     out_dir = Path(out_dir)
     started = time.time()
     tokenizer = make_tokenizer(seed)
     processor = make_processor(tokenizer)
     model = make_model(tokenizer, seed)
     loss = warm_up(model, processor, steps=steps, seed=seed, batch_size=batch_size)
+    warm_up_settings = {"seed": seed, "steps": steps, "batch_size": batch_size, "last_loss": round(loss, 4)}
     _round_to_bfloat16(model)
-    seconds = time.time() - started
     save(model, processor, out_dir)
-    unseen = make_problems(problems, seed=seed, part="evaluation")
-    torch.manual_seed(seed)
     recipe = {
         "made": date.today().isoformat(),
         "command": f"python -m nbhelpers.tiny_gemma --out DIR --seed {seed} --steps {steps}",
-        "seconds": round(seconds),
-        "machine": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
+        "seconds": round(time.time() - started),
+        **_circumstances(model),
+        "warm_up": warm_up_settings | {"format_share": FORMAT_SHARE, "describing": DESCRIBING},
+        "figures": _figures(model, processor, problems, seed),
+    }
+    (out_dir / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+    return recipe
+
+
+def _circumstances(model: Gemma3ForConditionalGeneration) -> dict:
+    import torch
+    import transformers
+
+    return {
+        "machine": f"CPU, {platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "warm_up": {"steps": steps, "batch_size": batch_size, "format_share": FORMAT_SHARE, "last_loss": round(loss, 4)},
-        "figures": {
-            "problems": problems,
-            "greedy": measure(model, processor, unseen),
-            "temperature 1": measure(model, processor, unseen, temperature=1.0),
-        },
     }
-    (out_dir / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
-    return recipe
+
+
+def _figures(model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, problems: int, seed: int) -> dict:
+    import torch
+
+    from nbhelpers.visual_math import make_problems
+
+    unseen = make_problems(problems, seed=seed, part="evaluation")
+    torch.manual_seed(seed)
+    return {
+        "problems": problems,
+        "greedy": measure(model, processor, unseen),
+        "temperature 1": measure(model, processor, unseen, temperature=1.0),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -467,8 +479,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder that receives the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=560, help="supervised warm-up steps (default 560)")
+    parser.add_argument("--problems", type=int, default=512, help="unseen problems to measure on (default 512)")
     options = parser.parse_args(arguments)
-    print(json.dumps(rebuild(options.out, seed=options.seed, steps=options.steps), indent=1))
+    recipe = rebuild(options.out, seed=options.seed, steps=options.steps, problems=options.problems)
+    print(json.dumps(recipe, indent=1))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Run by notebook 03, and by `accelerate launch -m nbhelpers.training PRESET [--se
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers import data, grading, mends
+from nbhelpers import data, generation, grading, mends, vision_cache
 from nbhelpers.params import BatchPlan, ParamsError, RewardParams, RunParams
 from nbhelpers.policy import Policy, adapter_norm, load_policy, save_final_model, trainable_parameters
 from nbhelpers.rewards import make_reward_funcs
@@ -78,13 +79,16 @@ def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_
         "bf16": on_gpu,
         "gradient_checkpointing": on_gpu and bool(params.model.use_gradient_checkpointing),
         "use_vllm": params.model.fast_inference,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": params.model.gpu_memory_utilization,
+        "vllm_max_model_length": params.model.max_seq_length,
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu,
     }
     arguments.update(training.grpo)
-    generation = dict(arguments.get("generation_kwargs") or {})
-    arguments["generation_kwargs"] = generation
+    arguments["generation_kwargs"] = dict(arguments.get("generation_kwargs") or {})
     return arguments
 
 
@@ -214,8 +218,11 @@ def train(
     plan = params.training.batch_plan(num_processes=_num_processes())
     on_gpu = torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu)
+    never = mends.never_sampled_ids(policy.processor)
     if not params.model.fast_inference:
-        arguments["generation_kwargs"].setdefault("suppress_tokens", mends.never_sampled_ids(policy.processor))
+        arguments["generation_kwargs"].setdefault("suppress_tokens", never)
+    else:
+        arguments["generation_kwargs"].setdefault("logit_bias", dict.fromkeys(never, -100.0))
     config = GRPOConfig(**arguments)
 
     checkpoint = _last_checkpoint(run) if params.training.resume else None
@@ -227,15 +234,27 @@ def train(
             run.add_notice(notice)
     dataset = drop_overlong(data.grpo_dataset(problems.train, params), policy, params, run)
 
-    trainer_class = _trainer_class()
-    trainer = trainer_class(
-        model=policy.model,
-        processing_class=policy.processor,
-        args=config,
-        reward_funcs=make_reward_funcs(params.reward),
-        train_dataset=dataset,
-        callbacks=[_metrics_callback(run, on_log)] if is_main else None,
-    )
+    trainer_class, generating = _trainer_class(), contextlib.nullcontext()
+    if params.model.fast_inference:
+        engine = generation.start_engine(
+            policy, params.model, completions=max(64, plan.per_device_train_batch_size * config.steps_per_generation)
+        )
+        report, warning = generation.verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
+        if is_main:
+            run.update_manifest(parity=dataclasses.asdict(report))
+            if warning:
+                run.add_warning(warning)
+        if policy.backend == "transformers":
+            trainer_class, generating = generation.weights_from_the_loss(trainer_class), generation.generating_with(engine)
+    with generating:
+        trainer = trainer_class(
+            model=policy.model,
+            processing_class=policy.processor,
+            args=config,
+            reward_funcs=make_reward_funcs(params.reward, max_completion_length=params.training.max_completion_length),
+            train_dataset=dataset,
+            callbacks=[_metrics_callback(run, on_log)] if is_main else None,
+        )
     _drop_printer(trainer)
     trainer.record_to(SampleWriter(run, resume_step=resumed_from) if is_main else None, delimiters_of(params.reward))
     if is_main:
@@ -243,7 +262,8 @@ def train(
 
     started = time.perf_counter()
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with vision_cache.looking_once(policy.model, policy.processor):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(_out_of_memory(error, params, trainer.state.global_step)) from error
     seconds = time.perf_counter() - started

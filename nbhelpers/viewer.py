@@ -512,6 +512,8 @@ def live_view(run_dir: str | os.PathLike, total_steps: int | None = None) -> Liv
 class LiveView:
     """Progress and curves while training: one display that is updated in place, or about 20 lines where nobody watches.
 
+    `plots.training_overview` draws the whole run afterwards.
+
     Args:
         run_dir: where `metrics.jsonl` and `samples.jsonl` grow.
         total_steps: optimiser steps of the whole run; taken from the rows' `max_steps` where they have one.
@@ -544,12 +546,6 @@ class LiveView:
             self._draw(done=error is None)
         elif self.rows and self.rows[-1]["step"] != self._printed_step:
             self._print(self.rows[-1])
-        if self.rows and _in_ipython():
-            from IPython.display import display
-
-            from nbhelpers import plots
-
-            display(plots.training_overview(self.rows))
 
     def update(self, row: Mapping | None = None) -> None:
         """Takes in one row of `metrics.jsonl`, or reads the file again where none is given.
@@ -597,7 +593,7 @@ class LiveView:
         words += [f"reward {_short(row.get('reward'))}" + (f" ({parts})" if parts else "")]
         for key, label, unit in (
             ("frac_reward_zero_std", "zero variance", "%"),
-            ("completions/mean_length", "length", " tokens"),
+            ("completions/mean_length", "length", ""),
             ("completions/clipped_ratio", "cut off", "%"),
             ("entropy", "entropy", ""),
             ("kl", "KL", ""),
@@ -605,7 +601,7 @@ class LiveView:
             if isinstance(row.get(key), (int, float)):
                 words.append(f"{label} {_percent(row[key]) if unit == '%' else _short(row[key])}{unit}")
         left = self._seconds_left()
-        words += [f"{_duration(left)} left"] if left else []
+        words += [f"{_clock(left)} left"] if left else []
         print("  ".join(words), flush=True)
 
     # what a person sees
@@ -720,9 +716,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _in_ipython() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -7,8 +7,10 @@ twice a completion (once for the prompt, once for the loss; `GRPOTrainer._tokeni
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -171,6 +173,19 @@ class PreparedPictures:
             for name, value in rows[0].items()
         }
         return BatchFeature(batch)
+
+
+@contextlib.contextmanager
+def looking_once(model: Any, processor: Any) -> Iterator[None]:
+    """Both caches inside; the vision features only where the tower and the projector are frozen."""
+    caches: list[Any] = [PreparedPictures(processor)]
+    with contextlib.suppress(VisionCacheError):
+        caches.append(FrozenVisionCache(model))
+    try:
+        yield
+    finally:
+        for cache in caches:
+            cache.detach()
 
 
 def _flat(images: Any) -> list | None:
