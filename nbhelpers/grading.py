@@ -290,6 +290,9 @@ _REFUSAL = re.compile(
 _HEDGE = re.compile(r"\b(?:or|nor|neither|either|not|never|none|except|isn't|doesn't|without|unlike|both)\b|n't\b", re.I)
 _LETTER = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:)]?")
 _LETTERS_ONLY = re.compile(r"(?:\b(?:[A-J]|and|or)\b\W*)+")
+_FURTHER_LABEL = re.compile(r"(?<!\w)[(\[]?([A-Ja-j])[)\]]|(?:^|[;,]\s*|\.\s+)([A-J])[.:](?=\s)")
+_INNER_LABEL = re.compile(r"(?<=\s)([A-J])[.:]\s+(?=\S)")
+_DENIED = re.compile(r"(?:(?:is|was|are|would be|can|seems)\b\s*)?(?:not|wrong|incorrect|false|never|cannot|isn't|can't)\b", re.I)
 _PARENTHESISED = re.compile(r"(?<![\w)])[(\[]\s*([A-Za-z])\s*[)\]]")
 _LABELLED = re.compile(r"[(\[{]?([A-Ja-j])(?:\s*[.):}\]]+\s*|\s+-+\s+|,\s+(?![A-Za-z]\b))(.+)|([A-Z])\s+(.+)", re.S)
 _STATEMENT = re.compile(r"\D*\b(?:is|are|was|be|becomes|equals)\b:?\s+(.+)", re.S)
@@ -386,9 +389,18 @@ def _pick_labelled(letter: str, rest: str, choices: _Choices) -> tuple[int | Non
     lone = _LETTER.fullmatch(rest)
     if lone and lone[1].isupper():
         return (at, f"letter {letter}") if lone[1] == letter else (None, f"letters {letter} and {lone[1]}")
-    others = {match[1].upper() for match in _PARENTHESISED.finditer(rest)} - {letter}
+    if _DENIED.match(rest):
+        return None, f"letter {letter} is denied"
+    others = {(match[1] or match[2]).upper() for match in _FURTHER_LABEL.finditer(rest)}
+    for match in _INNER_LABEL.finditer(rest[:400]):  # "12 cm C. 14 cm", but not "equals angle C. So ..."
+        place = choices.label(match[1])
+        if place is not None and _key(rest[match.end() :]).startswith(choices.keys[place]):
+            others.add(match[1])
+    others -= {letter}
     if others or (_LETTERS_ONLY.fullmatch(rest) and set(re.findall(r"\b[A-Z]\b", rest)) - {letter}):
         return None, "several letters"
+    if any(_pick_tail(tail, choices) not in (None, at) for tail in _committed(rest)):
+        return None, "several answers"
     head = _SENTENCE_END.split(rest, maxsplit=1)[0]
     for piece in (rest, head, head.split(",")[0], _EXPLAIN.split(head)[0]):
         named = choices.named_by(piece)

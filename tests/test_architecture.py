@@ -11,7 +11,8 @@ import nbhelpers
 
 ROOMS = [
     "params", "run_directory", "visual_math", "sources", "data", "quantities", "grading", "rewards", "tiny_gemma", "mends",
-    "vision_cache", "policy", "unsloth_backend", "generation", "samples", "training", "evaluation", "plots", "viewer", "report", "series", "doctor", "cli",
+    "vision_cache", "policy", "unsloth_backend", "generation", "samples", "training", "evaluation", "plots", "viewer", "reward_lesson",
+    "report", "series", "doctor", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth", "vllm", "bitsandbytes", "scipy"}
 PACKAGE = Path(nbhelpers.__file__).parent

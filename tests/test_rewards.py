@@ -105,7 +105,8 @@ def test_every_reward_that_parameters_allow_exists():
 
 
 def test_a_user_brings_a_reward_of_their_own(tmp_path, monkeypatch):
-    (tmp_path / "my_rewards.py").write_text("def politeness(completions, **kwargs):\n    return [float('please' in c) for c in completions]\n")
+    source = "def politeness(completions, **kwargs):\n    return [float('please' in c) for c in completions]\n"
+    (tmp_path / "my_rewards.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     (function,) = rewards.make_reward_funcs(RewardParams(functions=["my_rewards:politeness"]))
     assert function.__name__ == "politeness" and pay(function, "please", "now") == [1.0, 0.0]
