@@ -186,7 +186,7 @@ byId("kind").append(option("every kind", ""));
 for (const kind of [...new Set(data.problems.map((problem) => problem[1]))]) byId("kind").append(option(kind, kind));
 byId("step").max = steps.length;
 let waiting = 0;
-for (const id of ["show", "kind", "step", "text"]) byId(id).addEventListener("input", () => {
+for (const id of ["show", "kind", "step", "text"]) byId(id).addEventListener(byId(id).tagName === "SELECT" ? "change" : "input", () => {
   state.problem = null;
   clearTimeout(waiting);
   waiting = setTimeout(select, id === "text" ? 150 : 0);
