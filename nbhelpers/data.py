@@ -203,6 +203,8 @@ def _embedded(dataset: DatasetParams, part: str, count: int, dropped: Counter[st
     kept = [row for row in drawn if dataset.answer_types is None or row["answer_type"] in dataset.answer_types]
     if len(kept) < len(drawn):
         dropped[OUTSIDE_ANSWER_TYPES] += len(drawn) - len(kept)
+    if kept and max(kept[0]["image"].size) <= dataset.image_size:
+        return kept  # drawn as RGB, all in one size
     return [row | {"image": prepare_image(row["image"], dataset.image_size)} for row in kept]
 
 

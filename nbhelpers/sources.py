@@ -355,6 +355,7 @@ def prepare_image(picture: Any, image_size: int) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise Unusable("oversized picture")
         image.load()
+        # A copy even of an upright picture: `datasets` would store the path of an opened file, not its pixels.
         image = _rgb(ImageOps.exif_transpose(image))
     except Unusable:
         raise

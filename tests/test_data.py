@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zlib
@@ -348,6 +349,12 @@ class TestSources:
         problems = load(path=folder([row(number) for number in range(10)]))
         assert (len(problems.train), len(problems.evaluation)) == (8, 2)
         assert kind_of(problems.train[0]) == "integer"
+
+    def test_the_pictures_are_kept_when_the_folder_goes(self, folder):
+        path = folder([row(number) for number in range(10)])
+        problems = load(path=path)
+        shutil.rmtree(path)
+        assert all(image.size == (40, 30) for image in problems.train["image"])
 
     def test_a_jsonl_file_is_read_without_a_folder_around_it(self, folder):
         path = folder([row(number) for number in range(10)])
