@@ -144,7 +144,8 @@ def _notebook_style() -> str:
 
 
 def _in_notebook(body: str) -> str:
-    return f'<style>{_notebook_style()}</style><div class="nbh">{body}</div>'
+    # The two classes keep MathJax (3 in JupyterLab, 2 in nbconvert's pages) from typesetting "$5 and $6" as a formula.
+    return f'<style>{_notebook_style()}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
 
 
 def encode_image(image: Any, longest: int = 480) -> bytes:
