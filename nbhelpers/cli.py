@@ -82,9 +82,13 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from nbhelpers.report import compare_runs
+    from nbhelpers.report import ReportError, compare_runs
 
-    print(compare_runs(arguments.run_dirs, output=arguments.output))
+    try:
+        print(compare_runs(arguments.run_dirs, output=arguments.output))
+    except ReportError as error:
+        print(f"nbhelpers: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from nbhelpers import viewer
 from nbhelpers.samples import INDEX, SampleStore, SampleWriter
 
 
@@ -71,6 +72,11 @@ def main() -> None:
         rng = random.Random(1)
         pages = [seconds(lambda: store.completions(rng.randrange(options.samples // 4)))[0] for _ in range(200)]
         print(f"turn a page:               {statistics.median(pages) * 1e3:6.2f} ms median, {max(pages) * 1e3:.2f} ms worst of 200")
+        building, looking = seconds(lambda: viewer.SampleViewer(folder))
+        building += seconds(lambda: looking.widget)[0]
+        turns = [seconds(lambda: looking._next.click())[0] for _ in range(100)]
+        print(f"the viewer opens:          {building:6.2f} s")
+        print(f"the viewer turns a page:   {statistics.median(turns) * 1e3:6.1f} ms median, {max(turns) * 1e3:.1f} ms worst of 100")
         searching, found = seconds(lambda: store.groups(text="12 degrees so we add"))
         print(f"search:                    {searching:6.2f} s ({len(found)} groups)")
         searching, found = seconds(lambda: store.groups(text="angle"))

@@ -21,10 +21,14 @@ class Jupyter:
         env |= {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
         env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
         env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        # No question about news over what the test looks at.
-        news = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-        news.parent.mkdir(parents=True)
-        news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+        # No question about news over what the test looks at, and cells that stay in the page when they are out of sight.
+        for name, setting in (
+            ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False}),
+            ("notebook-extension/tracker", {"windowingMode": "none"}),
+        ):
+            file = home / f"settings/@jupyterlab/{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps(setting))
         self._log = open(home / "log", "w+")  # noqa: SIM115
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"]
         command += [f"--ServerApp.root_dir={self.root}", "--LabApp.expose_app_in_browser=True"]
@@ -65,6 +69,11 @@ class Jupyter:
     def run_all(self, browser) -> None:
         """Starts Run All; the test waits for what it wants to see."""
         browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+    def restart_and_run_all(self, browser) -> None:
+        """Kernel > Restart and Run All, with its question answered."""
+        browser.execute_script("window.jupyterapp.commands.execute('notebook:restart-run-all')")
+        wait_for(browser, "return document.querySelector('.jp-Dialog .jp-mod-accept')").click()
 
     def theme(self, browser, name: str) -> None:
         browser.execute_async_script(
