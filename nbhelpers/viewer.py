@@ -544,7 +544,7 @@ class LiveView:
 
     def __exit__(self, kind, error, trace) -> None:
         if self._interactive:
-            self._draw(done=error is None)
+            self._draw_or_fall_back(done=error is None)
         elif self.rows and self.rows[-1]["step"] != self._printed_step:
             self._print(self.rows[-1])
 
@@ -556,6 +556,8 @@ class LiveView:
         if row is None:
             self.rows = self.run.read_jsonl(self.run.metrics_path)
         else:
+            if not self.rows:  # a resumed run: the curve begins where the run did
+                self.rows = [earlier for earlier in self.run.iter_jsonl(self.run.metrics_path) if earlier["step"] < row["step"]]
             self.rows.append(dict(row))
         if not self.rows:
             return
@@ -563,7 +565,7 @@ class LiveView:
         if self._interactive:
             # A slow front end or a huge run must not slow the training: drawing takes at most a twentieth of the time.
             if time.monotonic() - self._drawn_at >= max(self.SECONDS, 20 * self._cost):
-                self._draw()
+                self._draw_or_fall_back()
         else:
             self._print_if_due(self.rows[-1])
 
@@ -574,6 +576,14 @@ class LiveView:
             time.sleep(every)
         self.update()
         return result
+
+    def _draw_or_fall_back(self, done: bool = False) -> None:
+        """Looking on must not end hours of training: where drawing fails, lines are printed from here on."""
+        try:
+            self._draw(done)
+        except Exception as error:
+            self._interactive = False
+            print(f"The live view stopped ({type(error).__name__}: {error}); training goes on.", flush=True)
 
     # what nobody watches
 

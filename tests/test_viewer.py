@@ -351,6 +351,26 @@ def test_other_processes_are_followed_through_their_file(run, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("step 8/8")
 
 
+def test_a_resumed_run_is_shown_from_its_beginning(run):
+    rows = RunDirectory(run).read_jsonl(RunDirectory(run).metrics_path)
+    with viewer.live_view(run, 8) as view:
+        view.update(rows[5])
+        assert [row["step"] for row in view.rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_view_that_fails_does_not_end_the_training(run, capsys):
+    class Broken:
+        def update(self, page):
+            raise ConnectionError("the front end is gone")
+
+    with viewer.live_view(run, 2) as view:
+        view._interactive, view._handle = True, Broken()
+        view.update({"step": 1, "reward": 0.0})
+        view.update({"step": 2, "reward": 1.0})
+    printed = capsys.readouterr().out
+    assert "The live view stopped (ConnectionError: the front end is gone)" in printed and "step 2/2" in printed
+
+
 def test_a_failing_training_is_not_hidden(run):
     with pytest.raises(RuntimeError, match="out of memory"), viewer.live_view(run):
         raise RuntimeError("out of memory")
