@@ -318,8 +318,8 @@ _MULTIPLIERS = {
 }
 
 
-def _value(match: re.Match) -> Decimal | None:
-    """The number that one match of NUMBER states; None for a division by zero or one that is left undone (90/2)."""
+def _value(match: re.Match) -> Decimal | str:
+    """The number that one match of NUMBER states, or what is wrong with it."""
     groups = match.groupdict()
     if groups["power"]:
         value = ARITHMETIC.create_decimal("1e" + groups["power"][3:].strip("()"))
@@ -332,12 +332,16 @@ def _value(match: re.Match) -> Decimal | None:
         value = Decimal(digits)
     else:
         top, bottom = groups["mixed_top"] or groups["top"], groups["mixed_bottom"] or groups["bottom"]
-        if len(top) > 18 or len(bottom) > 18 or int(bottom) == 0 or int(top) % int(bottom) == 0 and int(top):
-            return None
+        if len(top) > 18 or len(bottom) > 18:
+            return "a fraction of enormous numbers"
+        if int(bottom) == 0:
+            return "a division by zero"
+        if int(top) % int(bottom) == 0 and int(top):
+            return "a division left undone"
         value = ARITHMETIC.divide(Decimal(top), Decimal(bottom))
         if groups["whole"]:
             if value >= 1:
-                return None
+                return "a malformed mixed number"
             value = ARITHMETIC.add(Decimal(groups["whole"]), value)
     return -value if groups["sign"] and groups["sign"][0] == "-" else value
 
@@ -413,8 +417,8 @@ def _read_once(text: str) -> Quantity:
     found: Quantity | None = None
     for match in NUMBER.finditer(text):
         value = _value(match)
-        if value is None:
-            return Quantity(None, problem="a fraction that is no number, or a division left undone")
+        if isinstance(value, str):
+            return Quantity(None, problem=value)
         unit, problem, multiplier = _after(text, match.end())
         problem = _problem_before(text, match) or problem
         if multiplier is not None:

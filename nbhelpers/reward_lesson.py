@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nbhelpers import plots, rewards
-from nbhelpers.grading import DEFAULT_DELIMITERS, Verdict, check_format, grade, split_completion
-from nbhelpers.viewer import Page, is_interactive, number, visible
+from nbhelpers.grading import DEFAULT_DELIMITERS, Delimiters, Verdict, check_format, grade, split_completion
+from nbhelpers.viewer import Page, is_interactive, number, show_samples, visible
 
 if TYPE_CHECKING:
     from nbhelpers.params import RewardParams
@@ -87,8 +87,7 @@ HACKS = (
 
 def in_marks(text: str, reward: RewardParams) -> str:
     """`text` with the configured marks in place of the default ones."""
-    own = (reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)
-    for default, mark in zip(DEFAULT_DELIMITERS, own, strict=True):
+    for default, mark in zip(DEFAULT_DELIMITERS, _marks(reward), strict=True):
         text = text.replace(default, mark)
     return text
 
@@ -96,14 +95,19 @@ def in_marks(text: str, reward: RewardParams) -> str:
 # ---------------------------------------------------------------- tables
 
 
-_STYLE = (
-    "<style>.nbh table.pay{border-collapse:collapse;width:100%;font-size:12.5px}.nbh .pay th{background:var(--tint);color:var(--soft);"
-    "font-weight:600;text-align:left}.nbh .pay td,.nbh .pay th{border-bottom:1px solid var(--line);padding:5px 9px;vertical-align:top;"
-    "text-align:left}.nbh .pay td.num,.nbh .pay th.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}"
-    ".nbh .pay td.text{white-space:pre-wrap;overflow-wrap:anywhere;min-width:180px}.nbh .pay code{white-space:pre-wrap;overflow-wrap:"
-    "anywhere;font-size:11.5px;background:none;color:inherit}.nbh .pay .good{color:var(--right);font-weight:600}"
-    ".nbh .pay .bad{color:var(--wrong);font-weight:600}.nbh .pay td.name{font-weight:600}.nbh .pay td.reason{color:var(--soft)}</style>"
-)
+# The doubled class outweighs JupyterLab's own rules for tables and code.
+_STYLE = """<style>
+.nbh table.pay.pay { border-collapse: collapse; width: 100%; table-layout: auto; font-size: 12.5px; }
+.nbh .pay.pay th { background: var(--tint); color: var(--soft); font-weight: 600; white-space: normal; }
+.nbh .pay.pay td, .nbh .pay.pay th { border-bottom: 1px solid var(--line); padding: 5px 9px; vertical-align: top; text-align: left; }
+.nbh .pay.pay td.num, .nbh .pay.pay th.num { text-align: right; font-variant-numeric: tabular-nums; }
+.nbh .pay.pay td.text { min-width: 260px; }
+.nbh .pay.pay td.text code { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 11.5px; background: none; color: inherit;
+  padding: 0; }
+.nbh .pay .good { color: var(--right); font-weight: 600; } .nbh .pay .bad { color: var(--wrong); font-weight: 600; }
+.nbh .pay td.name { font-weight: 600; max-width: 190px; } .nbh .pay td.reason { color: var(--soft); max-width: 300px; }
+.nbh .pay td.idea { color: var(--soft); max-width: 190px; }
+</style>"""
 
 
 def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> Page:
@@ -120,19 +124,21 @@ def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> P
     return Page(f'{_STYLE}<table class="pay"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 
+def _marks(reward: RewardParams) -> Delimiters:
+    return Delimiters(reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)
+
+
 def _columns(problem: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
     return {key: [problem.get(key)] * count for key in ("answer", *rewards.GRADING_COLUMNS)}
 
 
-def _verdict(completion: str, problem: Mapping[str, Any], reward: RewardParams, protocol: str = "strict") -> Verdict:
-    marks = (reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)
+def _verdict(completion: str, problem: Mapping[str, Any], reward: RewardParams) -> Verdict:
     columns = {key: problem.get(key) for key in rewards.GRADING_COLUMNS}
-    return grade(completion, problem["answer"], **columns, delimiters=type(DEFAULT_DELIMITERS)(*marks), protocol=protocol)
+    return grade(completion, problem["answer"], **columns, delimiters=_marks(reward))
 
 
 def _format_reason(completion: str, reward: RewardParams) -> str:
-    marks = (reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)
-    return check_format(completion, type(DEFAULT_DELIMITERS)(*marks)).reason
+    return check_format(completion, _marks(reward)).reason
 
 
 def pay(rollouts: Mapping[str, str], reward: RewardParams, problem: Mapping[str, Any] = ANGLE) -> Page:
@@ -199,7 +205,7 @@ def judge_spellings(solutions: Sequence[str] = SPELLINGS, problem: Mapping[str, 
 
 def hack_gallery(reward: RewardParams, hacks: Sequence[Hack] = HACKS) -> Page:
     """What each hack earns: from the public notebook's rewards, from graders that search the text, and from ours."""
-    heads = [("hack", "name"), ("completion", "text"), ("string rewards", "num"), ("searching rewards", "num"), ("ours", "num")]
+    heads = [("hack", "name"), ("the idea", "idea"), ("completion", "text"), ("string", "num"), ("search", "num"), ("ours", "num")]
     rows = []
     for hack in hacks:
         form = rewards.naive_formatting_reward_func([hack.completion])[0]
@@ -209,7 +215,7 @@ def hack_gallery(reward: RewardParams, hacks: Sequence[Hack] = HACKS) -> Page:
         ours = rewards.preview([dict(hack.problem)], [[own_text]], _two_rewards(reward))
         why = f"{_format_reason(own_text, reward)}; {ours.verdicts[0].reason}"
         cells = [(number(value), "bad" if value > ours.totals[0] else "") for value in (string, searching)]
-        rows.append([f"{hack.name}: {hack.idea}", own_text, *cells, (number(ours.totals[0]), "good"), why])
+        rows.append([hack.name, hack.idea, own_text, *cells, number(ours.totals[0]), why])
     return _table([*heads, ("why", "reason")], rows)
 
 
@@ -225,6 +231,41 @@ def preview_table(preview: rewards.Preview) -> Page:
         for row in preview.table()
     ]
     return _table(heads, rows)
+
+
+def show_preview(
+    preview: rewards.Preview,
+    problems: Sequence[Mapping[str, Any]],
+    completions: Sequence[Sequence[str]],
+    reward: RewardParams,
+    n: int = 2,
+) -> Page:
+    """`n` groups beside their pictures, first those whose completions differ in correctness, then in any reward."""
+    size = preview.groups.rewards.shape[1]
+    right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size)
+    mixed = right.any(axis=1) & ~right.all(axis=1)
+    order = sorted(range(len(problems)), key=lambda at: (not mixed[at], preview.groups.spreads[at] == 0))
+    rows = []
+    for group in order[:n]:
+        problem = problems[group]
+        shared = {key: problem.get(key) for key in ("pid", "question", "image", "answer", *rewards.GRADING_COLUMNS)}
+        for index, text in enumerate(completions[group]):
+            at = group * size + index
+            for default, mark in zip(DEFAULT_DELIMITERS, _marks(reward), strict=True):
+                text = text.replace(mark, default)  # what the viewer cuts rows by
+            verdict = preview.verdicts[at]
+            rows.append({
+                **shared,
+                "group": group,
+                "index": index,
+                "completion": text,
+                "rewards": {name: values[at] for name, values in preview.rewards.items()},
+                "reward": preview.totals[at],
+                "advantage": float(preview.groups.advantages[group, index]),
+                "correct": verdict.correct,
+                "reason": verdict.reason,
+            })
+    return show_samples(rows, n=n)
 
 
 # ---------------------------------------------------------------- four graders, measured
@@ -246,7 +287,7 @@ RIGHT_CASES, WRONG_CASES = 185, 306
 MEASURED = (
     GraderRates("equal strings", 128, 0, 548),
     GraderRates("math-verify 0.9.0", 81, 6, 3591),
-    GraderRates("... and choice letters", 48, 6, 3224),
+    GraderRates("math-verify + letters", 48, 6, 3224),
     GraderRates("MathVista's rule", 44, 22, 9),
     GraderRates("strict", 0, 0, 28),
 )
@@ -263,10 +304,11 @@ def grader_rates() -> Figure:
             (right, [rates.credited for rates in MEASURED], WRONG_CASES, plots.VERMILION, "wrong answers credited"),
         )
         for axis, counts, total, color, title in sides:
+            limit = 1.3 * max(count / total for count in counts)
             axis.barh(places, [count / total for count in counts], color=color, height=0.6)
             for place, count in zip(places, counts, strict=True):
-                axis.text(count / total + 0.01, place, f"{count / total:.1%}  ({count})", va="center", fontsize=8.5, color="#444444")
-            axis.set_xlim(0, 0.85 if axis is left else 0.12)
+                axis.text(count / total + limit / 80, place, f"{count / total:.1%}  ({count})", va="center", fontsize=8.5, color="#444444")
+            axis.set_xlim(0, limit)
             axis.xaxis.set_major_formatter(plots.PercentFormatter(1.0, decimals=0))
             axis.set_title(f"{title}, of {total}")
             axis.grid(axis="y", visible=False)
@@ -379,19 +421,19 @@ def preview_figure(preview: rewards.Preview) -> Figure:
     right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size).sum(axis=1)
     with plots.style():
         figure = plots.Picture(figsize=(plots.WIDTH, 2.9), layout="constrained")
-        left, middle = figure.subplots(1, 2)
+        left, right_side = figure.subplots(1, 2)
         values, counts = np.unique(np.round(totals, 3), return_counts=True)
         width = 0.6 * min(1.0, float(np.diff(values).min()) if len(values) > 1 else 1.0)
         left.bar(values, counts / len(totals), width=width, color=plots.SKY)
         left.set_title("total reward of a completion")
         left.set_ylabel("share of completions")
-        middle.bar(np.arange(size + 1), [np.mean(right == count) for count in range(size + 1)], width=0.6,
+        right_side.bar(np.arange(size + 1), [np.mean(right == count) for count in range(size + 1)], width=0.6,
                    color=[plots.GREY, *[plots.GREEN] * (size - 1), plots.GREY])  # fmt: skip
-        middle.set_title(f"right completions in a group of {size} (grey: no signal)")
-        middle.set_ylabel("share of groups")
-        middle.set_xticks(np.arange(size + 1))
-        for axis in (left, middle):
-            axis.yaxis.set_major_formatter(plots.PercentFormatter(1.0))
+        right_side.set_title(f"right completions in a group of {size} (grey: no signal)")
+        right_side.set_ylabel("share of groups")
+        right_side.set_xticks(np.arange(size + 1))
+        for axis in (left, right_side):
+            axis.yaxis.set_major_formatter(plots.PercentFormatter(1.0, decimals=0))
             axis.grid(axis="x", visible=False)
     return figure
 

@@ -28,7 +28,7 @@ def verdict(solution: str, answer: str = "45", **columns) -> Verdict:
 
 
 @pytest.mark.parametrize("case", lines("grader_cases.jsonl"), ids=lambda case: f"{case['group']}-{case['id']}")
-def test_a_case_gets_the_verdict_that_people_gave_it(case):
+def test_a_case_gets_its_expected_verdict(case):
     columns = {key: case[key] for key in COLUMNS}
     given = grade(case["completion"], case["answer"], **columns)
     assert given.correct is case["expected_correct"], (given, case["reason"])
@@ -38,7 +38,7 @@ def test_a_case_gets_the_verdict_that_people_gave_it(case):
 
 
 @pytest.mark.parametrize("case", lines("format_cases.jsonl"), ids=lambda case: case["id"])
-def test_a_format_case_gets_the_verdict_that_people_gave_it(case):
+def test_a_format_case_gets_its_expected_verdict(case):
     form = check_format(case["completion"])
     assert (form.reasoning and form.solution) is case["expected_format"], (form, case["reason"])
 
