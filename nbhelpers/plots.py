@@ -303,8 +303,19 @@ def _figures(values: Mapping, key: str) -> float:
     return float("nan") if value is None else float(value)
 
 
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share seen in `count` independent trials (Wilson 1927); honest for few trials and for shares of 0 and 1."""
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(max(share * (1 - share), 0.0) / count + z * z / (4 * count * count))
+    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+
+
 def before_after(evaluation: Mapping) -> Figure:
     """Accuracy before and after training, in all and by kind of problem, and the paired difference with its 95 % interval.
+
+    The thin line on a bar is the interval of that share alone. Two overlapping lines do not contradict a clear paired difference,
+    which compares each problem with itself.
 
     Args:
         evaluation: the dict of `evaluation.json`; without "before" (no baseline) only the bars after training are drawn.
@@ -336,17 +347,21 @@ def before_after(evaluation: Mapping) -> Figure:
             values = [_figures(figures, phase) for _, figures in shares]
             spots = place + (shift if before else 0)
             left.barh(spots, np.nan_to_num(values), thickness, color=color, label=f"{phase} training")
-            for spot, value in zip(spots, values, strict=True):
-                if np.isfinite(value):
-                    left.text(value + 0.01, spot, f"{value:.1%}", va="center", fontsize=8, color="#444444")
+            for spot, value, (_, figures) in zip(spots, values, shares, strict=True):
+                if not np.isfinite(value):
+                    continue
+                low, high = wilson_interval(value, figures["n"]) if figures.get("n") else (value, value)
+                if low < high:
+                    left.plot([low, high], [spot, spot], color="#222222", linewidth=1, alpha=0.75)
+                left.text(max(value, high) + 0.01, spot, f"{value:.1%}", va="center", fontsize=8, color="#444444")
         names = [plain(name, 28, 2) + (f"  (n={figures['n']})" if figures.get("n") else "") for name, figures in shares]
         left.set_yticks(place, names, parse_math=False)
         left.get_yticklabels()[0].set_fontweight("bold")
         left.invert_yaxis()
-        left.set_xlim(0, 1.12)
+        left.set_xlim(0, 1.14)
         left.set_xticks(np.arange(0, 1.01, 0.2))
         left.xaxis.set_major_formatter(PercentFormatter(1.0))
-        left.set_xlabel("share of problems")
+        left.set_xlabel("share of problems (thin line: 95 % interval of a share, Wilson)")
         left.grid(axis="y", visible=False)
         left.set_title("Accuracy on problems the policy never trained on", pad=20)
         left.legend(loc="lower left", bbox_to_anchor=(0, 0.995), ncols=2, borderpad=0, handlelength=1.2)

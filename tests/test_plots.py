@@ -106,6 +106,14 @@ def test_before_and_after_carry_the_figures_of_the_evaluation():
     drawn(figure)
 
 
+def test_the_interval_of_a_share_is_wilsons():
+    from scipy.stats import binomtest
+
+    for right, count in [(0, 7), (3, 7), (7, 7), (41, 512)]:
+        expected = binomtest(right, count).proportion_ci(method="wilson")
+        assert plots.wilson_interval(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("interval", "said"), [([-0.1, 0.2], "contains 0"), ([-0.3, -0.1], "below 0"), ([0.0, 0.0], "contains 0")]
 )
