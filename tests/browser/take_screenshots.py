@@ -50,7 +50,8 @@ def save(png: bytes, name: str) -> None:
 
 
 def show(browser, selector: str) -> None:
-    browser.execute_script("document.querySelector(arguments[0]).scrollIntoView({block: 'start'})", selector)
+    script = "const at = document.querySelector(arguments[0]); at.style.scrollMarginTop = '12px'; at.scrollIntoView({block: 'start'})"
+    browser.execute_script(script, selector)
     time.sleep(1)
 
 
