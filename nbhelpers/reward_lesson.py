@@ -105,8 +105,8 @@ _STYLE = """<style>
 .nbh .pay.pay td.text code { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 11.5px; background: none; color: inherit;
   padding: 0; }
 .nbh .pay .good { color: var(--right); font-weight: 600; } .nbh .pay .bad { color: var(--wrong); font-weight: 600; }
-.nbh .pay td.name { font-weight: 600; max-width: 190px; } .nbh .pay td.reason { color: var(--soft); max-width: 300px; }
-.nbh .pay td.idea { color: var(--soft); max-width: 190px; }
+.nbh .pay td.name { font-weight: 600; max-width: 190px; } .nbh .pay td.reason { color: var(--soft); min-width: 210px; max-width: 300px; }
+.nbh .pay td.idea { color: var(--soft); min-width: 130px; max-width: 190px; }
 </style>"""
 
 
@@ -251,8 +251,6 @@ def show_preview(
         shared = {key: problem.get(key) for key in ("pid", "question", "image", "answer", *rewards.GRADING_COLUMNS)}
         for index, text in enumerate(completions[group]):
             at = group * size + index
-            for default, mark in zip(DEFAULT_DELIMITERS, _marks(reward), strict=True):
-                text = text.replace(mark, default)  # what the viewer cuts rows by
             verdict = preview.verdicts[at]
             rows.append({
                 **shared,
@@ -265,7 +263,7 @@ def show_preview(
                 "correct": verdict.correct,
                 "reason": verdict.reason,
             })
-    return show_samples(rows, n=n)
+    return show_samples(rows, n=n, delimiters=_marks(reward))
 
 
 # ---------------------------------------------------------------- four graders, measured
@@ -423,8 +421,11 @@ def preview_figure(preview: rewards.Preview) -> Figure:
         figure = plots.Picture(figsize=(plots.WIDTH, 2.9), layout="constrained")
         left, right_side = figure.subplots(1, 2)
         values, counts = np.unique(np.round(totals, 3), return_counts=True)
-        width = 0.6 * min(1.0, float(np.diff(values).min()) if len(values) > 1 else 1.0)
-        left.bar(values, counts / len(totals), width=width, color=plots.SKY)
+        if len(values) <= 12:
+            width = 0.6 * min(1.0, float(np.diff(values).min()) if len(values) > 1 else 1.0)
+            left.bar(values, counts / len(totals), width=width, color=plots.SKY)
+        else:
+            left.hist(totals, bins=20, weights=np.full(len(totals), 1 / len(totals)), color=plots.SKY)
         left.set_title("total reward of a completion")
         left.set_ylabel("share of completions")
         right_side.bar(np.arange(size + 1), [np.mean(right == count) for count in range(size + 1)], width=0.6,

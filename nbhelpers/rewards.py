@@ -161,7 +161,7 @@ def overlong_reward_func(
         return [None] * len(completions)
     buffer = max(1, max_completion_length // 5)
     free = max_completion_length - buffer
-    return [-min(1.0, max(0.0, (len(ids) - free) / buffer)) for ids in completion_ids]
+    return [max(-1.0, min(0.0, (free - len(ids)) / buffer)) for ids in completion_ids]
 
 
 def repetition_reward_func(completions: Sequence[Any], *, size: int = 3, **kwargs: Any) -> list[float]:
@@ -437,11 +437,9 @@ def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float
 
 def _warning(correct: float, unparsed: float, zero_variance: float, size: int) -> str:
     if correct < 0.02:
-        cause = "answers are wrong"
-        if unparsed > 0.5:
-            cause = f"in {unparsed:.0%} of them no answer can be read, so look at the format first"
+        cause = f"; from {unparsed:.0%} no answer can be read at all, so look at the format first" if unparsed > 0.5 else ""
         return (
-            f"Only {correct:.1%} of the completions are right: {cause}. Correctness pays almost nobody, so training would "
+            f"Only {correct:.1%} of the completions are right{cause}. Correctness pays almost nobody, so training would "
             "polish the format alone. Use easier problems, a stronger policy, or a short supervised warm-up."
         )
     if correct > 0.98:

@@ -225,6 +225,7 @@ def show_samples(
     show: str = "all",
     kind: str | None = None,
     images: Sequence[Any] | None = None,
+    delimiters: Sequence[str] = DELIMITERS,
 ) -> Page:
     """Groups of completions beside their pictures, as plain HTML.
 
@@ -235,6 +236,7 @@ def show_samples(
         show: a key of `samples.FILTERS`, for a run directory.
         kind: problem kind, for a run directory.
         images: PIL pictures, one a row, where rows name no file.
+        delimiters: the four marks, for rows; a run directory knows its own.
     """
     if isinstance(source, (str, os.PathLike)):
         store = SampleStore(source)
@@ -258,7 +260,6 @@ def show_samples(
         first = [places[0] for places in list(by_group.values())[:n]]
         own = [images[place] if images is not None else rows[place].get("image") for place in first]
         pictures = [data_uri(encode_image(image.copy())) if hasattr(image, "convert") else None for image in own]
-        delimiters = DELIMITERS
     draw = macro("group")
     return Page("".join(draw(rows, picture, delimiters) for rows, picture in zip(groups, pictures, strict=True)) or _note("No rows."))
 
