@@ -408,7 +408,8 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
             dtype=str(policy.model.dtype).removeprefix("torch.") if policy.model.dtype != torch.float32 else "bfloat16",
             quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
         )
-        llm = LLM(**{**arguments, **changes})
+        with one_tokenizer(policy):
+            llm = LLM(**{**arguments, **changes})
         stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
         engine = Engine(llm, InMemoryAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
     if policy.has_adapter:
@@ -437,6 +438,33 @@ def verify(policy: Policy, engine: Engine, conversations: Sequence[list[dict]], 
     report = check_parity(policy, engine, conversations, images)
     print(f"Parity: {report}", flush=True)
     return report, judge_parity(report)
+
+
+@contextlib.contextmanager
+def one_tokenizer(policy: Policy) -> Iterator[None]:
+    """Inside, vLLM takes shallow copies of the policy's tokenizer instead of loading and deep-copying its own.
+
+    vLLM 0.26 loads the tokenizer once for itself and once for each processor that it builds, and its renderers keep a pool of deep
+    copies for threads that are not there. With Gemma-3's 262,144 tokens a load or a copy takes seconds, and together they were half of
+    the start-up. Prompts arrive as token ids, and completions leave as such.
+    """
+    import copy
+
+    import vllm.renderers.hf as renderers
+    from transformers import AutoTokenizer
+
+    original, bound, pool = AutoTokenizer.__dict__["from_pretrained"], AutoTokenizer.from_pretrained, renderers.maybe_make_thread_pool
+
+    def from_pretrained(cls: type, name: Any, *args: Any, **kwargs: Any) -> Any:
+        return copy.copy(policy.processor.tokenizer) if str(name) == policy.source else bound(name, *args, **kwargs)
+
+    AutoTokenizer.from_pretrained = classmethod(from_pretrained)
+    renderers.maybe_make_thread_pool = lambda tokenizer, copies: tokenizer
+    try:
+        yield
+    finally:
+        AutoTokenizer.from_pretrained = original
+        renderers.maybe_make_thread_pool = pool
 
 
 def _rendezvous() -> None:

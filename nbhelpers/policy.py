@@ -321,7 +321,8 @@ def save_final_model(policy: Policy, path: Path) -> Path:
 def load_final_model(path: Path, params: ModelParams) -> Policy:
     """Load what `save_final_model` wrote: the base model that the adapter names, the adapter, and the saved processor.
 
-    `params` gives the precision and the backend; its `name` is used where the base that the adapter names is not there.
+    `params` gives the precision; its `name` is used where the base that the adapter names is not there. The backend is transformers
+    (with vLLM where `fast_inference` is set), whichever one trained: both save the same adapter.
     """
     from peft import PeftConfig, PeftModel
     from transformers import AutoProcessor
@@ -332,7 +333,7 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
     base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         base = weights_source(params.name)
-    policy = load_policy(params.model_copy(update={"name": base}))
+    policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
     policy.model = PeftModel.from_pretrained(policy.model, str(path)).eval()
     policy.processor = AutoProcessor.from_pretrained(str(path))
     policy.processor.tokenizer.padding_side = "left"

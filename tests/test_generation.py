@@ -59,7 +59,9 @@ class TestParity:
 
 
 class TestEngineArguments:
-    @pytest.mark.parametrize(("completions", "sizes"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])])
+    @pytest.mark.parametrize(
+        ("completions", "sizes"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])]
+    )
     def test_graphs_are_captured_for_the_batch_sizes_that_occur(self, completions, sizes):
         assert capture_sizes(completions) == sizes
 
@@ -198,9 +200,29 @@ class TestHandOver:
             adapter_matrices(load_policy(params.model, params.lora).model)
 
 
+def test_vllm_starts_with_the_policys_tokenizer_and_without_copies(policy, monkeypatch):
+    import sys
+    from types import ModuleType
+
+    from transformers import AutoProcessor, AutoTokenizer
+
+    renderers = ModuleType("vllm.renderers.hf")
+    renderers.maybe_make_thread_pool = pool = lambda tokenizer, copies: pytest.fail("deep copies")
+    for name, module in {"vllm": ModuleType("vllm"), "vllm.renderers": ModuleType("vllm.renderers"), "vllm.renderers.hf": renderers}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    sys.modules["vllm.renderers"].hf = renderers
+    with generation.one_tokenizer(policy):
+        shared = AutoProcessor.from_pretrained(policy.source).tokenizer
+        assert renderers.maybe_make_thread_pool(shared, 2) is shared
+    assert shared is not policy.processor.tokenizer
+    assert shared._tokenizer is policy.processor.tokenizer._tokenizer
+    assert renderers.maybe_make_thread_pool is pool
+    assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
+
+
 def test_parameter_names_are_those_of_the_published_checkpoints():
     name = generation.hub_parameter_name
-    assert name("model.vision_tower.embeddings.patch_embedding.weight") == "model.vision_tower.vision_model.embeddings.patch_embedding.weight"
+    assert name("model.vision_tower.embeddings.weight") == "model.vision_tower.vision_model.embeddings.weight"
     assert name("model.vision_tower.vision_model.x") == "model.vision_tower.vision_model.x"
     assert name("model.language_model.layers.0.mlp.up_proj.weight") == "model.language_model.layers.0.mlp.up_proj.weight"
 

@@ -44,6 +44,8 @@ def main(tokenizer_dir: str, out: str) -> None:
     for layer in model.model.language_model.layers:
         for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
             torch.nn.init.constant_(norm.weight, -0.9)  # Gemma's norms scale by 1 + weight
+    # Tied embeddings would answer each token with itself; this leaves some entropy.
+    torch.nn.init.constant_(model.model.language_model.norm.weight, -0.75)
     model.tie_weights()
     model.generation_config.update(eos_token_id=[1, 106], pad_token_id=0, bos_token_id=2)
     os.makedirs(out, exist_ok=True)

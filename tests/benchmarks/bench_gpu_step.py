@@ -1,0 +1,286 @@
+"""Seconds a GRPO step of Gemma-3 4B's shape takes on one GPU: this project's path, Unsloth's, and stock TRL with colocated vLLM.
+
+usage: python bench_gpu_step.py {ours,unsloth,stock} --model DIR [--shapes 1x4x256 8x8x512] [--steps 8]
+
+A shape is prompts x completions a prompt x tokens. Several shapes of one call share the engine, which is started for the largest batch
+of this project's and Unsloth's arms and for the first shape's batch of stock TRL's.
+
+Each arm is one process, because each sets up its own vLLM; run them one after the other on the same machine. The last line is JSON.
+`--ideas` takes this project's ideas away one at a time, a few steps each, in the same process. DIR is Gemma-3 4B or what
+`make_true_shape.py` writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import time
+
+STARTED = time.perf_counter()
+LORA = {"r": 16, "alpha": 16}
+# What `--ideas` takes away from the last shape, one after the other, for so many steps each.
+WITHOUT = ("without the vision cache", "and without prepared pictures", "and with TRL's extra forward")
+IDEA_STEPS = 3
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("arm", choices=["ours", "unsloth", "stock"])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--shapes", nargs="+", default=["1x4x256"], type=lambda text: tuple(map(int, text.split("x"))))
+    parser.add_argument("--micro-batch", type=int, default=8, help="completions in one forward")
+    parser.add_argument("--steps", type=int, default=8, dest="first_steps")
+    parser.add_argument("--warm-up", type=int, default=3, help="steps left out of the median")
+    parser.add_argument("--utilization", type=float, default=0.4)
+    parser.add_argument("--load-in-4bit", action="store_true")
+    parser.add_argument("--no-checkpointing", action="store_true")
+    parser.add_argument("--ideas", action="store_true")
+    parser.add_argument("--engine", type=json.loads, default={}, help="arguments of vllm.LLM to change, as JSON")
+    args = parser.parse_args()
+    args.completions = max(prompts * generations for prompts, generations, _ in args.shapes)
+    return args
+
+
+def log(text: str) -> None:
+    print(f"[{time.perf_counter() - STARTED:7.1f} s] {text}", flush=True)
+
+
+def use_shape(args: argparse.Namespace, shape: tuple[int, int, int]) -> None:
+    args.prompts, args.generations, args.tokens = shape
+
+
+def dataset(args: argparse.Namespace):
+    """Different pictures of 512 pixels with a question each."""
+    from datasets import Dataset
+
+    from nbhelpers.visual_math import make_problems
+
+    problems = make_problems(args.prompts * args.steps, seed=1)
+    return Dataset.from_dict({
+        "prompt": [
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": f"{row['question']} Reason step by step."}]}]
+            for row in problems
+        ],
+        "image": [row["image"].resize((512, 512)) for row in problems],
+    })
+
+
+def reward(completions, **_):
+    """Different for each completion, so that every step has a gradient."""
+    texts = [completion if isinstance(completion, str) else completion[0]["content"] for completion in completions]
+    return [float(sum(map(ord, text)) % 7) for text in texts]
+
+
+class Clock:
+    """Seconds by name, the GPU's work included; calls inside a timed call count for both."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    def wrap(self, owner, name: str, label: str) -> None:
+        import torch
+
+        original = getattr(owner, name)
+
+        def timed(*args, **kwargs):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                torch.cuda.synchronize()
+                self.seconds[label] = self.seconds.get(label, 0.0) + time.perf_counter() - start
+
+        setattr(owner, name, timed)
+
+    def take(self) -> dict[str, float]:
+        taken, self.seconds = self.seconds, {}
+        return {label: round(value, 3) for label, value in taken.items()}
+
+
+def config_of(args: argparse.Namespace, **more):
+    from trl import GRPOConfig
+
+    completions = args.prompts * args.generations
+    micro = min(args.micro_batch, completions)
+    return GRPOConfig(
+        output_dir="/tmp/bench", use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=args.utilization,
+        vllm_max_model_length=2048, per_device_train_batch_size=micro, gradient_accumulation_steps=completions // micro,
+        num_generations=args.generations, max_completion_length=args.tokens, max_steps=args.steps, learning_rate=5e-6, beta=0.0,
+        loss_type="dr_grpo", scale_rewards="none", bf16=True, gradient_checkpointing=not args.no_checkpointing, report_to="none",
+        logging_steps=1, save_strategy="no", disable_tqdm=True, seed=1,
+        generation_kwargs={"logit_bias": {262144: -100.0}} if args.arm != "ours" else None, **more,
+    )
+
+
+def load(args: argparse.Namespace):
+    from nbhelpers.params import LoraParams, ModelParams
+    from nbhelpers.policy import load_policy
+
+    backend = "unsloth" if args.arm == "unsloth" else "transformers"
+    model = ModelParams(
+        name=args.model, backend=backend, load_in_4bit=args.load_in_4bit, max_seq_length=2048, fast_inference=True,
+        gpu_memory_utilization=args.utilization, use_gradient_checkpointing="unsloth" if backend == "unsloth" else True,
+    )
+    return load_policy(model, LoraParams(**LORA)), model
+
+
+def stock(args):
+    """TRL as it comes, with the one change without which it stops at Gemma-3 (transformers 5.17, vLLM 0.26)."""
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import GRPOTrainer
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    from nbhelpers.generation import hub_parameter_name
+
+    fix, start = VLLMGeneration._fix_param_name_to_vllm, VLLMGeneration._init_vllm
+    VLLMGeneration._fix_param_name_to_vllm = lambda self, name, extra_prefixes=None: hub_parameter_name(fix(self, name, extra_prefixes))
+    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.bfloat16, device_map={"": 0})
+    log("model loaded")
+    adapter = LoraConfig(
+        r=LORA["r"], lora_alpha=LORA["alpha"], task_type="CAUSAL_LM",
+        target_modules=r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+    )
+    engines = []
+
+    def start_once(self):
+        if engines:
+            self.llm, self._llm_weights_sleeping = engines[0], False
+        else:
+            start(self)
+            engines.append(self.llm)
+
+    VLLMGeneration._init_vllm = start_once
+    processor = AutoProcessor.from_pretrained(args.model)
+    while True:
+        trainer = GRPOTrainer(
+            model=model, processing_class=processor, args=config_of(args), reward_funcs=reward, train_dataset=dataset(args),
+            peft_config=adapter,
+        )
+        model, adapter = trainer.model, None
+        yield trainer, {}
+
+
+def ours(args):
+    from nbhelpers import generation
+
+    generation.prepare_environment()
+    policy, model = load(args)
+    log("model loaded")
+    engine = generation.start_engine(policy, model, completions=args.completions, **args.engine)
+    log("vLLM started")
+    from trl import GRPOTrainer
+
+    from nbhelpers.vision_cache import FrozenVisionCache, PreparedPictures
+
+    caches = {"vision": FrozenVisionCache(policy.model), "pictures": PreparedPictures(policy.processor)}
+    while True:
+        rows = dataset(args)
+        report = generation.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
+        log(f"parity: {report}")
+        with generation.generating_with(engine):
+            trainer = generation.weights_from_the_loss(GRPOTrainer)(
+                model=policy.model, processing_class=policy.processor, args=config_of(args), reward_funcs=reward, train_dataset=rows
+            )
+        yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "caches": caches}
+
+
+def unsloth(args):
+    from nbhelpers import generation
+
+    policy, model = load(args)
+    log("model and vLLM loaded")
+    from trl import GRPOTrainer
+
+    engine = generation.start_engine(policy, model, completions=args.completions)
+    while True:
+        rows = dataset(args)
+        report = generation.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
+        log(f"parity: {report}")
+        trainer = GRPOTrainer(
+            model=policy.model, processing_class=policy.processor, args=config_of(args), reward_funcs=reward, train_dataset=rows
+        )
+        yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)]}
+
+
+def watch(trainer, clock, steps: list[dict], changes: dict) -> None:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, _, state, control, **kwargs):
+            if state.global_step in changes:
+                changes[state.global_step]()
+            clock.take()
+            self.start = time.perf_counter()
+
+        def on_step_end(self, _, state, control, **kwargs):
+            import torch
+
+            torch.cuda.synchronize()
+            steps.append({"seconds": time.perf_counter() - self.start, **clock.take()})
+            log(f"step {state.global_step}: {steps[-1]}")
+
+    trainer.add_callback(Watch())
+
+
+def main() -> None:
+    args = arguments()
+    args.steps = args.first_steps
+    use_shape(args, args.shapes[0])
+    trainers = {"ours": ours, "unsloth": unsloth, "stock": stock}[args.arm](args)
+    for shape in args.shapes:
+        use_shape(args, shape)
+        args.without = WITHOUT if args.ideas and shape == args.shapes[-1] else ()
+        args.steps = args.first_steps + IDEA_STEPS * len(args.without)
+        print(json.dumps(measure(args, *next(trainers))), flush=True)
+
+
+def measure(args, trainer, extra: dict) -> dict:
+    """Train `args.steps` steps and say how long they took."""
+    import torch
+
+    log("trainer ready")
+    clock, steps = Clock(), []
+    with contextlib.suppress(AttributeError):
+        clock.wrap(trainer.vllm_generation, "sync_weights", "hand_over")
+        clock.wrap(trainer.vllm_generation, "generate", "generate")
+    clock.wrap(trainer, "_tokenize_prompts", "tokenize")
+    clock.wrap(trainer, "_generate_and_score_completions", "rollout")
+    clock.wrap(trainer, "compute_loss", "loss_forward")
+    caches = extra.pop("caches", None)
+    starts = [args.first_steps + IDEA_STEPS * place for place in range(len(args.without))]
+    changes = [
+        lambda: caches["vision"].detach(), lambda: caches["pictures"].detach(), lambda: setattr(type(trainer), "_one_update_a_batch", False)
+    ]
+    watch(trainer, clock, steps, dict(zip(starts, changes, strict=False)))
+    torch.cuda.reset_peak_memory_stats()
+    train_start = time.perf_counter()
+    trainer.train()
+    seconds = [step["seconds"] for step in steps]
+    median = statistics.median(seconds[args.warm_up : args.first_steps])
+    free, total = torch.cuda.mem_get_info()
+    result = {
+        "arm": args.arm, "shape": f"{args.prompts}x{args.generations}x{args.tokens}",
+        "ready_s": round(train_start - STARTED, 1), "first_update_s": round(train_start - STARTED + seconds[0], 1),
+        "step_s": round(median, 3), "completions_per_s": round(args.prompts * args.generations / median, 2),
+        "steps_s": [round(value, 2) for value in seconds],
+        "peak_torch_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2), "used_gib": round((total - free) / 2**30, 2),
+        "metrics": {
+            key: trainer.state.log_history[0].get(key)
+            for key in ("loss", "grad_norm", "completions/mean_length", "sampling/sampling_logp_difference/mean",
+                        "sampling/importance_sampling_ratio/mean")
+        },
+        "parts": steps[args.first_steps - 1], **extra,
+    }
+    for name, start in zip(args.without, starts, strict=True):
+        result[name] = round(statistics.median(seconds[start + 1 : start + IDEA_STEPS]), 3)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
