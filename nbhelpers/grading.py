@@ -300,11 +300,13 @@ _EXPLAINED = re.compile(r"(?:because|since|as|is (?:the )?(?:correct|right|best|
 _OTHER_LETTER = re.compile(r"(?:\b(?:or|and|nor|not|than)\b|[/&,])\s*(?:option\s+|choice\s+)?[(\[]?([A-Za-z])\b(?!')", re.I)
 _COMMIT = re.compile(
     r"\b(?:answer|ans|choice|option|result|solution)\b(?:\s+to\s+the\s+question)?"
-    r"(?:\s*[:=]\s*|\s+(?:is|would be|must be|should be)\b\s*:?\s*)",
+    r"(?:\s*[:=]\s*|\s+(?:is|would be|must be|should be)\b\s*:?\s*)|答案\s*[:是为]?\s*",
     re.I,
 )
 _SENTENCE_END = re.compile(r"[.;!]\s+(?=\S)|\n")
-_SAYS_YES_OR_NO = re.compile(r"(yes|no|true|false)\s*[.,;:!-]\s*(.+)", re.I | re.S)
+_SAYS_YES_OR_NO = re.compile(
+    r"(yes|no|true|false)(?:\s*[.,;:!-]\s*|\s+(?=(?:it|they|he|she|because|since)\b))(.+)", re.I | re.S
+)
 
 
 def _pick(text: str, choices: _Choices) -> tuple[int | None, str]:
@@ -361,8 +363,9 @@ def _pick_sentence(clean: str, stripped: str, choices: _Choices) -> tuple[int | 
         return _pick_labelled(labelled[1].upper(), labelled[2], choices)
     if labelled and (labelled[3] != "A" or _EXPLAINED.match(labelled[4])):
         at = choices.label(labelled[3])
-        if at is not None and (choices.named_by(labelled[4]) == at or _EXPLAINED.match(labelled[4])):
-            return _pick_labelled(labelled[3], labelled[4], choices)
+        rest = labelled[4].strip("().")  # "B (No)."
+        if at is not None and (choices.named_by(rest) == at or _EXPLAINED.match(rest)):
+            return _pick_labelled(labelled[3], rest, choices)
     elif labelled and choices.named_by(labelled[4]) is not None:
         return choices.named_by(labelled[4]), "the text of a choice"  # an article: "A cat"
     said = _SAYS_YES_OR_NO.fullmatch(stripped)
@@ -469,6 +472,8 @@ def _pick_tail(tail: str, choices: _Choices) -> int | None:
     labelled = _LABELLED.fullmatch(tail) if not _OTHER_LETTER.search(tail) else None
     if labelled and labelled[1]:
         return _pick_labelled(labelled[1].upper(), labelled[2], choices)[0]
+    if labelled and (at := choices.label(labelled[3])) is not None and choices.named_by(labelled[4].strip("().")) == at:
+        return at  # "E (0-5)"
     return None
 
 

@@ -55,7 +55,7 @@ class _Folding(dict):
         **dict.fromkeys("º˚", "°"),
         **dict.fromkeys("‘’‛′", "'"),
         **dict.fromkeys("“”„″", '"'),
-        **{"…": "...", "。": ".", "、": ",", "✕": "×", "✖": "×", "℃": "°C", "℉": "°F", "µ": "μ", "【": "[", "】": "]"},
+        **{"…": "...", "⁻": "^-", "。": ".", "、": ",", "✕": "×", "✖": "×", "℃": "°C", "℉": "°F", "µ": "μ", "【": "[", "】": "]"},
     }
 
     def __missing__(self, point: int) -> str:
@@ -78,6 +78,8 @@ class _Folding(dict):
                 folded = "^" + plain  # 45² must not become 452
             elif 0xFF01 <= point <= 0xFF5E:
                 folded = chr(point - 0xFEE0)  # full-width forms
+            elif plain.isascii() and plain.isalnum() and category[0] in "LS":
+                folded = plain  # a letter in a circle, in bold, or two letters in one: ㎝
             else:
                 folded = char
         self[point] = folded
@@ -114,6 +116,7 @@ _ESCAPE = re.compile(r"\\[$%#&_{},;: ()\[\]\\!]")
 _SMALL_FRACTION = re.compile(r"(\d)?\s*\\frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\s*\*?\s*\^?\s*\{?\s*°\s*\}?(?:\s*(?=[CF]\b))?")
+_RAISED_DIGITS = re.compile(r"(\^-?\d)\^(\d)")
 _WRAPPED = re.compile(r"\\wrapped\s*\{([^{}]*)\}")
 _ROOT = re.compile(r"√\s*\{([^{}]*)\}")
 _SCRIPT = re.compile(r"([\^_])\s*\{\s*([-+]?\w+)\s*\}")
@@ -140,8 +143,10 @@ def plain(text: str) -> str:
     """`text` with Unicode, LaTeX and Markdown spellings folded into one, and blanks collapsed."""
     if not text.isascii():
         text = text.translate(_FOLDING)
+        if "^" in text:
+            text = _RAISED_DIGITS.sub(r"\1\2", text.replace("^-^", "^-"))
     if "\\" in text or "{" in text:
-        text = text.replace("{,}", ",")
+        text = text.replace("{,}", ",").replace("~\\", " \\")
         text = _COMMAND.sub(lambda match: _LATEX.get(match[1], match[0]), text)
         text = _SMALL_FRACTION.sub(_small_fraction, text)
         text = _SCRIPT.sub(r"\1\2", text)
@@ -158,7 +163,8 @@ def plain(text: str) -> str:
         text = _DEGREES.sub("°", text)
     if "*" in text or "`" in text or "__" in text:
         text = _EMPHASIS.sub("", text)
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return text[2:] if text.startswith(("* ", "· ")) else text  # the only item of a list
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -275,7 +281,7 @@ def units_agree(given: str, asked: str | None) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 
 NUMBER = re.compile(
-    r"""(?<![A-Za-z0-9_.^])                                 # not inside a name (x1, cm2), a number or an exponent
+    r"""(?<![A-Za-z0-9_.^])(?<!\^[-+])                                 # not inside a name (x1, cm2), a number or an exponent
     (?P<sign>[-+]\ ?)?
     (?:(?P<power>10\^\(?[-+]?\d{1,4}\)?)
       |(?P<whole>\d+)\ (?P<mixed_top>\d+)\ ?/\ ?(?P<mixed_bottom>\d+)
@@ -288,6 +294,7 @@ NUMBER = re.compile(
 )
 _EQUALS = re.compile(r"[=≈]")
 _ARITHMETIC = re.compile(r"[\d\s.,+\-*/×·÷()\[\]{}^√%°$|!:]+")
+_WORDS_AHEAD = re.compile(r"\s*(?:[^\W\d_]{2,}[\s,:]+)+(?=[\d(])")
 _DENIAL = re.compile(
     r"\b(?:not|never|cannot|no|nor|neither|none|without|impossible|unknown|insufficient|unable|undefined)\b|n't\b", re.I
 )
@@ -306,7 +313,8 @@ _FUNCTIONS_OF = frozenset(
     "factor factors power factorial sine cosine tangent inverse reciprocal percent fraction range".split()
 )
 _HEDGE_AFTER = frozenset(
-    "or to and nor minus plus times divided squared cubed mod through factorial pi sqrt half if unless choose".split()
+    "or to and nor minus plus times divided squared cubed mod through factorial pi sqrt half if unless choose "
+    "thirds fifths sixths eighths tenths hundredths thousandths millionths".split()
 )
 _MULTIPLIERS = {
     "hundred": Decimal(10**2),
@@ -452,6 +460,7 @@ def _read_equation(text: str) -> Quantity:
             if part.lstrip().startswith("-") or "√" in part or (power and not _unit_name(power[1])):
                 return Quantity(None, problem="an equation that is not solved")
             continue
+        part = _WORDS_AHEAD.sub("", part)  # "the sum is 40 + 5"
         # Units inside a sum (40 cm + 5 cm = 45 cm) are no unknowns.
         letters = re.findall(r"[^\W\d_]+", part)
         if all(_unit_name(word) for word in letters):
@@ -490,7 +499,7 @@ _ONES = (
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _NUMBER_WORDS = {word: at for at, word in enumerate(_ONES)} | {word: 20 + 10 * at for at, word in enumerate(_TENS)}
-_NO_NOUN = re.compile(r".*(?:th|rd|nd|ths|rds|half|halves|quarters?|dozen|pairs?|point|or|and|of|to|not)")
+_NO_NOUN = re.compile(r".*(?:th|rd|nd|ths|rds|half|halves|quarters?|dozen|pairs?|hundred|thousand|[mbtr]+illion|point|or|and|of|to|not)")
 
 
 def _read_words(text: str) -> Quantity:
@@ -507,7 +516,7 @@ def _read_words(text: str) -> Quantity:
             if used and not (previous in _TENS and 0 < step < 10 or previous in ("hundred", "thousand", "and")):
                 break
             current += step
-        elif word == "hundred" and 0 < current < 10:
+        elif word == "hundred" and 0 < current < 100:
             current *= 100
         elif word == "thousand" and 0 < current < 1000 and not total:
             total, current = current * 1000, 0
