@@ -251,7 +251,8 @@ def make_reward_funcs(reward_params: RewardParams, *, max_completion_length: int
     functions = []
     for name in reward_params.functions:
         if ":" in name:
-            functions.append(_named(name.partition(":")[2], _own_function(name)))
+            own = _own_function(name)  # as it is, so that TRL sees whether it is asynchronous
+            functions.append(own if hasattr(own, "__name__") else _named(name.partition(":")[2], own))
         elif name not in BUILT_IN:
             near = difflib.get_close_matches(name, BUILT_IN, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
