@@ -90,6 +90,8 @@ function problemCard(problem) {
     const picture = element("img");
     picture.src = "data:image/webp;base64," + data.images[image];
     picture.alt = "the problem's picture";
+    picture.title = "click to enlarge";
+    picture.tabIndex = 0;
     card.append(picture);
   }
   const asked = element("div", "", element("div", "label", "question"), textBox("div", "", question, 700));

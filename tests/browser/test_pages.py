@@ -138,6 +138,16 @@ def test_hostile_texts_are_shown_and_do_nothing(browser, hostile):
     assert "U+202E" in seen and "U+D83D" in seen
 
 
+@pytest.mark.parametrize("page", ["report.html", "samples.html"])
+def test_a_picture_is_enlarged_by_a_click(browser, run, page):
+    visit(browser, run / page)
+    picture = browser.find_element(By.CSS_SELECTOR, ".problem img")
+    before = picture.size["width"]
+    picture.click()
+    assert picture.size["width"] == 560 > before
+    assert complaints(browser) == []
+
+
 def test_a_long_text_opens_on_request(browser, hostile):
     visit(browser, hostile / "samples.html")
     browser.find_element(By.ID, "text").send_keys("no play. all work")
