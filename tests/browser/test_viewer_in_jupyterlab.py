@@ -59,6 +59,13 @@ def test_search_takes_enter(viewer_notebook):
     head_becomes(viewer_notebook, "step 1 problem count-0000")
 
 
+def test_a_picture_is_enlarged_by_a_click(viewer_notebook):
+    picture = viewer_notebook.find_element(By.CSS_SELECTOR, ".nbh .problem img")
+    before = picture.size["width"]
+    picture.click()
+    wait_for(viewer_notebook, f"return document.querySelector('.nbh .problem img').offsetWidth > {before + 200}")
+
+
 def test_it_is_legible_in_both_themes(viewer_notebook, jupyter):
     measured = (
         "const card = document.querySelector('.nbh .completion'), text = card.querySelector('.segment .text');"
