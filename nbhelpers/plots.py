@@ -379,7 +379,8 @@ def _draw_difference(axis, difference: Mapping) -> None:
     axis.axvline(0, color="#444444", linewidth=1)
     axis.errorbar([gain], [0], xerr=[[gain - low], [high - gain]], fmt="o", color=color, capsize=5, linewidth=2.2, markersize=8)
     axis.text(gain, 0.16, f"{gain:+.1f}", zorder=3, ha="center", fontsize=15, fontweight="bold", color=color)
-    axis.text(gain, -0.16, f"95 %: {low:+.1f} to {high:+.1f}", ha="center", va="top", fontsize=8.5, color="#444444", backgroundcolor="white")
+    said = f"95 %: {low:+.1f} to {high:+.1f}"
+    axis.text(gain, -0.16, said, ha="center", va="top", fontsize=8.5, color="#444444", backgroundcolor="white")
     verdict = "the interval lies " + ("above 0" if low > 0 else "below 0") if sure else "the interval contains 0"
     reach = max(abs(low), abs(high), 2) * 1.25
     axis.set_xlim(min(0, low) - 0.4 * reach, max(0, high) + 0.4 * reach)

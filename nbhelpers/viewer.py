@@ -154,7 +154,7 @@ def encode_image(image: Any, longest: int = 480) -> bytes:
     image.thumbnail((longest, longest))
     buffer = io.BytesIO()
     if image.getcolors(1024):
-        image.save(buffer, "WEBP", lossless=True, method=2)
+        image.save(buffer, "WEBP", lossless=True, quality=20, method=1)  # quality is effort here
     else:
         image.save(buffer, "WEBP", quality=82, method=1)
     return buffer.getvalue()

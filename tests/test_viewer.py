@@ -442,7 +442,8 @@ def test_papermill_gets_lines_a_picture_and_a_table(run, tmp_path, monkeypatch):
         "plots.training_overview(view.rows)"
     )
     sources = [
-        f"from nbhelpers import plots, viewer\nfrom nbhelpers.run_directory import RunDirectory\nrun_dir = {str(run)!r}\nviewer.is_interactive()",
+        "from nbhelpers import plots, viewer\nfrom nbhelpers.run_directory import RunDirectory\n"
+        f"run_dir = {str(run)!r}\nviewer.is_interactive()",
         "viewer.SampleViewer(run_dir)",
         live,
     ]
