@@ -277,6 +277,10 @@ class _Canvas:
         return self._image.reduce(_OVERSAMPLING)
 
 
+def _lightened(colour: tuple) -> tuple:
+    return tuple(round(0.55 * part + 0.45 * 255) for part in colour)
+
+
 def _draw_dots(scene: tuple) -> Image.Image:
     canvas = _Canvas()
     cell = SIZE / 4
@@ -305,7 +309,7 @@ def _draw_rectangle(scene: tuple) -> Image.Image:
     _, wide, high, column, row, name = scene
     canvas = _Canvas()
     square = SIZE / 8
-    light = tuple(round(0.55 * c + 0.45 * 255) for c in _COLOURS[name])
+    light = _lightened(_COLOURS[name])
     box = column * square, row * square, (column + wide) * square, (row + high) * square
     canvas.box(*box, light)
     for i in range(9):
@@ -319,8 +323,7 @@ def _draw_angle(scene: tuple) -> Image.Image:
     _, degrees, tilt, arm, name = scene
     canvas = _Canvas()
     x, y = SIZE / 2, SIZE * 0.72
-    light = tuple(round(0.55 * c + 0.45 * 255) for c in _COLOURS[name])
-    canvas.slice(x, y, 60, -tilt - degrees, -tilt, light)
+    canvas.slice(x, y, 60, -tilt - degrees, -tilt, _lightened(_COLOURS[name]))
     for direction in (tilt, tilt + degrees):
         end = x + arm * math.cos(math.radians(direction)), y - arm * math.sin(math.radians(direction))
         canvas.line(x, y, *end, colour=_INK, width=4)
