@@ -10,8 +10,8 @@ import numpy as np
 
 from nbhelpers import data, grading
 from nbhelpers.params import RunParams
-from nbhelpers.policy import Policy
 from nbhelpers.run_directory import RunDirectory
+from nbhelpers.sampling import Policy
 from nbhelpers.training import PROBLEM_COLUMNS, delimiters_of, grade_row
 
 BOOTSTRAP_RESAMPLES = 9_999
@@ -172,11 +172,11 @@ def headline(result: dict) -> str:
     after = result["after"]
     if "difference" not in result:
         return f"Accuracy after training: {after['accuracy']:.1%} of {after['n']} problems; no baseline was measured."
-    difference, (low, high) = result["difference"]["accuracy"], result["difference"]["ci95"]
+    difference, (low, high) = 100 * result["difference"]["accuracy"], (100 * end for end in result["difference"]["ci95"])
     verdict = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that this many problems could show"
     return (
         f"Accuracy {result['before']['accuracy']:.1%} -> {after['accuracy']:.1%} on the same {result['difference']['n_paired']} problems: "
-        f"{difference:+.1%} (95 % interval {low:+.1%} to {high:+.1%}), {verdict}."
+        f"{difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
     )
 
 

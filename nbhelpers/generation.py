@@ -25,7 +25,8 @@ from typing import Any
 
 from nbhelpers import mends
 from nbhelpers.params import ModelParams
-from nbhelpers.policy import Completion, Policy
+from nbhelpers.sampling import Completion, Policy
+from nbhelpers.unsloth_backend import logits_returned
 
 PARITY_WARN = 0.05
 PARITY_STOP = 0.5
@@ -182,14 +183,13 @@ def engine_arguments(
         "limit_mm_per_prompt": {"image": 1},
         "logprobs_mode": "processed_logprobs",
         "distributed_executor_backend": "external_launcher",
-        "compilation_config": {"cudagraph_capture_sizes": capture_sizes(completions)},
+        # Decoding runs in whole captured graphs, where Inductor has little to add to vLLM's own kernels; its compilation took 47 s.
+        "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": capture_sizes(completions)},
         "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
         "seed": seed,
     }
     if lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}
-        # One set of graphs, with the adapter's kernels in it; a batch without adapter uses it too.
-        arguments["compilation_config"]["cudagraph_specialize_lora"] = False
     return arguments
 
 
@@ -322,6 +322,7 @@ class Engine:
     adapter: Callable[[Any], Any]
     stop_ids: list[int]
     banned_ids: list[int] = field(default_factory=list)
+    request: Any = None
 
     def take_adapter(self, model: Any) -> None:
         """Generate with the adapter's present values from now on."""
@@ -369,6 +370,18 @@ class Engine:
         return ids, logps
 
 
+def unsloth_engine(policy: Policy) -> Engine:
+    """The vLLM engine that Unsloth started with the model, as an `Engine`. The weights are shared; the adapter goes over as
+    tensors in memory."""
+    llm = getattr(policy.model, "vllm_engine", None)
+    if llm is None:
+        raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
+    stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
+    return Engine(
+        llm, lambda model: model.load_lora("nbhelpers_adapter", load_tensors=True), stop_ids, mends.never_sampled_ids(policy.processor)
+    )
+
+
 def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, **changes: Any) -> Engine:
     """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let `policy.sample` use it.
 
@@ -384,10 +397,8 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
     if policy.engine is not None:
         return policy.engine
     if policy.backend == "unsloth":
-        from nbhelpers.unsloth_backend import engine_of
-
         accept_expanded_prompts()
-        engine = engine_of(policy)
+        engine = unsloth_engine(policy)
     else:
         prepare_environment()
         try:
@@ -408,10 +419,12 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
             dtype=str(policy.model.dtype).removeprefix("torch.") if policy.model.dtype != torch.float32 else "bfloat16",
             quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
         )
-        with one_tokenizer(policy):
-            llm = LLM(**{**arguments, **changes})
         stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
-        engine = Engine(llm, InMemoryAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
+        with quick_start(policy):
+            llm = LLM(**{**arguments, **changes})
+            engine = Engine(llm, InMemoryAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
+            # The first picture makes vLLM build one processor more.
+            sample_first_token(policy, engine)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
     policy.engine = engine
@@ -440,31 +453,55 @@ def verify(policy: Policy, engine: Engine, conversations: Sequence[list[dict]], 
     return report, judge_parity(report)
 
 
-@contextlib.contextmanager
-def one_tokenizer(policy: Policy) -> Iterator[None]:
-    """Inside, vLLM takes shallow copies of the policy's tokenizer instead of loading and deep-copying its own.
+def sample_first_token(policy: Policy, engine: Engine) -> None:
+    """One token on a blank picture."""
+    from PIL import Image
 
-    vLLM 0.26 loads the tokenizer once for itself and once for each processor that it builds, and its renderers keep a pool of deep
-    copies for threads that are not there. With Gemma-3's 262,144 tokens a load or a copy takes seconds, and together they were half of
-    the start-up. Prompts arrive as token ids, and completions leave as such.
+    text = policy.prompt_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}])
+    text = text.replace(policy.processor.boi_token, policy.processor.full_image_sequence)
+    prompt = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    engine.generate([prompt], [Image.new("RGB", (64, 64))], with_adapter=False, max_tokens=1)
+
+
+@contextlib.contextmanager
+def quick_start(policy: Policy) -> Iterator[None]:
+    """Inside, vLLM starts with what this process has already.
+
+    vLLM 0.26 loads the tokenizer once for itself and once for each processor that it builds, and keeps a pool of deep copies for threads
+    that are not there: with Gemma-3's 262,144 tokens 27 s of stock TRL's start, 4 s with shallow copies of the policy's. It also starts a
+    second Python to look at the model's class, so as to keep CUDA out of this one, where CUDA runs already (19 s at the first start; its
+    answer is cached). Measured on the machine of README's table, 2026-11-23. Prompts arrive as token ids, and completions leave as such.
     """
     import copy
 
+    import vllm.model_executor.models.registry as registry
     import vllm.renderers.hf as renderers
     from transformers import AutoTokenizer
 
-    original, bound, pool = AutoTokenizer.__dict__["from_pretrained"], AutoTokenizer.from_pretrained, renderers.maybe_make_thread_pool
+    bound = AutoTokenizer.from_pretrained
 
     def from_pretrained(cls: type, name: Any, *args: Any, **kwargs: Any) -> Any:
-        return copy.copy(policy.processor.tokenizer) if str(name) == policy.source else bound(name, *args, **kwargs)
+        if str(name) != policy.source:
+            return bound(name, *args, **kwargs)
+        twin = copy.copy(policy.processor.tokenizer)
+        # transformers deep-copies a processor's arguments, the tokenizer among them, each time it builds one.
+        members = {"__deepcopy__": lambda self, memo: self, "__module__": type(twin).__module__}
+        twin.__class__ = type(type(twin).__name__, (type(twin),), members)
+        return twin
 
-    AutoTokenizer.from_pretrained = classmethod(from_pretrained)
-    renderers.maybe_make_thread_pool = lambda tokenizer, copies: tokenizer
+    changes = [
+        (AutoTokenizer, "from_pretrained", classmethod(from_pretrained)),
+        (renderers, "maybe_make_thread_pool", lambda tokenizer, copies: tokenizer),
+        (registry, "_run_in_subprocess", lambda function: function()),
+    ]
+    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in changes]
+    for owner, name, value in changes:
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        AutoTokenizer.from_pretrained = original
-        renderers.maybe_make_thread_pool = pool
+        for owner, name, value in originals:
+            setattr(owner, name, value)
 
 
 def _rendezvous() -> None:
@@ -535,7 +572,9 @@ def _adapter_is_off(model: Any) -> bool:
     return any(getattr(module, "_disable_adapters", False) for module in model.modules())
 
 
-def check_parity(policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32, temperature: float = 1.0) -> ParityReport:
+def check_parity(
+    policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32, temperature: float = 1.0
+) -> ParityReport:
     """Sample one completion a conversation with vLLM and ask both sides for the log-probs of its tokens."""
     import torch
 
@@ -565,11 +604,7 @@ def check_parity(policy: Policy, engine: Engine, conversations, images, *, max_n
     was_training = model.training
     model.eval()
     device = model.device
-    with_logits = contextlib.nullcontext()
-    if policy.backend == "unsloth":
-        from nbhelpers.unsloth_backend import logits_returned
-
-        with_logits = logits_returned()
+    with_logits = logits_returned() if policy.backend == "unsloth" else contextlib.nullcontext()
     try:
         with with_logits, torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(**{key: value.to(device) for key, value in batch.items()}, logits_to_keep=width + 1).logits

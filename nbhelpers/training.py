@@ -17,10 +17,11 @@ from typing import Any
 
 from nbhelpers import data, generation, grading, mends, vision_cache
 from nbhelpers.params import BatchPlan, ParamsError, RewardParams, RunParams
-from nbhelpers.policy import Policy, adapter_norm, load_policy, save_final_model, trainable_parameters
+from nbhelpers.policy import adapter_norm, load_policy, save_final_model, trainable_parameters
 from nbhelpers.rewards import make_reward_funcs
 from nbhelpers.run_directory import RunDirectory
 from nbhelpers.samples import SampleWriter
+from nbhelpers.sampling import Policy
 
 PROBLEM_COLUMNS = ("question", "choices", "unit", "precision", "answer", "question_type", "answer_type")
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nbhelpers import mends
 from nbhelpers.params import LoraParams, ModelParams
-from nbhelpers.policy import Policy, PolicyError
+from nbhelpers.sampling import Policy, PolicyError
 
 # What has to be imported after Unsloth for its rewriting to reach it.
 REWRITTEN = ("trl", "peft", "transformers.models.gemma3.modeling_gemma3")
@@ -27,8 +26,6 @@ def import_unsloth() -> list[str]:
     `UNSLOTH_VLLM_STANDBY` (vLLM sleeps while the policy learns) has to be set before the import. Unsloth 2026.10 calls it unstable for
     vision models and switches it off unless `UNSLOTH_VLLM_STANDBY_VISION=1`; so it stays off here too, unless the user sets both.
     """
-    from nbhelpers.generation import prepare_environment
-
     notices = []
     if "unsloth" not in sys.modules:
         early = [name for name in REWRITTEN if name in sys.modules]
@@ -42,7 +39,6 @@ def import_unsloth() -> list[str]:
             )
         # Statistics are a download, and the run must not depend on the network.
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-        prepare_environment()
     try:
         import unsloth  # noqa: F401
     except (ImportError, NotImplementedError) as error:
@@ -92,20 +88,6 @@ def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: st
             use_gradient_checkpointing=params.use_gradient_checkpointing, random_state=3407,
         )
     return Policy(model, processor, backend="unsloth", source=source, notices=notices)
-
-
-def engine_of(policy: Policy) -> Any:
-    """The vLLM engine that Unsloth started with the model, as a `generation.Engine`. The weights are shared; the adapter goes over as
-    tensors in memory."""
-    from nbhelpers.generation import Engine, GenerationError
-
-    llm = getattr(policy.model, "vllm_engine", None)
-    if llm is None:
-        raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
-    stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
-    return Engine(
-        llm, lambda model: model.load_lora("nbhelpers_adapter", load_tensors=True), stop_ids, mends.never_sampled_ids(policy.processor)
-    )
 
 
 @contextlib.contextmanager

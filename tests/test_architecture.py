@@ -10,9 +10,9 @@ import pytest
 import nbhelpers
 
 ROOMS = [
-    "params", "run_directory", "visual_math", "sources", "data", "quantities", "grading", "rewards", "tiny_gemma", "mends",
-    "vision_cache", "policy", "unsloth_backend", "generation", "samples", "training", "evaluation", "plots", "viewer", "reward_lesson",
-    "report", "series", "doctor", "cli",
+    "params", "run_directory", "visual_math", "sources", "data", "quantities", "grading", "rewards",
+    "tiny_gemma", "mends", "vision_cache", "sampling", "unsloth_backend", "generation", "policy", "samples",
+    "training", "evaluation", "plots", "viewer", "reward_lesson", "report", "series", "doctor", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth", "vllm", "bitsandbytes", "scipy"}
 PACKAGE = Path(nbhelpers.__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -200,7 +201,7 @@ class TestHandOver:
             adapter_matrices(load_policy(params.model, params.lora).model)
 
 
-def test_vllm_starts_with_the_policys_tokenizer_and_without_copies(policy, monkeypatch):
+def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monkeypatch):
     import sys
     from types import ModuleType
 
@@ -208,15 +209,25 @@ def test_vllm_starts_with_the_policys_tokenizer_and_without_copies(policy, monke
 
     renderers = ModuleType("vllm.renderers.hf")
     renderers.maybe_make_thread_pool = pool = lambda tokenizer, copies: pytest.fail("deep copies")
-    for name, module in {"vllm": ModuleType("vllm"), "vllm.renderers": ModuleType("vllm.renderers"), "vllm.renderers.hf": renderers}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    sys.modules["vllm.renderers"].hf = renderers
-    with generation.one_tokenizer(policy):
+    registry = ModuleType("vllm.model_executor.models.registry")
+    registry._run_in_subprocess = second_python = lambda function: pytest.fail("a second Python")
+    for module in (renderers, registry):
+        parts = module.__name__.split(".")
+        for place in range(1, len(parts)):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:place]), ModuleType(parts[place - 1]))
+    for module in (renderers, registry):
+        parts = module.__name__.split(".")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        for place in range(1, len(parts)):
+            setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
+    with generation.quick_start(policy):
+        assert registry._run_in_subprocess(lambda: 7) == 7
         shared = AutoProcessor.from_pretrained(policy.source).tokenizer
         assert renderers.maybe_make_thread_pool(shared, 2) is shared
+        assert copy.deepcopy(shared) is shared
     assert shared is not policy.processor.tokenizer
     assert shared._tokenizer is policy.processor.tokenizer._tokenizer
-    assert renderers.maybe_make_thread_pool is pool
+    assert renderers.maybe_make_thread_pool is pool and registry._run_in_subprocess is second_python
     assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
 
 
