@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
@@ -102,19 +101,3 @@ def logits_returned() -> Iterator[None]:
             del os.environ["UNSLOTH_RETURN_LOGITS"]
         else:
             os.environ["UNSLOTH_RETURN_LOGITS"] = before
-
-
-def export_merged(policy: Policy, path: Path) -> Path:
-    """Write the model with the adapter merged in, 16 bit, in the published checkpoint's layout, by Unsloth."""
-    policy.model.save_pretrained_merged(str(path), policy.processor, save_method="merged_16bit")
-    return Path(path)
-
-
-def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
-    """Write the merged model as GGUF for llama.cpp, by Unsloth, which downloads or builds llama.cpp for it.
-
-    Args:
-        quantization: one of Unsloth's names, such as q8_0, q4_k_m, bf16.
-    """
-    policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)
-    return Path(path)

@@ -201,6 +201,22 @@ class TestHandOver:
             adapter_matrices(load_policy(params.model, params.lora).model)
 
 
+def test_too_little_memory_is_a_sentence_with_what_to_set():
+    def no_memory(**arguments):
+        raise ValueError("Free memory on device (3.1/24.0 GiB) on startup is less than desired GPU memory utilization (0.5, 12.0 GiB).")
+
+    with pytest.raises(GenerationError, match=r"Free memory.*model\.gpu_memory_utilization=0\.35"):
+        generation._start(no_memory, {"gpu_memory_utilization": 0.5})
+
+
+def test_other_failures_of_vllm_are_not_dressed_up():
+    def other(**arguments):
+        raise ValueError("unknown architecture")
+
+    with pytest.raises(ValueError, match="unknown architecture"):
+        generation._start(other, {"gpu_memory_utilization": 0.5})
+
+
 def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monkeypatch):
     import sys
     from types import ModuleType

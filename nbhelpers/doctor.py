@@ -1,0 +1,290 @@
+"""What this machine has, what a preset needs, and the line that installs or sets what is missing.
+
+Nothing heavy is imported: versions are read from the packages' metadata, the GPU from `nvidia-smi`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbhelpers.params import RunParams, repository_root, resolve_path
+
+GIB = 2**30
+# Gemma-3's parameters in billions: language model without embeddings, embeddings, vision tower with projector.
+SIZES = {"4b": (3.21, 0.67, 0.42), "12b": (10.76, 1.01, 0.42), "27b": (25.6, 1.41, 0.42)}
+NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as `nvidia-smi` reports it; memory in GiB."""
+
+    name: str
+    driver: str
+    total: float
+    free: float
+    capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. `ok` is None for what is worth knowing and neither right nor wrong; `remedy` is what to run or set."""
+
+    name: str
+    ok: bool | None
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All checks for one preset. `can_run` says whether the preset can run here."""
+
+    preset: str
+    checks: tuple[Check, ...]
+
+    @property
+    def can_run(self) -> bool:
+        return all(check.ok is not False for check in self.checks)
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        marks = {True: "ok", False: "MISSING", None: ""}
+        lines = [f"{check.name:<{width}}  {marks[check.ok]:<7}  {check.found}" for check in self.checks]
+        remedies = list(dict.fromkeys(check.remedy for check in self.checks if check.remedy))
+        if remedies:
+            lines += ["", "To do:", *(f"  {remedy}" for remedy in remedies)]
+        lines += ["", f"{self.preset} " + ("can run on this machine." if self.can_run else "cannot run on this machine as it is.")]
+        return "\n".join(lines)
+
+
+def diagnose(
+    params: RunParams,
+    *,
+    gpus: Sequence[Gpu] | None = None,
+    installed: Callable[[str], str | None] | None = None,
+) -> Diagnosis:
+    """Look at this machine with the eyes of one preset.
+
+    Args:
+        gpus: the machine's GPUs; None asks `nvidia-smi`.
+        installed: a package's version by its name, None where it is not installed; None asks the packages' metadata.
+    """
+    gpus = find_gpus() if gpus is None else gpus
+    installed = installed or _installed
+    needs = _needs_gpu(params)
+    checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
+    extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
+    checks += _version_checks(requirements(), extras, installed)
+    checks += _model_checks(params)
+    if needs and gpus:
+        checks.append(_memory_check(params, gpus[0]))
+    checks.append(_disk_check(params))
+    return Diagnosis(params.preset, tuple(checks))
+
+
+def _needs_gpu(params: RunParams) -> list[str]:
+    """The settings of a preset that work on an NVIDIA GPU alone."""
+    model = params.model
+    asked = {
+        "model.backend=unsloth": model.backend == "unsloth",
+        "model.fast_inference=true (vLLM)": model.fast_inference,
+        "model.load_in_4bit=true": model.load_in_4bit,
+    }
+    return [setting for setting, wanted in asked.items() if wanted]
+
+
+def find_gpus() -> list[Gpu]:
+    """The NVIDIA GPUs of this machine; none where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    fields = "name,driver_version,memory.total,memory.free,compute_cap"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+    except (subprocess.SubprocessError, OSError):
+        return []
+    gpus = []
+    for line in answer.strip().splitlines():
+        name, driver, total, free, capability = (part.strip() for part in line.split(","))
+        major, _, minor = capability.partition(".")
+        known = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+        gpus.append(Gpu(name, driver, float(total) / 1024, float(free) / 1024, known))
+    return gpus
+
+
+def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> list[Check]:
+    if not gpus:
+        if not needs:
+            return [Check("GPU", None, "none, and this preset needs none")]
+        remedy = f"Run {params.preset} on a machine with an NVIDIA GPU; `nbhelpers run smoke` needs none."
+        return [Check("GPU", False, f"nvidia-smi shows none, and {', '.join(needs)} needs one", remedy)]
+    checks = []
+    for gpu in gpus:
+        found = f"{gpu.name}, {gpu.free:.1f} of {gpu.total:.1f} GiB free, driver {gpu.driver}"
+        old = gpu.capability is not None and gpu.capability < (8, 0) and bool(needs)
+        remedy = "Use a GPU of compute capability 8.0 or more (A100, RTX 30xx or later): Gemma-3 overflows in float16." if old else ""
+        checks.append(Check("GPU", not old if needs else None, found, remedy))
+    major = int(gpus[0].driver.partition(".")[0]) if gpus[0].driver.partition(".")[0].isdigit() else 0
+    if needs and major < 580:
+        remedy = "Update the NVIDIA driver to 580 or later, which the CUDA 13.0 build of torch 2.11.0 asks for."
+        checks.append(Check("driver", False, f"{gpus[0].driver}; torch 2.11.0+cu130 asks for 580 or later", remedy))
+    return checks
+
+
+def requirements() -> list[str]:
+    """The tested set, as `name==version; extra == "gpu"` lines: from the installed package, or from the checkout's pyproject.toml."""
+    try:
+        found = importlib.metadata.requires("nbhelpers")
+        if found:
+            return found
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    root = repository_root()
+    if root is None:
+        return []
+    import tomllib
+
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extra = project.get("optional-dependencies", {})
+    return project["dependencies"] + [f'{line}; extra == "{name}"' for name, lines in extra.items() for line in lines]
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _version_checks(lines: Iterable[str], extras: set[str], installed: Callable[[str], str | None]) -> list[Check]:
+    """One check for each pinned package; the unpinned ones are named together where they are missing."""
+    from packaging.requirements import Requirement
+
+    checks, missing = [], []
+    for line in lines:
+        requirement = Requirement(line)
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        version = installed(requirement.name)
+        wanted = f"{requirement.name}{requirement.specifier}"
+        if not requirement.specifier:
+            missing += [wanted] if version is None else []
+        elif version is None:
+            found = f"not installed; the tested set has {requirement.specifier}"
+            checks.append(Check(requirement.name, False, found, f"pip install '{wanted}'"))
+        else:
+            fits = requirement.specifier.contains(version.partition("+")[0], prereleases=True)
+            found = version if fits else f"{version}; the tested set has {requirement.specifier}"
+            checks.append(Check(requirement.name, fits, found, "" if fits else f"pip install '{wanted}'"))
+    if missing:
+        checks.append(Check("other packages", False, f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}"))
+    return checks
+
+
+def _model_checks(params: RunParams) -> list[Check]:
+    name = params.model.name
+    if name == "embedded":
+        return [Check("model", True, "embedded: ships with the package")]
+    folder = resolve_path(name)
+    if folder is not None:
+        if (folder / "config.json").is_file():
+            return [Check("model", True, str(folder))]
+        return [Check("model", False, f"{folder} holds no config.json", f"Point model.name at a checkpoint, not at {folder}.")]
+    cache = Path.home() / ".cache" / "huggingface"
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", cache)) / "hub")
+    cached = (hub / f"models--{name.replace('/', '--')}").is_dir()
+    return [Check("model", None, f"{name}: " + ("in the hub cache" if cached else f"will be downloaded into {hub} at the first run"))]
+
+
+def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
+    """Billions of parameters of the language layers, the embeddings and the vision part; None for a model of unknown size."""
+    folder = resolve_path(params.model.name)
+    if folder is not None and (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text())
+        text, vision = config.get("text_config"), config.get("vision_config")
+        if not text or not vision:
+            return None
+        hidden, inner = text["hidden_size"], text["intermediate_size"]
+        heads, groups = text.get("num_attention_heads", 8), text.get("num_key_value_heads", 4)
+        width = text.get("head_dim", 256)
+        layer = hidden * width * (2 * heads + 2 * groups) + 3 * hidden * inner
+        tower = vision["num_hidden_layers"] * (4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"])
+        return text["num_hidden_layers"] * layer / 1e9, text.get("vocab_size", 262208) * hidden / 1e9, tower / 1e9
+    return next((size for key, size in SIZES.items() if f"-{key}-" in f"{params.model.name.lower()}-"), None)
+
+
+def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
+    """GiB of GPU memory that a preset takes, by part; None for a model of unknown size.
+
+    An estimate from the shapes: weights (shared with vLLM by Unsloth, held twice otherwise), what `gpu_memory_utilization` gives to
+    vLLM, the adapter with its gradients and AdamW's states, and the largest tensors of one micro-batch: the logits, and a layer's
+    activations with gradient checkpointing.
+
+    Args:
+        total: the GPU's memory in GiB.
+    """
+    size = parameter_count(params)
+    if size is None:
+        return None
+    language, embeddings, vision = (billions * 1e9 for billions in size)
+    per_parameter = NF4_BYTES if params.model.load_in_4bit else 2
+    weights = (language * per_parameter + (embeddings + vision) * 2) / GIB
+    training = params.training
+    plan = training.batch_plan()
+    layers = max(1.0, language / 94.4e6)
+    adapter = layers * params.lora.r * 75_000
+    completions = plan.per_device_train_batch_size
+    vocabulary = 262_208 if embeddings > 1e8 else 1_000
+    logits = completions * training.max_completion_length * vocabulary * 2 * 3
+    activations = completions * params.model.max_seq_length * 2560 * layers * 2
+    parts = {"adapter and optimiser": adapter * 16 / GIB, "logits": logits / GIB, "activations": activations / GIB, "CUDA": 0.8}
+    if params.model.fast_inference:
+        parts["vLLM with weights"] = params.model.gpu_memory_utilization * total
+        if params.model.backend == "transformers":
+            parts["weights"] = weights
+    else:
+        parts["weights"] = weights
+    return parts
+
+
+def _memory_check(params: RunParams, gpu: Gpu) -> Check:
+    parts = memory_estimate(params, gpu.total)
+    if parts is None:
+        return Check("GPU memory", None, f"{params.model.name} is of unknown size, so there is no estimate")
+    needed = sum(parts.values())
+    listed = ", ".join(f"{name} {value:.1f}" for name, value in sorted(parts.items(), key=lambda item: -item[1]) if value >= 0.05)
+    found = f"estimated {needed:.1f} of {gpu.free:.1f} GiB free ({listed})"
+    if needed <= gpu.free:
+        return Check("GPU memory", True, found)
+    lower = params.model.gpu_memory_utilization - (needed - gpu.free + 1) / gpu.total
+    ways = []
+    if params.model.fast_inference and lower > 0.05:
+        ways.append(f"--set model.gpu_memory_utilization={lower:.2f}")
+    if not params.model.load_in_4bit:
+        ways.append("--set model.load_in_4bit=true")
+    if params.training.num_generations > 2:
+        ways.append(f"--set training.num_generations={max(2, params.training.num_generations // 2)}")
+    ways.append(f"--set training.max_completion_length={params.training.max_completion_length // 2}")
+    return Check("GPU memory", False, found, "To fit: " + ", or ".join(ways))
+
+
+def _disk_check(params: RunParams) -> Check:
+    folder = params.output_dir
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / GIB
+    size = parameter_count(params)
+    needed = 1.0 + (0 if size is None or params.model.name == "embedded" or resolve_path(params.model.name) else sum(size) * 2e9 / GIB)
+    enough = free > needed
+    remedy = "" if enough else f"Free {needed - free:.0f} GiB, or set output_dir (and HF_HOME) on another disk."
+    return Check("disk", enough, f"{free:.0f} GiB free at {folder}", remedy)

@@ -1,0 +1,125 @@
+"""The doctor names what is missing and what to type; tried on machines that are not there."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from nbhelpers import doctor
+from nbhelpers.doctor import Gpu, diagnose, memory_estimate
+from nbhelpers.params import RunParams
+
+H200 = Gpu("NVIDIA H200", "580.159.04", 139.8, 139.0, (9, 0))
+CARD_24 = Gpu("NVIDIA RTX 4090", "580.95.05", 24.0, 23.5, (8, 9))
+
+
+def pinned(extra):
+    """Each package in the version of the tested set, as `installed`."""
+    from packaging.requirements import Requirement
+
+    versions = {}
+    for line in doctor.requirements():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            versions[requirement.name] = next((p.version for p in requirement.specifier if p.operator in ("==", ">=")), "1.0")
+    return versions
+
+
+def check(diagnosis, name):
+    return next(check for check in diagnosis.checks if check.name == name)
+
+
+def test_smoke_runs_on_a_machine_without_a_gpu():
+    diagnosis = diagnose(RunParams.load("smoke"), gpus=[], installed=pinned("cpu").get)
+    assert diagnosis.can_run, str(diagnosis)
+    assert "can run on this machine" in str(diagnosis) and "To do" not in str(diagnosis)
+
+
+def test_a_gpu_preset_without_a_gpu_says_so_in_a_sentence():
+    diagnosis = diagnose(RunParams.load("gemma3_smoke"), gpus=[], installed=pinned("cpu").get)
+    assert not diagnosis.can_run
+    assert "fast_inference" in check(diagnosis, "GPU").found and "nbhelpers run smoke" in str(diagnosis)
+
+
+def test_the_tested_set_on_a_large_gpu_is_all_right():
+    diagnosis = diagnose(RunParams.load("gemma3_smoke"), gpus=[H200], installed=pinned("gpu").get)
+    assert diagnosis.can_run, str(diagnosis)
+
+
+def test_each_missing_or_other_version_comes_with_its_line():
+    versions = {**pinned("gpu"), "vllm": "0.30.0"}
+    del versions["unsloth"]
+    diagnosis = diagnose(RunParams.load("gemma3_smoke"), gpus=[H200], installed=versions.get)
+    assert not diagnosis.can_run
+    assert "pip install 'vllm==0.26.0'" in str(diagnosis) and "0.30.0" in check(diagnosis, "vllm").found
+    assert "pip install 'unsloth==2026.10.7'" in str(diagnosis)
+
+
+def test_a_local_build_of_the_right_version_is_the_right_version():
+    versions = {**pinned("gpu"), "torch": "2.11.0+cu130"}
+    assert check(diagnose(RunParams.load("gemma3_smoke"), gpus=[H200], installed=versions.get), "torch").ok
+
+
+def test_an_old_gpu_and_an_old_driver_are_named():
+    old = Gpu("Tesla T4", "535.1", 15.0, 14.0, (7, 5))
+    diagnosis = diagnose(RunParams.load("gemma3_smoke"), gpus=[old], installed=pinned("gpu").get)
+    assert check(diagnosis, "GPU").ok is False and "capability 8.0" in str(diagnosis)
+    assert check(diagnosis, "driver").ok is False
+
+
+def test_too_little_memory_says_which_settings_would_fit():
+    params = RunParams.load("gemma3_smoke", model={"gpu_memory_utilization": 0.9})
+    memory = check(diagnose(params, gpus=[CARD_24], installed=pinned("gpu").get), "GPU memory")
+    assert memory.ok is False
+    assert "gpu_memory_utilization=" in memory.remedy and "num_generations=2" in memory.remedy
+
+
+def test_the_suggested_utilization_fits():
+    params = RunParams.load("gemma3_smoke", model={"gpu_memory_utilization": 0.9})
+    memory = check(diagnose(params, gpus=[CARD_24], installed=pinned("gpu").get), "GPU memory")
+    suggested = float(memory.remedy.split("gpu_memory_utilization=")[1].split(",")[0])
+    lowered = RunParams.load("gemma3_smoke", model={"gpu_memory_utilization": suggested})
+    assert check(diagnose(lowered, gpus=[CARD_24], installed=pinned("gpu").get), "GPU memory").ok
+
+
+def test_more_of_anything_takes_more_memory():
+    def needed(**sections):
+        return sum(memory_estimate(RunParams.load("full", **sections), 80.0).values())
+
+    base = needed()
+    assert needed(model={"gpu_memory_utilization": 0.7}) > base
+    assert needed(training={"max_completion_length": 1024}) > base
+    assert needed(model={"backend": "transformers"}) > base
+    assert needed(model={"backend": "transformers", "load_in_4bit": False}) > needed(model={"backend": "transformers"})
+
+
+def test_parameters_are_counted_from_the_config():
+    language, embeddings, vision = doctor.parameter_count(RunParams.load("smoke", model={"name": str(_embedded())}))
+    assert 0.0003 < language + embeddings + vision < 0.01
+    assert doctor.parameter_count(RunParams.load("full")) == doctor.SIZES["4b"]
+    assert doctor.parameter_count(RunParams.load("full", model={"name": "somebody/else"})) is None
+
+
+def _embedded():
+    from nbhelpers.tiny_gemma import embedded_path
+
+    return embedded_path()
+
+
+def test_nvidia_smi_is_read(monkeypatch):
+    answer = "NVIDIA H200, 580.159.04, 143771, 143000, 9.0\nNVIDIA H200, 580.159.04, 143771, 10, [N/A]\n"
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, stdout=answer))
+    first, second = doctor.find_gpus()
+    assert first.capability == (9, 0) and first.total == pytest.approx(140.4, abs=0.1)
+    assert second.capability is None
+
+
+def test_a_broken_driver_counts_as_no_gpu(monkeypatch):
+    def fail(*args, **kwargs):
+        raise subprocess.CalledProcessError(9, "nvidia-smi")
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(doctor.subprocess, "run", fail)
+    assert doctor.find_gpus() == []
