@@ -212,17 +212,18 @@ def watch(trainer, clock, steps: list[dict], changes: dict) -> None:
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        def on_step_begin(self, _, state, control, **kwargs):
-            if state.global_step in changes:
-                changes[state.global_step]()
-            clock.take()
-            self.start = time.perf_counter()
+        def on_train_begin(self, _, state, control, **kwargs):
+            self.last = time.perf_counter()
 
         def on_step_end(self, _, state, control, **kwargs):
             import torch
 
             torch.cuda.synchronize()
-            steps.append({"seconds": time.perf_counter() - self.start, **clock.take()})
+            now = time.perf_counter()
+            steps.append({"seconds": now - self.last, **clock.take()})  # fetching the pictures included
+            if state.global_step in changes:
+                changes[state.global_step]()
+            self.last = time.perf_counter()
             log(f"step {state.global_step}: {steps[-1]}")
 
     trainer.add_callback(Watch())
