@@ -178,6 +178,49 @@ def save_final_model(policy: Policy, path: Path) -> Path:
     return path
 
 
+def export_merged(policy: Policy, path: Path) -> Path:
+    """Write the whole model with the adapter merged in, bfloat16, in the published checkpoint's layout, which vLLM and llama.cpp's
+    converter to GGUF read. The policy stays as it is: each sum is taken in float32 beside it.
+
+    Raises:
+        PolicyError: the base weights are quantised, so that there is nothing to add the adapter to.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from nbhelpers.tiny_gemma import hub_name
+
+    if getattr(policy.model, "is_loaded_in_4bit", False):
+        raise PolicyError("the adapter cannot be merged into 4-bit weights: load the final model with model.load_in_4bit=false first.")
+    base = policy.model.get_base_model() if policy.has_adapter else policy.model
+    added = {
+        name: module.get_delta_weight("default").float()
+        for name, module in base.named_modules()
+        if "default" in getattr(module, "lora_A", {})
+    }
+    weights = {}
+    with torch.no_grad():
+        for name, tensor in base.state_dict().items():
+            module, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
+            if ".lora_" in name or name.startswith("lm_head"):
+                continue
+            if leaf == "weight" and module in added:
+                tensor = tensor.float() + added[module].to(tensor.device)
+            weights[hub_name(f"{module}.{leaf}")] = tensor.to(torch.bfloat16).contiguous().cpu()
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    (path / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
+    base.config.save_pretrained(path)
+    base.generation_config.save_pretrained(path)
+    mends.restore_bos(policy.processor)
+    try:
+        policy.processor.save_pretrained(path)
+    finally:
+        mends.keep_one_bos(policy.processor)
+    return path
+
+
 def load_final_model(path: Path, params: ModelParams) -> Policy:
     """Load what `save_final_model` wrote: the base model that the adapter names, the adapter, and the saved processor.
 

@@ -1,0 +1,62 @@
+"""The merged export is the policy with its adapter, in the layout of the published checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from nbhelpers.params import RunParams  # noqa: E402
+from nbhelpers.policy import PolicyError, export_merged, load_policy  # noqa: E402
+from nbhelpers.visual_math import make_problems  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def policy():
+    params = RunParams.load("smoke")
+    policy = load_policy(params.model, params.lora)
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data, std=0.02)
+    policy.model.eval()
+    return policy
+
+
+def logits(policy):
+    problem = make_problems(1, seed=3)[0]
+    conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": problem["question"]}]}]
+    inputs = policy.processor(
+        images=[[problem["image"]]], text=[policy.prompt_text(conversation)], add_special_tokens=False, return_tensors="pt"
+    )
+    with torch.no_grad():
+        return policy.model(**inputs).logits
+
+
+def test_the_merged_model_answers_as_the_adapter_does(policy, tmp_path):
+    expected = logits(policy)
+    with policy.without_adapter():
+        untrained = logits(policy)
+    folder = export_merged(policy, tmp_path / "merged")
+    torch.testing.assert_close(logits(policy), expected)  # the policy itself stays as it was
+    merged = load_policy(RunParams.load("smoke", model={"name": str(folder)}).model)
+    off = (logits(merged) - expected).abs().mean()
+    assert off < 0.1 * (untrained - expected).abs().mean()
+
+
+def test_the_names_are_the_published_checkpoints(policy, tmp_path):
+    from safetensors import safe_open
+
+    from nbhelpers.tiny_gemma import embedded_path
+
+    names = []
+    for folder in (export_merged(policy, tmp_path / "merged"), embedded_path()):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            names.append({name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())})
+    assert names[0] == names[1]
+
+
+def test_quantised_weights_are_refused_with_what_to_set(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy.model, "is_loaded_in_4bit", True, raising=False)
+    with pytest.raises(PolicyError, match="load_in_4bit=false"):
+        export_merged(policy, tmp_path)
