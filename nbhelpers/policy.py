@@ -44,8 +44,11 @@ def weights_source(name: str) -> str:
     return name
 
 
-def load_policy(params: ModelParams, lora: LoraParams | None = None) -> Policy:
+def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: int = 42) -> Policy:
     """Load the base model and its processor and, with `lora`, attach a fresh adapter.
+
+    Args:
+        seed: of the adapter's first weights; a run repeats only if they do.
 
     Raises:
         PolicyError: the weights cannot be had, or the settings need a GPU that is not there.
@@ -69,11 +72,11 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None) -> Policy:
     source = weights_source(params.name)
     if backend == "unsloth":
         generation.prepare_environment()
-        policy = load_unsloth_policy(params, lora, source)
+        policy = load_unsloth_policy(params, lora, source, seed=seed)
     else:
         policy = Policy(*_load_transformers(params, source), backend="transformers", source=source)
         if lora is not None:
-            attach_lora(policy, lora, params)
+            attach_lora(policy, lora, params, seed=seed)
     policy.notices.insert(0, why)
     mends.keep_one_bos(policy.processor)
     mends.end_of_turn_ids(policy.processor, policy.model)
@@ -142,8 +145,9 @@ def lora_target_pattern(lora: LoraParams) -> str:
     return "|".join(parts)
 
 
-def attach_lora(policy: Policy, lora: LoraParams, model_params: ModelParams) -> None:
-    """Wrap `policy.model` with a fresh LoRA adapter; every other parameter is frozen."""
+def attach_lora(policy: Policy, lora: LoraParams, model_params: ModelParams, *, seed: int = 42) -> None:
+    """Wrap `policy.model` with a fresh LoRA adapter; every other parameter is frozen. Torch's generators are left as they were."""
+    import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if model_params.load_in_4bit:
@@ -152,7 +156,10 @@ def attach_lora(policy: Policy, lora: LoraParams, model_params: ModelParams) -> 
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
         target_modules=lora_target_pattern(lora),
     )
-    policy.model = get_peft_model(policy.model, config)
+    device = policy.model.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        policy.model = get_peft_model(policy.model, config)
 
 
 def trainable_parameters(policy: Policy) -> dict[str, int]:

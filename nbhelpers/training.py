@@ -202,7 +202,7 @@ def train(
     """Train the policy's adapter with GRPO and leave everything in the run directory.
 
     Args:
-        policy: from `load_policy(params.model, params.lora)`.
+        policy: from `load_policy(params.model, params.lora, seed=params.training.seed)`.
         problems: from `data.load_problems`; `problems.train` is used.
         on_log: called with each line of `metrics.jsonl` as it is written, with `max_steps` added.
 
@@ -281,7 +281,7 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
     """Make `final_model/` where an earlier notebook has not: True if it had to be trained now."""
     if (run.final_model_dir / "adapter_config.json").is_file():
         return False
-    policy = load_policy(params.model, params.lora)
+    policy = load_policy(params.model, params.lora, seed=params.training.seed)
     train(policy, data.load_problems(params.dataset), params, run, on_log=log_line)
     return True
 
@@ -420,7 +420,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **parse_overrides(arguments.overrides))
         run = RunDirectory(params.output_dir)
-        policy = load_policy(params.model, params.lora)
+        policy = load_policy(params.model, params.lora, seed=params.training.seed)
         result = train(policy, data.load_problems(params.dataset), params, run, on_log=log_line)
     except (ParamsError, TrainingError, RuntimeError, OSError) as error:
         print(f"nbhelpers.training: {error}", file=sys.stderr)

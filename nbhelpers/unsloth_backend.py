@@ -48,12 +48,15 @@ def import_unsloth() -> list[str]:
     return notices
 
 
-def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: str, *, completions: int = 32) -> Policy:
+def load_unsloth_policy(
+    params: ModelParams, lora: LoraParams | None, source: str, *, completions: int = 32, seed: int = 42
+) -> Policy:
     """Load the base model with Unsloth and, with `lora`, attach a fresh adapter.
 
     Args:
         source: folder or hub id of the base weights.
         completions: most completions that vLLM generates at once; its graphs are captured up to this size.
+        seed: of the adapter's first weights.
 
     Raises:
         PolicyError: Unsloth or the weights cannot be had, or the settings do not go together.
@@ -84,7 +87,7 @@ def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: st
             model, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
             finetune_vision_layers=lora.finetune_vision_layers, finetune_language_layers=lora.finetune_language_layers,
             finetune_attention_modules=lora.finetune_attention_modules, finetune_mlp_modules=lora.finetune_mlp_modules,
-            use_gradient_checkpointing=params.use_gradient_checkpointing, random_state=3407,
+            use_gradient_checkpointing=params.use_gradient_checkpointing, random_state=seed,
         )
     return Policy(model, processor, backend="unsloth", source=source, notices=notices)
 

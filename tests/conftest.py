@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
+from tiny_run import TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["NBHELPERS_BATCH"] = "1"
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-TINY_TRAINING = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 3, "save_steps": 2, "max_completion_length": 24}
-TINY_DATASET = {"max_samples": 96}
-TINY_EVALUATION = {"num_samples": 16}
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +47,7 @@ def trained_run(tmp_path_factory, tiny_params):
 
     params = tiny_params(tmp_path_factory.mktemp("run"))
     run = RunDirectory(params.output_dir)
-    policy = load_policy(params.model, params.lora)
+    policy = load_policy(params.model, params.lora, seed=params.training.seed)
     before = {name: (p.requires_grad, p.detach().clone()) for name, p in policy.model.named_parameters()}
     result = train(policy, data.load_problems(params.dataset), params, run)
     return {"params": params, "run": run, "policy": policy, "before": before, "result": result}

@@ -8,7 +8,7 @@ import sys
 import nbformat
 import papermill
 import pytest
-from conftest import REPOSITORY, TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
+from tiny_run import REPOSITORY, TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
 
 from nbhelpers.params import SECTIONS, RunParams, available_presets
 from nbhelpers.series import notebook_paths

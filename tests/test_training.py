@@ -80,8 +80,19 @@ def test_the_manifest_says_what_was_run(trained_run):
 def test_the_same_seed_gives_the_same_samples(trained_run, tmp_path, tiny_params):
     params = tiny_params(tmp_path)
     again = RunDirectory(params.output_dir)
-    train(load_policy(params.model, params.lora), data.load_problems(params.dataset), params, again)
+    train(load_policy(params.model, params.lora, seed=params.training.seed), data.load_problems(params.dataset), params, again)
+    first = trained_run["run"]
+    norms = [[line["grad_norm"] for line in run.read_jsonl(run.metrics_path)] for run in (first, again)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     assert again.samples_path.read_bytes() == trained_run["run"].samples_path.read_bytes()
+
+
+def test_another_seed_starts_from_another_adapter(trained_run):
+    params = trained_run["params"]
+    first, again, other = (load_policy(params.model, params.lora, seed=seed) for seed in (1, 1, 2))
+    weights = [{n: p for n, p in policy.model.named_parameters() if "lora_A" in n} for policy in (first, again, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not any(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(trained_run, tmp_path, tiny_params):
