@@ -280,7 +280,7 @@ class TestBatchPlan:
         assert "4 instead of 1" in notice and "num_generations = 4" in notice
 
     def test_a_batch_of_whole_groups_is_left_alone(self):
-        plan = RunParams.load("smoke").training.batch_plan()
+        plan = RunParams.load("smoke", training={"per_device_train_batch_size": 128, "num_generations": 4}).training.batch_plan()
         assert (plan.per_device_train_batch_size, plan.completions_per_step, plan.prompts_per_step) == (128, 128, 32)
         assert plan.notices == []
 
