@@ -176,13 +176,18 @@ def save_final_model(policy: Policy, path: Path) -> Path:
     `final_model/`); it loads with `load_final_model`, with peft, and on a GPU with Unsloth's `FastVisionModel`."""
     path = Path(path)
     policy.model.save_pretrained(path)
+    _save_processor(policy, path)
+    policy.model.config.save_pretrained(path)
+    return path
+
+
+def _save_processor(policy: Policy, path: Path) -> None:
+    """The processor as it was loaded, without the mend that training needs."""
     mends.restore_bos(policy.processor)
     try:
         policy.processor.save_pretrained(path)
     finally:
         mends.keep_one_bos(policy.processor)
-    policy.model.config.save_pretrained(path)
-    return path
 
 
 def export_merged(policy: Policy, path: Path) -> Path:
@@ -220,11 +225,7 @@ def export_merged(policy: Policy, path: Path) -> Path:
     (path / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
     base.config.save_pretrained(path)
     base.generation_config.save_pretrained(path)
-    mends.restore_bos(policy.processor)
-    try:
-        policy.processor.save_pretrained(path)
-    finally:
-        mends.keep_one_bos(policy.processor)
+    _save_processor(policy, path)
     return path
 
 
