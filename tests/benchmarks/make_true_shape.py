@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
+from nbhelpers.tiny_gemma import hub_name
+
 
 def main(tokenizer_dir: str, out: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
@@ -55,16 +57,6 @@ def main(tokenizer_dir: str, out: str) -> None:
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
     save_file(weights, os.path.join(out, "model.safetensors"), metadata={"format": "pt"})
-
-
-def hub_name(name: str) -> str:
-    """transformers' path of a parameter as the published checkpoint's name."""
-    name = name.removeprefix("model.")
-    if name.startswith("language_model."):
-        return "language_model.model." + name.removeprefix("language_model.")
-    if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
-        return "vision_tower.vision_model." + name.removeprefix("vision_tower.")
-    return name
 
 
 if __name__ == "__main__":
