@@ -8,6 +8,7 @@ A problem is a plain dictionary with MathVista's field names, whatever it was re
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import re
@@ -104,6 +105,27 @@ def grpo_dataset(problems: datasets.Dataset, params: RunParams) -> datasets.Data
     }
     features = datasets.Features({"prompt": datasets.Json(), "kind": datasets.Value("string")})
     return datasets.concatenate_datasets([problems, datasets.Dataset.from_dict(columns, features)], axis=1)
+
+
+def decode_once(dataset: datasets.Dataset, max_pictures: int = 64) -> datasets.Dataset:
+    """The dataset with the last `max_pictures` decoded pictures kept: GRPO asks for each row `num_generations` times a step.
+
+    Rows with the same picture share one PIL image, which nobody may draw on.
+    """
+    import datasets
+
+    feature = datasets.Image()
+
+    @functools.lru_cache(max_pictures)
+    def decoded(content: bytes | None, path: str | None) -> Any:
+        return feature.decode_example({"bytes": content, "path": path})
+
+    def decode(batch: dict[str, list]) -> dict[str, list]:
+        if "image" in batch:
+            batch = {**batch, "image": [decoded(image["bytes"], image["path"]) for image in batch["image"]]}
+        return batch
+
+    return dataset.cast_column("image", datasets.Image(decode=False)).with_transform(decode)
 
 
 # --- loading

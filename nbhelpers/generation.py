@@ -2,10 +2,11 @@
 
 What differs from TRL's own colocated vLLM (`trl.generation.vllm_generation`, 1.14.2):
 
-* Only the adapter is handed over. The base weights never change, so vLLM keeps its own copy and gets the LoRA matrices before each
-  generation; TRL merges the adapter and copies all 4.3 billion parameters each step, under names that vLLM refuses for Gemma-3.
+* Only the adapter is handed over (`nbhelpers.hand_over`). TRL merges the adapter and copies all 4.3 billion parameters each step, under
+  names that vLLM refuses for Gemma-3.
 * A group is one request with `n` completions, not `num_generations` requests that repeat the prompt and its picture.
-* Graphs are captured for the batch sizes that occur, and the compile caches stay in one folder (`cache_folder`).
+* Nothing is compiled at the start: CUDA graphs for the batch sizes that occur and one kernel a norm (`nbhelpers.gemma_norm`) decode as
+  fast as what Inductor makes. The compile caches that remain stay in one folder (`cache_folder`).
 * The importance weights come out of the loss's own forward, where TRL pays for one forward more.
 * Pictures that are expanded to their tokens already are not expanded a second time (`accept_expanded_prompts`).
 * Before the first step the log-probs of vLLM and of the trainer are compared (`check_parity`): where they disagree, every importance
@@ -17,25 +18,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbhelpers import mends
+from nbhelpers import gemma_norm, mends
+from nbhelpers.hand_over import LoraAdapter, MergedAdapter, SharedAdapter, vllm_rank
 from nbhelpers.params import ModelParams
 from nbhelpers.sampling import Completion, Policy
 from nbhelpers.unsloth_backend import logits_returned
 
 PARITY_WARN = 0.05
 PARITY_STOP = 0.5
-ADAPTER_ID = 1
-# What vLLM can hold for a LoRA (vllm.config.lora.MaxLoRARanks, 0.26).
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# vLLM keeps these projections of Gemma-3 as one matrix; the order inside it matters.
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-_LAYER = re.compile(r"language_model\.(?:model\.)?layers\.(\d+)\.(self_attn|mlp)\.(\w+)$")
 
 
 class GenerationError(RuntimeError):
@@ -118,12 +113,13 @@ def cache_folder() -> Path:
 
 
 def prepare_environment() -> None:
-    """Settings that vLLM and Triton read from the environment; call it before they are imported. The user's own values stay."""
+    """Settings that vLLM, Triton and Unsloth read from the environment; call it before they are imported. The user's own values stay."""
     cache = cache_folder()
     for variable, value in {
         "VLLM_CACHE_ROOT": cache / "vllm",
         "TRITON_CACHE_DIR": cache / "triton",
         "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
+        "UNSLOTH_COMPILE_LOCATION": cache / "unsloth",  # otherwise a folder beside the notebook
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         # Its sampler is compiled with nvcc at the first use and is not used with processed log-probs anyway.
@@ -143,14 +139,6 @@ def capture_sizes(completions: int) -> list[int]:
     while sizes[-1] * 2 < completions:
         sizes.append(sizes[-1] * 2)
     return sizes if sizes[-1] == completions else [*sizes, completions]
-
-
-def vllm_rank(rank: int) -> int:
-    """The smallest LoRA rank that vLLM holds and that fits `rank`."""
-    for size in VLLM_RANKS:
-        if size >= rank:
-            return size
-    raise GenerationError(f"lora.r is {rank}, and vLLM holds ranks up to {VLLM_RANKS[-1]}: lower it or set model.fast_inference=false.")
 
 
 def engine_arguments(
@@ -183,71 +171,17 @@ def engine_arguments(
         "limit_mm_per_prompt": {"image": 1},
         "logprobs_mode": "processed_logprobs",
         "distributed_executor_backend": "external_launcher",
-        # Inductor's compilation takes 47 s at the first start and is cached; without it (mode 0) a token takes 9.9 ms instead of 5.5,
-        # because Gemma's norms run as many small kernels.
-        "compilation_config": {"cudagraph_capture_sizes": capture_sizes(completions)},
+        # Mode 0: no Inductor, whose compilation takes 47 s at the first start. vLLM then drops its default graphs too, without a word
+        # ("FULL_AND_PIECEWISE"), so that a token takes twice as long; graphs of whole decode steps need no compilation.
+        "compilation_config": {
+            "mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": capture_sizes(completions),
+        },
         "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
         "seed": seed,
     }
     if lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}
     return arguments
-
-
-def adapter_matrices(model: Any) -> dict[tuple[int, str, str], tuple[Any, Any]]:
-    """The adapter of a PEFT model as {(layer, "self_attn" or "mlp", projection): (A, scaled B)}; A is (rank, inputs), B (outputs, rank).
-
-    Raises:
-        GenerationError: a part of the adapter lies outside the language layers, or is no plain LoRA.
-    """
-    matrices = {}
-    for name, module in model.named_modules():
-        if "default" not in getattr(module, "lora_A", {}):
-            continue
-        place = _LAYER.search(name)
-        if place is None or getattr(module, "lora_bias", {}).get("default") or getattr(module, "use_dora", {}).get("default"):
-            raise GenerationError(
-                f"vLLM cannot take this adapter: {name} is "
-                + ("no plain LoRA." if place else "outside the language layers. Set lora.finetune_vision_layers=false, or ")
-                + ("" if place else "model.fast_inference=false to train the vision tower too.")
-            )
-        a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-        matrices[int(place[1]), place[2], place[3]] = (a.detach(), b.detach() * module.scaling["default"])
-    if not matrices:
-        raise GenerationError("the policy has no adapter to hand to vLLM.")
-    return matrices
-
-
-def hand_over(model: Any, lora_manager: Any, adapter_id: int = ADAPTER_ID) -> int:
-    """Copy the policy's adapter into the buffers that vLLM's captured graphs read. Returns the number of matrices pairs copied.
-
-    Args:
-        model: the PEFT model that is trained.
-        lora_manager: vLLM's `LoRAModelManager`; `modules` names its layers, `lora_index_to_id` its slots.
-    """
-    matrices = adapter_matrices(model)
-    slot = lora_manager.lora_index_to_id.index(adapter_id)
-    copied = 0
-    for name, layer in lora_manager.modules.items():
-        place = _LAYER.search(name)
-        if place is None:
-            continue
-        number, block, projection = int(place[1]), place[2], place[3]
-        parts = FUSED.get(projection, (projection,))
-        pairs = [matrices.get((number, block, part)) for part in parts]
-        copied += sum(pair is not None for pair in pairs)
-        if all(pair is None for pair in pairs):
-            layer.reset_lora(slot)
-        elif projection in FUSED:
-            layer.set_lora(slot, [pair and pair[0] for pair in pairs], [pair and pair[1] for pair in pairs])
-        else:
-            layer.set_lora(slot, *pairs[0])
-    if copied != len(matrices):
-        raise GenerationError(
-            f"vLLM has a place for {copied} of the adapter's {len(matrices)} matrices: its Gemma-3 is built differently from the tested "
-            "version. `nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
-        )
-    return copied
 
 
 def collapse_pictures(ids: Sequence[int], sequence: Sequence[int], marker: int, newlines: Sequence[int]) -> list[int]:
@@ -297,6 +231,26 @@ def accept_expanded_prompts() -> None:
     Gemma3MultiModalProcessor._apply_hf_processor_tokens_only = tokens_only
 
 
+@functools.cache
+def find_pictures_once() -> None:
+    """Let vLLM look up once where a prompt's picture lies.
+
+    vLLM 0.26 finds the picture's tokens of each running request anew for every token that it decodes (`compute_mm_prefix_ranges`, for the
+    bidirectional attention among them), with half a dozen operations on a mask: time in which the GPU waits, in proportion to the batch.
+    """
+    from vllm.multimodal.inputs import PlaceholderRange
+
+    find = PlaceholderRange.extract_embeds_range
+
+    def found_once(self: Any) -> list[tuple[int, int]]:
+        kept = self.__dict__  # the dataclass is frozen; functools.cached_property, which it uses itself, writes here too
+        if "_embeds_range" not in kept:
+            kept["_embeds_range"] = find(self)
+        return kept["_embeds_range"]
+
+    PlaceholderRange.extract_embeds_range = found_once
+
+
 @functools.lru_cache(maxsize=4)
 def _picture_tokens(processor: Any) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
     """`sequence`, `marker` and `newlines` of `collapse_pictures` for a Gemma-3 processor."""
@@ -315,24 +269,30 @@ class Engine:
 
     Attributes:
         llm: `vllm.LLM`.
-        adapter: hands the policy's adapter over and gives the request that uses it.
+        hand_over: gives the policy's adapter to vLLM.
         stop_ids, banned_ids: tokens that end a completion, and that none may hold.
+        request: names the adapter to vLLM where it runs beside the base weights; None for the base model or merged weights.
     """
 
     llm: Any
-    adapter: Callable[[Any], Any]
+    hand_over: MergedAdapter | LoraAdapter | SharedAdapter
     stop_ids: list[int]
     banned_ids: list[int] = field(default_factory=list)
     request: Any = None
 
     def take_adapter(self, model: Any) -> None:
         """Generate with the adapter's present values from now on."""
-        self.request = self.adapter(model)
+        self.request = self.hand_over.take(model)
         # Keys and values of earlier prompts were computed with the old adapter.
         self.llm.reset_prefix_cache()
 
+    def drop_adapter(self) -> None:
+        """Generate with the base model from now on."""
+        self.request = self.hand_over.drop()
+        self.llm.reset_prefix_cache()
+
     def generate(
-        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, with_adapter: bool = True, **sampling: Any
+        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, **sampling: Any
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Complete each prompt `n` times.
 
@@ -353,7 +313,7 @@ class Engine:
             if image is not None:
                 row["multi_modal_data"] = {"image": image}
         outputs = self.llm.generate(
-            rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request if with_adapter else None
+            rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request
         )
         for given, output in zip(prompts, outputs, strict=True):
             if list(given) != list(output.prompt_token_ids):
@@ -378,9 +338,7 @@ def unsloth_engine(policy: Policy) -> Engine:
     if llm is None:
         raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
     stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
-    return Engine(
-        llm, lambda model: model.load_lora("nbhelpers_adapter", load_tensors=True), stop_ids, mends.never_sampled_ids(policy.processor)
-    )
+    return Engine(llm, SharedAdapter(), stop_ids, mends.never_sampled_ids(policy.processor))
 
 
 def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, **changes: Any) -> Engine:
@@ -399,6 +357,7 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
         return policy.engine
     if policy.backend == "unsloth":
         accept_expanded_prompts()
+        find_pictures_once()
         engine = unsloth_engine(policy)
     else:
         prepare_environment()
@@ -406,6 +365,8 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
             from vllm import LLM
 
             accept_expanded_prompts()
+            find_pictures_once()
+            gemma_norm.use_in_vllm()
         except ImportError as error:
             raise GenerationError(
                 f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set model.fast_inference=false."
@@ -416,14 +377,16 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
         arguments = engine_arguments(
             policy.source, completions=completions, max_model_len=params.max_seq_length,
             gpu_memory_utilization=params.gpu_memory_utilization,
-            lora_rank=policy.model.peft_config["default"].r if policy.has_adapter else None,
+            lora_rank=policy.model.peft_config["default"].r if policy.has_adapter and params.load_in_4bit else None,
             dtype=str(policy.model.dtype).removeprefix("torch.") if policy.model.dtype != torch.float32 else "bfloat16",
             quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
         )
         stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
         with quick_start(policy):
             llm = _start(LLM, {**arguments, **changes})
-            engine = Engine(llm, InMemoryAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
+            executor = llm.llm_engine.model_executor
+            hand_over = LoraAdapter(llm) if params.load_in_4bit else MergedAdapter(executor.driver_worker.model_runner.get_model())
+            engine = Engine(llm, hand_over, stop_ids, mends.never_sampled_ids(policy.processor))
             # The first picture makes vLLM build one processor more.
             sample_first_token(policy, engine)
     if policy.has_adapter:
@@ -478,7 +441,7 @@ def sample_first_token(policy: Policy, engine: Engine) -> None:
     text = policy.prompt_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}])
     text = text.replace(policy.processor.boi_token, policy.processor.full_image_sequence)
     prompt = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    engine.generate([prompt], [Image.new("RGB", (64, 64))], with_adapter=False, max_tokens=1)
+    engine.generate([prompt], [Image.new("RGB", (64, 64))], max_tokens=1)
 
 
 @contextlib.contextmanager
@@ -533,39 +496,15 @@ def _rendezvous() -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
 
 
-class InMemoryAdapter:
-    """Hands an adapter to an engine that was started with `enable_lora`, without a file and without the base weights."""
-
-    def __init__(self, llm: Any):
-        self.llm = llm
-        self.request = None
-
-    def __call__(self, model: Any) -> Any:
-        import torch
-        from vllm.lora.request import LoRARequest
-
-        runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
-        workers = runner.lora_manager
-        if self.request is None:
-            self.request = LoRARequest("policy", ADAPTER_ID, "in memory")
-            # A place-holder takes a slot; its matrices are overwritten below and before each generation.
-            with workers.dummy_lora_cache():
-                workers.add_dummy_lora(self.request, rank=model.peft_config["default"].r)
-            workers._adapter_manager.activate_adapter(ADAPTER_ID)
-        with torch.no_grad():
-            hand_over(model, workers._adapter_manager)
-        torch.cuda.synchronize()
-        return self.request
-
-
 def sample_with_engine(
     policy: Policy, engine: Engine, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size,
     progress,
 ) -> list[list[Completion]]:
     """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
-    with_adapter = policy.has_adapter and not _adapter_is_off(policy.model)
-    if with_adapter:
+    if policy.has_adapter and not _adapter_is_off(policy.model):
         engine.take_adapter(policy.model)
+    else:
+        engine.drop_adapter()
     processor = policy.processor
     texts = [
         policy.prompt_text(conversation).replace(processor.boi_token, processor.full_image_sequence) for conversation in conversations
@@ -575,7 +514,7 @@ def sample_with_engine(
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):
         ids, _ = engine.generate(
-            prompts[start : start + batch_size], images[start : start + batch_size], n=samples_per_problem, with_adapter=with_adapter,
+            prompts[start : start + batch_size], images[start : start + batch_size], n=samples_per_problem,
             max_tokens=max_new_tokens, temperature=temperature, seed=seed,
         )
         flat = [policy._completion(tokens, engine.stop_ids) for tokens in ids]
@@ -605,7 +544,7 @@ def check_parity(
     if policy.has_adapter:
         engine.take_adapter(model)
     ids, logps = engine.generate(
-        prompts, list(images), with_adapter=policy.has_adapter, max_tokens=max_new_tokens, temperature=temperature, seed=0
+        prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0
     )
     width = max(len(tokens) for tokens in ids)
     completion = torch.zeros(len(ids), width, dtype=torch.long)

@@ -55,3 +55,16 @@ def never_sampled_ids(processor: Any) -> list[int]:
     if image_id is None:
         image_id = tokenizer.convert_tokens_to_ids(token)
     return [] if image_id in (None, tokenizer.unk_token_id) else [int(image_id)]
+
+
+def keep_adapter_in_float32(model: Any) -> None:
+    """Give the adapter of a 4-bit model its float32 back, once the trainer is built and before it makes its optimiser.
+
+    TRL 1.14.2 turns the adapter of a quantised model into bfloat16 (`GRPOTrainer.__init__`). A step of 5e-6 is less than half of the
+    distance between two bfloat16 numbers near 0.01, where LoRA's A starts: A never moves, and B stops moving at about 0.001. Nothing fails.
+    """
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers import data, generation, grading, mends, vision_cache
+from nbhelpers import data, gemma_norm, generation, grading, mends, vision_cache
 from nbhelpers.params import BatchPlan, ParamsError, RewardParams, RunParams
 from nbhelpers.policy import adapter_norm, load_policy, save_final_model, trainable_parameters
 from nbhelpers.rewards import make_reward_funcs
@@ -233,7 +233,7 @@ def train(
         _start_records(run, params, problems, resumed_from)
         for notice in [*problems.notices, *policy.notices, *plan.notices]:
             run.add_notice(notice)
-    dataset = drop_overlong(data.grpo_dataset(problems.train, params), policy, params, run)
+    dataset = data.decode_once(drop_overlong(data.grpo_dataset(problems.train, params), policy, params, run))
 
     trainer_class, generating = _trainer_class(), contextlib.nullcontext()
     if params.model.fast_inference:
@@ -256,6 +256,8 @@ def train(
             train_dataset=dataset,
             callbacks=[_metrics_callback(run, on_log)] if is_main else None,
         )
+    if params.model.load_in_4bit:
+        mends.keep_adapter_in_float32(policy.model)
     _drop_printer(trainer)
     trainer.record_to(SampleWriter(run, resume_step=resumed_from) if is_main else None, delimiters_of(params.reward))
     if is_main:
@@ -263,7 +265,7 @@ def train(
 
     started = time.perf_counter()
     try:
-        with vision_cache.looking_once(policy.model, policy.processor):
+        with vision_cache.looking_once(policy.model, policy.processor), _fast_norms(policy):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(_out_of_memory(error, params, trainer.state.global_step)) from error
@@ -275,6 +277,11 @@ def train(
         run.update_manifest(timings={"training_seconds": round(seconds, 2)})
         _warn_about_signal(run)
     return TrainingResult(trainer.state.global_step, seconds, run.final_model_dir, adapter_norm(policy), resumed_from)
+
+
+def _fast_norms(policy: Policy) -> contextlib.AbstractContextManager:
+    """One kernel a norm where the policy is transformers' own on a GPU; Unsloth has its own."""
+    return gemma_norm.fused_norms(policy.model) if policy.backend == "transformers" else contextlib.nullcontext()
 
 
 def train_if_missing(params: RunParams, run: RunDirectory) -> bool:

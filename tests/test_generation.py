@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,14 +12,11 @@ torch = pytest.importorskip("torch")
 from nbhelpers import generation, mends  # noqa: E402
 from nbhelpers.generation import (  # noqa: E402
     GenerationError,
-    adapter_matrices,
     capture_sizes,
     engine_arguments,
-    hand_over,
     importance_weights,
     judge_parity,
     parity_report,
-    vllm_rank,
 )
 
 
@@ -70,11 +66,6 @@ class TestEngineArguments:
         for completions in range(1, 130):
             sizes = capture_sizes(completions)
             assert sizes == sorted(set(sizes)) and sizes[-1] == completions
-
-    def test_the_rank_is_one_that_vllm_holds(self):
-        assert [vllm_rank(r) for r in (1, 4, 16, 48)] == [1, 8, 16, 64]
-        with pytest.raises(GenerationError, match="lora.r is 600"):
-            vllm_rank(600)
 
     def test_an_engine_without_adapter_asks_for_none(self):
         arguments = engine_arguments("x", completions=4, max_model_len=512, gpu_memory_utilization=0.3, lora_rank=None)
@@ -131,26 +122,6 @@ class TestCollapsePictures:
         assert collapsed == text and len(ids) > len(text) + 15
 
 
-class FakeLayer:
-    """Takes LoRA matrices as vLLM 0.26's layers do: lists for fused projections, single tensors otherwise."""
-
-    def __init__(self):
-        self.slots = {}
-
-    def set_lora(self, slot, a, b):
-        self.slots[slot] = (a, b)
-
-    def reset_lora(self, slot):
-        self.slots[slot] = None
-
-
-def fake_lora_manager(layers, prefix="language_model.model.layers"):
-    names = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
-    modules = {f"{prefix}.{number}.{name}": FakeLayer() for number in range(layers) for name in names}
-    modules["language_model.lm_head"] = FakeLayer()
-    return SimpleNamespace(modules=modules, lora_index_to_id=[generation.ADAPTER_ID])
-
-
 @pytest.fixture(scope="module")
 def policy():
     from nbhelpers.params import RunParams
@@ -163,42 +134,6 @@ def policy():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     return policy
-
-
-class TestHandOver:
-    def test_vllms_layers_compute_what_the_policy_computes(self, policy):
-        layers = policy.model.config.text_config.num_hidden_layers
-        manager = fake_lora_manager(layers)
-        assert hand_over(policy.model, manager) == layers * 7
-        wrapped = dict(policy.model.named_modules())
-        for name, parts in (("self_attn.qkv_proj", ("q", "k", "v")), ("mlp.gate_up_proj", ("gate", "up"))):
-            a, b = manager.modules[f"language_model.model.layers.1.{name}"].slots[0]
-            for place, part in enumerate(parts):
-                block = name.split(".")[0]
-                module = wrapped[f"base_model.model.model.language_model.layers.1.{block}.{part}_proj"]
-                x = torch.randn(5, module.in_features)
-                with torch.no_grad():
-                    expected = module(x) - module.base_layer(x)
-                torch.testing.assert_close(x @ a[place].T @ b[place].T, expected, rtol=1e-4, atol=1e-5)
-
-    def test_an_untouched_layer_is_reset(self, policy):
-        manager = fake_lora_manager(policy.model.config.text_config.num_hidden_layers)
-        extra = manager.modules["language_model.model.layers.99.mlp.down_proj"] = FakeLayer()
-        hand_over(policy.model, manager)
-        assert extra.slots == {0: None}
-        assert manager.modules["language_model.lm_head"].slots == {}
-
-    def test_a_matrix_without_a_place_in_vllm_is_an_error_not_a_loss(self, policy):
-        with pytest.raises(GenerationError, match="doctor"):
-            hand_over(policy.model, fake_lora_manager(1))
-
-    def test_an_adapter_on_the_vision_tower_is_refused_by_name(self):
-        from nbhelpers.params import RunParams
-        from nbhelpers.policy import load_policy
-
-        params = RunParams.load("smoke", lora={"finetune_vision_layers": True})
-        with pytest.raises(GenerationError, match="vision_tower.*finetune_vision_layers=false"):
-            adapter_matrices(load_policy(params.model, params.lora).model)
 
 
 def test_too_little_memory_is_a_sentence_with_what_to_set():
@@ -261,8 +196,12 @@ class TransformersEngine(generation.Engine):
 
     def take_adapter(self, model):
         self.handed_over = getattr(self, "handed_over", 0) + 1
+        self.request = "adapter"
 
-    def generate(self, prompts, images, *, n=1, with_adapter=True, max_tokens=16, temperature=1.0, **sampling):
+    def drop_adapter(self):
+        self.request = None
+
+    def generate(self, prompts, images, *, n=1, max_tokens=16, temperature=1.0, **sampling):
         policy, requests = self.llm, []
         self.requests = getattr(self, "requests", []) + [(len(prompts), n)]
         processor, model = policy.processor, policy.model
@@ -390,9 +329,9 @@ def test_sampling_uses_the_engine_and_leaves_the_adapter_out_when_asked(policy):
     calls = []
 
     class Recording(TransformersEngine):
-        def generate(self, prompts, images, *, with_adapter=True, **options):
-            calls.append(with_adapter)
-            return super().generate(prompts, images, with_adapter=with_adapter, **{"temperature": 1.0, **options})
+        def generate(self, prompts, images, **options):
+            calls.append(self.request)
+            return super().generate(prompts, images, **{"temperature": 1.0, **options})
 
     engine = Recording(policy, None, mends.end_of_turn_ids(policy.processor, policy.model))
     problems = some_problems(3)
@@ -401,4 +340,4 @@ def test_sampling_uses_the_engine_and_leaves_the_adapter_out_when_asked(policy):
     with policy.without_adapter():
         generation.sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
     assert [len(group) for group in completions] == [2, 2, 2]
-    assert calls == [True, True, False, False]
+    assert calls == ["adapter", "adapter", None, None]

@@ -72,3 +72,46 @@ def test_trl_still_leaves_the_image_placeholder_to_generation_kwargs():
     from trl import GRPOTrainer
 
     assert "suppress_tokens" not in inspect.getsource(GRPOTrainer.__init__)
+
+
+@pytest.fixture
+def quantised_trainer(tmp_path):
+    """A GRPOTrainer whose model says that it is quantised, which is all that TRL asks."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from nbhelpers.params import RunParams
+    from nbhelpers.policy import load_policy
+
+    params = RunParams.load("smoke")
+    policy = load_policy(params.model, params.lora)
+    policy.model.get_base_model().is_loaded_in_4bit = True
+    return GRPOTrainer(
+        model=policy.model, processing_class=policy.processor, reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": "?"}]]}),
+        args=GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, bf16=False, report_to="none"),
+    )
+
+
+def trained_types(model):
+    return {str(parameter.dtype) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_trl_still_rounds_the_adapter_of_a_quantised_model(quantised_trainer):
+    """When this fails, TRL has mended it and `keep_adapter_in_float32` can go."""
+    assert trained_types(quantised_trainer.model) == {"torch.bfloat16"}
+
+
+def test_with_the_mend_the_adapter_moves_by_the_learning_rate(quantised_trainer):
+    import torch
+
+    mends.keep_adapter_in_float32(quantised_trainer.model)
+    assert trained_types(quantised_trainer.model) == {"torch.float32"}
+    name, matrix = next((n, p) for n, p in quantised_trainer.model.named_parameters() if "lora_A" in n)
+    before = matrix.detach().clone()
+    quantised_trainer.create_optimizer()
+    matrix.grad = torch.ones_like(matrix)
+    for group in quantised_trainer.optimizer.param_groups:
+        group["lr"] = 5e-6
+    quantised_trainer.optimizer.step()
+    assert (before - matrix.detach()).mean().item() == pytest.approx(5e-6, rel=0.05), name

@@ -21,9 +21,12 @@ import time
 
 STARTED = time.perf_counter()
 LORA = {"r": 16, "alpha": 16}
-# What `--ideas` takes away from the last shape, one after the other, for so many steps each.
-WITHOUT = ("without the vision cache", "and without prepared pictures", "and with TRL's extra forward")
-IDEA_STEPS = 3
+# What `--ideas` changes at the last shape, one after the other and for so many steps each: first one thing more, then things less.
+IDEAS = (
+    "without gradient checkpointing", "with it again, without fused norms", "and without the vision cache", "and without prepared pictures",
+    "and with TRL's extra forward",
+)  # fmt: skip
+IDEA_STEPS = 4
 
 
 def arguments() -> argparse.Namespace:
@@ -176,18 +179,35 @@ def ours(args):
     log("vLLM started")
     from trl import GRPOTrainer
 
+    from nbhelpers.data import decode_once
+    from nbhelpers.gemma_norm import fused_norms
     from nbhelpers.vision_cache import FrozenVisionCache, PreparedPictures
 
-    caches = {"vision": FrozenVisionCache(policy.model), "pictures": PreparedPictures(policy.processor)}
+    vision, pictures, norms = FrozenVisionCache(policy.model), PreparedPictures(policy.processor), contextlib.ExitStack()
+    norms.enter_context(fused_norms(policy.model))
     while True:
-        rows = dataset(args)
+        rows = decode_once(dataset(args))
         report = generation.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
         with generation.generating_with(engine):
             trainer = generation.weights_from_the_loss(GRPOTrainer)(
                 model=policy.model, processing_class=policy.processor, args=config_of(args), reward_funcs=reward, train_dataset=rows
             )
-        yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "caches": caches}
+        changes = changes_for_ideas(policy.model.get_base_model(), trainer, norms, vision, pictures)
+        yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "changes": changes}
+
+
+def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
+    """What to call before the steps of each of `IDEAS`."""
+
+    def checkpoint_again() -> None:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        norms.close()
+
+    def score_again() -> None:
+        type(trainer)._one_update_a_batch = False
+
+    return [base.gradient_checkpointing_disable, checkpoint_again, vision.detach, pictures.detach, score_again]
 
 
 def unsloth(args):
@@ -236,8 +256,8 @@ def main() -> None:
     trainers = {"ours": ours, "unsloth": unsloth, "stock": stock}[args.arm](args)
     for shape in args.shapes:
         use_shape(args, shape)
-        args.without = WITHOUT if args.ideas and shape == args.shapes[-1] else ()
-        args.steps = args.first_steps + IDEA_STEPS * len(args.without)
+        args.ideas_here = IDEAS if args.ideas and shape == args.shapes[-1] else ()
+        args.steps = args.first_steps + IDEA_STEPS * len(args.ideas_here)
         print(json.dumps(measure(args, *next(trainers))), flush=True)
 
 
@@ -253,11 +273,8 @@ def measure(args, trainer, extra: dict) -> dict:
     clock.wrap(trainer, "_tokenize_prompts", "tokenize")
     clock.wrap(trainer, "_generate_and_score_completions", "rollout")
     clock.wrap(trainer, "compute_loss", "loss_forward")
-    caches = extra.pop("caches", None)
-    starts = [args.first_steps + IDEA_STEPS * place for place in range(len(args.without))]
-    changes = [
-        lambda: caches["vision"].detach(), lambda: caches["pictures"].detach(), lambda: setattr(type(trainer), "_one_update_a_batch", False)
-    ]
+    changes = extra.pop("changes", [])
+    starts = [args.first_steps + IDEA_STEPS * place for place in range(len(args.ideas_here))]
     watch(trainer, clock, steps, dict(zip(starts, changes, strict=False)))
     torch.cuda.reset_peak_memory_stats()
     train_start = time.perf_counter()
@@ -278,7 +295,7 @@ def measure(args, trainer, extra: dict) -> dict:
         },
         "parts": steps[args.first_steps - 1], **extra,
     }
-    for name, start in zip(args.without, starts, strict=True):
+    for name, start in zip(args.ideas_here, starts, strict=True):
         result[name] = round(statistics.median(seconds[start + 1 : start + IDEA_STEPS]), 3)
     return result
 
