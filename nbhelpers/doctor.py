@@ -6,7 +6,6 @@ Nothing heavy is imported: versions are read from the packages' metadata, the GP
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -15,12 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbhelpers.memory import GIB, memory_estimate, parameter_count
 from nbhelpers.params import RunParams, repository_root, resolve_path
-
-GIB = 2**30
-# Gemma-3's parameters in billions: language model without embeddings, embeddings, vision tower with projector.
-SIZES = {"4b": (3.21, 0.67, 0.42), "12b": (10.76, 1.01, 0.42), "27b": (25.6, 1.41, 0.42)}
-NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
 
 
 @dataclass(frozen=True)
@@ -204,57 +199,6 @@ def _model_checks(params: RunParams) -> list[Check]:
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", cache)) / "hub")
     cached = (hub / f"models--{name.replace('/', '--')}").is_dir()
     return [Check("model", None, f"{name}: " + ("in the hub cache" if cached else f"will be downloaded into {hub} at the first run"))]
-
-
-def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
-    """Billions of parameters of the language layers, the embeddings and the vision part; None for a model of unknown size."""
-    folder = resolve_path(params.model.name)
-    if folder is not None and (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text())
-        text, vision = config.get("text_config"), config.get("vision_config")
-        if not text or not vision:
-            return None
-        hidden, inner = text["hidden_size"], text["intermediate_size"]
-        heads, groups = text.get("num_attention_heads", 8), text.get("num_key_value_heads", 4)
-        width = text.get("head_dim", 256)
-        layer = hidden * width * (2 * heads + 2 * groups) + 3 * hidden * inner
-        tower = vision["num_hidden_layers"] * (4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"])
-        return text["num_hidden_layers"] * layer / 1e9, text.get("vocab_size", 262208) * hidden / 1e9, tower / 1e9
-    return next((size for key, size in SIZES.items() if f"-{key}-" in f"{params.model.name.lower()}-"), None)
-
-
-def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
-    """GiB of GPU memory that a preset takes, by part; None for a model of unknown size.
-
-    An estimate from the shapes: weights (shared with vLLM by Unsloth, held twice otherwise), what `gpu_memory_utilization` gives to
-    vLLM, the adapter with its gradients and AdamW's states, and the largest tensors of one micro-batch: the logits, and a layer's
-    activations with gradient checkpointing.
-
-    Args:
-        total: the GPU's memory in GiB.
-    """
-    size = parameter_count(params)
-    if size is None:
-        return None
-    language, embeddings, vision = (billions * 1e9 for billions in size)
-    per_parameter = NF4_BYTES if params.model.load_in_4bit else 2
-    weights = (language * per_parameter + (embeddings + vision) * 2) / GIB
-    training = params.training
-    plan = training.batch_plan()
-    layers = max(1.0, language / 94.4e6)
-    adapter = layers * params.lora.r * 75_000
-    completions = plan.per_device_train_batch_size
-    vocabulary = 262_208 if embeddings > 1e8 else 1_000
-    logits = completions * training.max_completion_length * vocabulary * 2 * 3
-    activations = completions * params.model.max_seq_length * 2560 * layers * 2
-    parts = {"adapter and optimiser": adapter * 16 / GIB, "logits": logits / GIB, "activations": activations / GIB, "CUDA": 0.8}
-    if params.model.fast_inference:
-        parts["vLLM with weights"] = params.model.gpu_memory_utilization * total
-        if params.model.backend == "transformers":
-            parts["weights"] = weights
-    else:
-        parts["weights"] = weights
-    return parts
 
 
 def _memory_check(params: RunParams, gpu: Gpu) -> Check:

@@ -20,10 +20,9 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from nbhelpers import gemma_norm, mends
+from nbhelpers import mends, vllm_setup
 from nbhelpers.hand_over import LoraAdapter, MergedAdapter, SharedAdapter, vllm_rank
 from nbhelpers.params import ModelParams
 from nbhelpers.sampling import Completion, Policy
@@ -106,41 +105,6 @@ def judge_parity(report: ParityReport, *, stop: bool = True) -> str | None:
 # The engine -----------------------------------------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """Where compiled graphs and kernels stay between runs: `NBHELPERS_CACHE`, or `nbhelpers` in the user's cache folder."""
-    base = os.environ.get("NBHELPERS_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nbhelpers"
-
-
-def prepare_environment() -> None:
-    """Settings that vLLM, Triton and Unsloth read from the environment; call it before they are imported. The user's own values stay."""
-    cache = cache_folder()
-    for variable, value in {
-        "VLLM_CACHE_ROOT": cache / "vllm",
-        "TRITON_CACHE_DIR": cache / "triton",
-        "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
-        "UNSLOTH_COMPILE_LOCATION": cache / "unsloth",  # otherwise a folder beside the notebook
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        # Its sampler is compiled with nvcc at the first use and is not used with processed log-probs anyway.
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    }.items():
-        os.environ.setdefault(variable, str(value))
-
-
-def capture_sizes(completions: int) -> list[int]:
-    """Batch sizes to capture graphs for, when at most `completions` are generated at once.
-
-    A group's completions end at different times, so every size below occurs, and a batch runs in the next larger graph. Decoding is
-    bound by reading the weights, so that the padded rows of powers of two cost next to nothing; vLLM's own steps of 8 are captured for
-    twice the batch.
-    """
-    sizes = [1]
-    while sizes[-1] * 2 < completions:
-        sizes.append(sizes[-1] * 2)
-    return sizes if sizes[-1] == completions else [*sizes, completions]
-
-
 def engine_arguments(
     source: str,
     *,
@@ -171,96 +135,16 @@ def engine_arguments(
         "limit_mm_per_prompt": {"image": 1},
         "logprobs_mode": "processed_logprobs",
         "distributed_executor_backend": "external_launcher",
-        # Mode 0: no Inductor, whose compilation takes 47 s at the first start. vLLM then drops its default graphs too, without a word
-        # ("FULL_AND_PIECEWISE"), so that a token takes twice as long; graphs of whole decode steps need no compilation.
-        "compilation_config": {
-            "mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": capture_sizes(completions),
-        },
+        "compilation_config": vllm_setup.compilation(completions),
+        # One kind of KV cache for Gemma-3's sliding and full layers. vLLM's seven groups save memory in long contexts and are looked after
+        # one by one, on the CPU, for every token.
+        "disable_hybrid_kv_cache_manager": True,
         "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
         "seed": seed,
     }
     if lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}
     return arguments
-
-
-def collapse_pictures(ids: Sequence[int], sequence: Sequence[int], marker: int, newlines: Sequence[int]) -> list[int]:
-    """Undo the processor's expansion of a picture's marker, so that vLLM can expand it itself.
-
-    Args:
-        ids: prompt tokens in which each picture is `sequence`, its first and last newline perhaps merged with a neighbouring one.
-        sequence: the tokens of `processor.full_image_sequence`, from newline to newline.
-        marker: the token `<start_of_image>`.
-        newlines: the tokens of 1, 2, 3 and 4 newlines.
-    """
-    lines = {token: count for count, token in enumerate(newlines, start=1)}
-    inner = list(sequence[1:-1])
-    collapsed: list[int] = []
-    place = 0
-    while place < len(ids):
-        if list(ids[place : place + len(inner)]) != inner:
-            collapsed.append(ids[place])
-            place += 1
-            continue
-        place += len(inner)
-        if collapsed and lines.get(collapsed[-1], 0) >= 2:
-            before = lines[collapsed.pop()] - 2
-            collapsed += [newlines[before - 1]] if before else []
-        collapsed.append(marker)
-        if place < len(ids) and lines.get(ids[place], 0) >= 2:
-            after = lines[ids[place]] - 2
-            collapsed += [newlines[after - 1]] if after else []
-            place += 1
-    return collapsed
-
-
-@functools.cache
-def accept_expanded_prompts() -> None:
-    """Let vLLM take prompts whose pictures are expanded to their tokens already, as TRL and Unsloth send them.
-
-    vLLM 0.26 expands `<start_of_image>` of a token prompt once more (`BaseMultiModalProcessor.apply`: a prompt of tokens counts as not
-    expanded), so that Gemma-3 sees a second row of image tokens without features. Nothing fails: with the embedded model the log-probs
-    were 1.6 nats a token away from the trainer's, and every importance weight was 0 (NVIDIA H200, trl 1.14.2, 2026-11-23).
-    """
-    from vllm.model_executor.models.gemma3_mm import Gemma3MultiModalProcessor
-
-    def tokens_only(self: Any, prompt_tokens: list[int]) -> list[int]:
-        processor = self.info.get_hf_processor()
-        return collapse_pictures(prompt_tokens, *_picture_tokens(processor))
-
-    Gemma3MultiModalProcessor._apply_hf_processor_tokens_only = tokens_only
-
-
-@functools.cache
-def find_pictures_once() -> None:
-    """Let vLLM look up once where a prompt's picture lies.
-
-    vLLM 0.26 finds the picture's tokens of each running request anew for every token that it decodes (`compute_mm_prefix_ranges`, for the
-    bidirectional attention among them), with half a dozen operations on a mask: time in which the GPU waits, in proportion to the batch.
-    """
-    from vllm.multimodal.inputs import PlaceholderRange
-
-    find = PlaceholderRange.extract_embeds_range
-
-    def found_once(self: Any) -> list[tuple[int, int]]:
-        kept = self.__dict__  # the dataclass is frozen; functools.cached_property, which it uses itself, writes here too
-        if "_embeds_range" not in kept:
-            kept["_embeds_range"] = find(self)
-        return kept["_embeds_range"]
-
-    PlaceholderRange.extract_embeds_range = found_once
-
-
-@functools.lru_cache(maxsize=4)
-def _picture_tokens(processor: Any) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """`sequence`, `marker` and `newlines` of `collapse_pictures` for a Gemma-3 processor."""
-    tokenizer = processor.tokenizer
-    two = tokenizer.convert_tokens_to_ids("\n\n")
-    sequence = tokenizer(processor.full_image_sequence, add_special_tokens=False)["input_ids"]
-    if sequence[0] != two or sequence[-1] != two:
-        raise GenerationError("the tokenizer does not hold two newlines as one token, as Gemma-3's does.")
-    newlines = tuple(tokenizer.convert_tokens_to_ids("\n" * count) for count in (1, 2, 3, 4))
-    return tuple(sequence), tokenizer.convert_tokens_to_ids(processor.boi_token), newlines
 
 
 @dataclass
@@ -272,6 +156,8 @@ class Engine:
         hand_over: gives the policy's adapter to vLLM.
         stop_ids, banned_ids: tokens that end a completion, and that none may hold.
         request: names the adapter to vLLM where it runs beside the base weights; None for the base model or merged weights.
+        version: counts the changes of the adapter. Keys and values that were computed with an earlier one are never used again, and need
+            not be looked for either: vLLM keeps them apart by a prompt's `cache_salt`.
     """
 
     llm: Any
@@ -279,17 +165,17 @@ class Engine:
     stop_ids: list[int]
     banned_ids: list[int] = field(default_factory=list)
     request: Any = None
+    version: int = 0
 
     def take_adapter(self, model: Any) -> None:
         """Generate with the adapter's present values from now on."""
         self.request = self.hand_over.take(model)
-        # Keys and values of earlier prompts were computed with the old adapter.
-        self.llm.reset_prefix_cache()
+        self.version += 1
 
     def drop_adapter(self) -> None:
         """Generate with the base model from now on."""
         self.request = self.hand_over.drop()
-        self.llm.reset_prefix_cache()
+        self.version += 1
 
     def generate(
         self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, **sampling: Any
@@ -308,7 +194,7 @@ class Engine:
 
         bias = {token: -100.0 for token in self.banned_ids} or None
         options = {"logprobs": 0, "detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
-        rows = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        rows = [{"prompt_token_ids": list(ids), "cache_salt": str(self.version)} for ids in prompts]
         for row, image in zip(rows, images or [], strict=bool(images)):
             if image is not None:
                 row["multi_modal_data"] = {"image": image}
@@ -356,17 +242,13 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
     if policy.engine is not None:
         return policy.engine
     if policy.backend == "unsloth":
-        accept_expanded_prompts()
-        find_pictures_once()
         engine = unsloth_engine(policy)
     else:
-        prepare_environment()
+        vllm_setup.prepare_environment()
         try:
             from vllm import LLM
 
-            accept_expanded_prompts()
-            find_pictures_once()
-            gemma_norm.use_in_vllm()
+            vllm_setup.mend()
         except ImportError as error:
             raise GenerationError(
                 f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set model.fast_inference=false."
@@ -382,7 +264,7 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
             quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
         )
         stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
-        with quick_start(policy):
+        with vllm_setup.quick_start(policy):
             llm = _start(LLM, {**arguments, **changes})
             executor = llm.llm_engine.model_executor
             hand_over = LoraAdapter(llm) if params.load_in_4bit else MergedAdapter(executor.driver_worker.model_runner.get_model())
@@ -442,47 +324,6 @@ def sample_first_token(policy: Policy, engine: Engine) -> None:
     text = text.replace(policy.processor.boi_token, policy.processor.full_image_sequence)
     prompt = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     engine.generate([prompt], [Image.new("RGB", (64, 64))], max_tokens=1)
-
-
-@contextlib.contextmanager
-def quick_start(policy: Policy) -> Iterator[None]:
-    """Inside, vLLM starts with what this process has already.
-
-    vLLM 0.26 loads the tokenizer once for itself and once for each processor that it builds, and keeps a pool of deep copies for threads
-    that are not there: with Gemma-3's 262,144 tokens 27 s of stock TRL's start, 4 s with shallow copies of the policy's. It also starts a
-    second Python to look at the model's class, so as to keep CUDA out of this one, where CUDA runs already (19 s at the first start; its
-    answer is cached). Measured on the machine of README's table, 2026-11-23. Prompts arrive as token ids, and completions leave as such.
-    """
-    import copy
-
-    import vllm.model_executor.models.registry as registry
-    import vllm.renderers.hf as renderers
-    from transformers import AutoTokenizer
-
-    bound = AutoTokenizer.from_pretrained
-
-    def from_pretrained(cls: type, name: Any, *args: Any, **kwargs: Any) -> Any:
-        if str(name) != policy.source:
-            return bound(name, *args, **kwargs)
-        twin = copy.copy(policy.processor.tokenizer)
-        # transformers deep-copies a processor's arguments, the tokenizer among them, each time it builds one.
-        members = {"__deepcopy__": lambda self, memo: self, "__module__": type(twin).__module__}
-        twin.__class__ = type(type(twin).__name__, (type(twin),), members)
-        return twin
-
-    changes = [
-        (AutoTokenizer, "from_pretrained", classmethod(from_pretrained)),
-        (renderers, "maybe_make_thread_pool", lambda tokenizer, copies: tokenizer),
-        (registry, "_run_in_subprocess", lambda function: function()),
-    ]
-    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in changes]
-    for owner, name, value in changes:
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for owner, name, value in originals:
-            setattr(owner, name, value)
 
 
 def _rendezvous() -> None:

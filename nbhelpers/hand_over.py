@@ -116,6 +116,8 @@ class MergedAdapter:
             place, weight = _place(name), getattr(module, "weight", None)
             if place is not None and weight is not None:
                 self._weights[place] = weight
+        self._model: Any = None
+        self._modules: dict[Place, Any] = {}
         self._noise: Any = None
         self._slices: dict[Place, Any] = {}
         self._bases: dict[Place, Any] = {}
@@ -125,11 +127,12 @@ class MergedAdapter:
         """vLLM samples from base + adapter from now on, as they are now. Returns None: no request needs to name an adapter."""
         import torch
 
-        modules = adapted_modules(model)
-        if not self._slices:
+        if self._model is not model:
+            modules = adapted_modules(model)
             self._find(modules)
+            self._model, self._modules = model, modules
         with torch.no_grad():
-            for place, module in modules.items():
+            for place, module in self._modules.items():
                 a, b = matrices(module)
                 base = self._bases[place]
                 merged = torch.addmm(base.float(), b.float(), a.float())
@@ -151,6 +154,7 @@ class MergedAdapter:
         """Find the slice of vLLM's weights that each adapted layer has, and see that it holds the same base weights."""
         import torch
 
+        self.drop()
         slices, bases = {}, {place: module.base_layer.weight.detach() for place, module in modules.items()}
         for (layer, block, name), weight in self._weights.items():
             start = 0

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from nbhelpers import generation, mends
+from nbhelpers import generation, mends, vllm_setup
 from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.sampling import Policy, PolicyError
 from nbhelpers.unsloth_backend import load_unsloth_policy
@@ -71,7 +71,7 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
             )
     source = weights_source(params.name)
     if backend == "unsloth":
-        generation.prepare_environment()
+        vllm_setup.prepare_environment()
         policy = load_unsloth_policy(params, lora, source, seed=seed)
     else:
         policy = Policy(*_load_transformers(params, source), backend="transformers", source=source)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers import data, gemma_norm, generation, grading, mends, vision_cache
+from nbhelpers import data, gemma_norm, generation, grading, memory, mends, vision_cache
 from nbhelpers.params import BatchPlan, ParamsError, RewardParams, RunParams
 from nbhelpers.policy import adapter_norm, load_policy, save_final_model, trainable_parameters
 from nbhelpers.rewards import make_reward_funcs
@@ -174,9 +174,9 @@ def delimiters_of(reward: RewardParams) -> grading.Delimiters:
     return grading.Delimiters(reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)
 
 
-def drop_overlong(problems: Any, policy: Policy, params: RunParams, run: RunDirectory) -> Any:
-    """Drop the problems whose prompt and completion do not fit into `model.max_seq_length`; a prompt is never cut,
-    because a cut through its image tokens makes every later step fail."""
+def drop_overlong(problems: Any, policy: Policy, params: RunParams, run: RunDirectory) -> tuple[Any, int]:
+    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt among them. A prompt
+    is never cut, because a cut through its image tokens makes every later step fail."""
     room = params.model.max_seq_length - params.training.max_completion_length
     lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
     kept = [i for i, length in enumerate(lengths) if length <= room]
@@ -188,7 +188,28 @@ def drop_overlong(problems: Any, policy: Policy, params: RunParams, run: RunDire
         )
     if not kept:
         raise TrainingError(f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for {room}.")
-    return problems.select(kept)
+    return problems.select(kept), max(lengths[i] for i in kept)
+
+
+def _must_recompute(policy: Policy, params: RunParams, plan: BatchPlan, longest_prompt: int, run: RunDirectory) -> bool:
+    """Whether activations are recomputed in the backward pass: always or never where `model.use_gradient_checkpointing` says so; with
+    "unsloth" on the transformers backend, where the GPU's free memory does not hold them."""
+    import torch
+
+    if params.model.use_gradient_checkpointing != "unsloth" or policy.backend != "transformers":
+        return bool(params.model.use_gradient_checkpointing)
+    completion = params.training.max_completion_length
+    shape = memory.TextShape.of(policy.model.config.text_config)
+    needed = memory.kept_activations(shape, plan.per_device_train_batch_size, longest_prompt + completion, completion)
+    free, total = torch.cuda.mem_get_info()
+    room = free - total / 20  # for the optimiser and what the allocator cannot use
+    if needed > room:
+        return True
+    run.add_notice(
+        f"Activations are kept for the backward pass, which saves a second forward pass: {needed / memory.GIB:.1f} GiB of "
+        f"{free / memory.GIB:.1f} GiB free. model.use_gradient_checkpointing=true recomputes them always."
+    )
+    return False
 
 
 def train(
@@ -233,7 +254,8 @@ def train(
         _start_records(run, params, problems, resumed_from)
         for notice in [*problems.notices, *policy.notices, *plan.notices]:
             run.add_notice(notice)
-    dataset = data.decode_once(drop_overlong(data.grpo_dataset(problems.train, params), policy, params, run))
+    fitting, longest = drop_overlong(data.grpo_dataset(problems.train, params), policy, params, run)
+    dataset = data.decode_once(fitting)
 
     trainer_class, generating = _trainer_class(), contextlib.nullcontext()
     if params.model.fast_inference:
@@ -247,6 +269,8 @@ def train(
                 run.add_warning(warning)
         if policy.backend == "transformers":
             trainer_class, generating = generation.weights_from_the_loss(trainer_class), generation.generating_with(engine)
+    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, run):
+        arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
     with generating:
         trainer = trainer_class(
             model=policy.model,
@@ -268,7 +292,7 @@ def train(
         with vision_cache.looking_once(policy.model, policy.processor), _fast_norms(policy):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(_out_of_memory(error, params, trainer.state.global_step)) from error
+        raise TrainingError(_out_of_memory(error, params, trainer.state.global_step, recomputes=config.gradient_checkpointing)) from error
     seconds = time.perf_counter() - started
 
     policy.model = trainer.accelerator.unwrap_model(trainer.model)
@@ -395,9 +419,9 @@ def _warn_about_signal(run: RunDirectory) -> None:
         run.add_warning("Every gradient was 0: the policy has not learnt anything in this run.")
 
 
-def _out_of_memory(error: Exception, params: RunParams, step: int) -> str:
+def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
     training, model = params.training, params.model
-    ways = []
+    ways = [] if recomputes else ["model.use_gradient_checkpointing=true"]
     if training.num_generations > 2:
         ways.append(f"training.num_generations={max(2, training.num_generations // 2)}")
     ways.append(f"training.max_completion_length={training.max_completion_length // 2}")

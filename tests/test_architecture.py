@@ -10,8 +10,9 @@ import pytest
 import nbhelpers
 
 ROOMS = [
-    "params", "run_directory", "visual_math", "sources", "data", "quantities", "grading", "rewards",
-    "tiny_gemma", "mends", "vision_cache", "sampling", "unsloth_backend", "hand_over", "gemma_norm", "generation", "policy", "samples",
+    "params", "memory", "run_directory", "visual_math", "sources", "data", "quantities", "grading", "rewards",
+    "tiny_gemma", "mends", "vision_cache", "sampling", "gemma_norm", "vllm_setup",
+    "unsloth_backend", "hand_over", "generation", "policy", "samples",
     "training", "evaluation", "plots", "viewer", "reward_lesson", "report", "series", "doctor", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth", "vllm", "bitsandbytes", "scipy"}

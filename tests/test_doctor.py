@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from nbhelpers import doctor
-from nbhelpers.doctor import Gpu, diagnose, memory_estimate
+from nbhelpers.doctor import Gpu, diagnose
+from nbhelpers.memory import SIZES, memory_estimate, parameter_count
 from nbhelpers.params import RunParams
 
 H200 = Gpu("NVIDIA H200", "580.159.04", 139.8, 139.0, (9, 0))
@@ -95,10 +96,10 @@ def test_more_of_anything_takes_more_memory():
 
 
 def test_parameters_are_counted_from_the_config():
-    language, embeddings, vision = doctor.parameter_count(RunParams.load("smoke", model={"name": str(_embedded())}))
+    language, embeddings, vision = parameter_count(RunParams.load("smoke", model={"name": str(_embedded())}))
     assert 0.0003 < language + embeddings + vision < 0.01
-    assert doctor.parameter_count(RunParams.load("full")) == doctor.SIZES["4b"]
-    assert doctor.parameter_count(RunParams.load("full", model={"name": "somebody/else"})) is None
+    assert parameter_count(RunParams.load("full")) == SIZES["4b"]
+    assert parameter_count(RunParams.load("full", model={"name": "somebody/else"})) is None
 
 
 def _embedded():

@@ -9,15 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nbhelpers import generation, mends  # noqa: E402
+from nbhelpers import generation, mends, vllm_setup  # noqa: E402
 from nbhelpers.generation import (  # noqa: E402
     GenerationError,
-    capture_sizes,
     engine_arguments,
     importance_weights,
     judge_parity,
     parity_report,
 )
+from nbhelpers.vllm_setup import capture_sizes  # noqa: E402
 
 
 class TestParity:
@@ -77,7 +77,7 @@ class TestEngineArguments:
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
         monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
-        generation.prepare_environment()
+        vllm_setup.prepare_environment()
         import os
 
         assert os.environ["TRITON_CACHE_DIR"] == "/mine"
@@ -104,12 +104,12 @@ class TestCollapsePictures:
     )
     def test_a_collapsed_prompt_expands_to_what_it_was(self, prompt):
         expanded = self.expand(prompt)
-        collapsed = generation.collapse_pictures(expanded, self.SEQUENCE, 7, self.NEWLINES)
+        collapsed = vllm_setup.collapse_pictures(expanded, self.SEQUENCE, 7, self.NEWLINES)
         assert collapsed == prompt
         assert self.expand(collapsed) == expanded
 
     def test_a_prompt_that_is_not_expanded_stays(self):
-        assert generation.collapse_pictures([1, 101, 7, 2], self.SEQUENCE, 7, self.NEWLINES) == [1, 101, 7, 2]
+        assert vllm_setup.collapse_pictures([1, 101, 7, 2], self.SEQUENCE, 7, self.NEWLINES) == [1, 101, 7, 2]
 
     def test_the_embedded_processors_prompts_collapse_to_one_marker(self, policy):
         problems = some_problems(1)
@@ -117,7 +117,7 @@ class TestCollapsePictures:
             images=[[problems["image"][0]]], text=[policy.prompt_text(problems["prompt"][0])], add_special_tokens=False
         )
         ids = inputs["input_ids"][0]
-        collapsed = generation.collapse_pictures(ids, *generation._picture_tokens(policy.processor))
+        collapsed = vllm_setup.collapse_pictures(ids, *vllm_setup._picture_tokens(policy.processor))
         text = policy.processor.tokenizer(policy.prompt_text(problems["prompt"][0]), add_special_tokens=False)["input_ids"]
         assert collapsed == text and len(ids) > len(text) + 15
 
@@ -171,7 +171,7 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for place in range(1, len(parts)):
             setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
-    with generation.quick_start(policy):
+    with vllm_setup.quick_start(policy):
         assert registry._run_in_subprocess(lambda: 7) == 7
         shared = AutoProcessor.from_pretrained(policy.source).tokenizer
         assert renderers.maybe_make_thread_pool(shared, 2) is shared

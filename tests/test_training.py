@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -159,7 +161,8 @@ def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_poli
     assert lengths[0] < lengths[-1]
     room = lengths[-1] - 1 + params.training.max_completion_length
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": room})})
-    kept = training.drop_overlong(dataset, embedded_policy, tight, run)
+    kept, longest = training.drop_overlong(dataset, embedded_policy, tight, run)
+    assert longest == max(length for length in lengths if length < lengths[-1])
     assert len(kept) == sum(length < lengths[-1] for length in lengths)
     assert "were left out" in run.read_manifest()["warnings"][0]
 
@@ -174,7 +177,26 @@ def test_no_problem_that_fits_is_an_error(embedded_policy, tmp_path):
 
 def test_out_of_memory_names_the_settings_that_would_fit():
     params = RunParams.load("full")
-    sentence = training._out_of_memory(RuntimeError("CUDA out of memory"), params, 7)
+    sentence = training._out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=True)
     assert "step 8" in sentence
     assert "training.num_generations=2" in sentence and "model.gpu_memory_utilization" in sentence
     assert "load_in_4bit" not in sentence  # full uses 4-bit already
+    assert "gradient_checkpointing" not in sentence
+    kept = training._out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=False)
+    assert "in this order: --set model.use_gradient_checkpointing=true, " in kept
+
+
+@pytest.mark.parametrize(
+    ("setting", "free", "recomputes"), [("unsloth", 60, False), ("unsloth", 6, True), (True, 60, True), (False, 6, False)]
+)
+def test_activations_are_kept_where_the_memory_holds_them(embedded_policy, tmp_path, monkeypatch, setting, free, recomputes):
+    """Gemma-3 4B's shape with 4 completions of 512 tokens needs some 22 GiB."""
+    params = RunParams.load("full", output_dir=tmp_path, model={"use_gradient_checkpointing": setting})
+    text = {"num_hidden_layers": 34, "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 8, "head_dim": 256,
+            "vocab_size": 262208}  # fmt: skip
+    policy = SimpleNamespace(backend="transformers", model=SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(**text))))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
+    run = RunDirectory(tmp_path)
+    assert training._must_recompute(policy, params, params.training.batch_plan(), 330, run) is recomputes
+    notices = run.read_manifest().get("notices", [])
+    assert bool(notices) == (setting == "unsloth" and not recomputes)

@@ -21,9 +21,9 @@ import time
 
 STARTED = time.perf_counter()
 LORA = {"r": 16, "alpha": 16}
-# What `--ideas` changes at the last shape, one after the other and for so many steps each: first one thing more, then things less.
+# What `--ideas` changes at the last shape, one after the other and for so many steps each.
 IDEAS = (
-    "without gradient checkpointing", "with it again, without fused norms", "and without the vision cache", "and without prepared pictures",
+    "with gradient checkpointing", "and without fused norms", "and without the vision cache", "and without prepared pictures",
     "and with TRL's extra forward",
 )  # fmt: skip
 IDEA_STEPS = 4
@@ -170,9 +170,9 @@ def stock(args):
 
 
 def ours(args):
-    from nbhelpers import generation
+    from nbhelpers import generation, vllm_setup
 
-    generation.prepare_environment()
+    vllm_setup.prepare_environment()
     policy, model = load(args)
     log("model loaded")
     engine = generation.start_engine(policy, model, completions=args.completions, **args.engine)
@@ -186,6 +186,7 @@ def ours(args):
     vision, pictures, norms = FrozenVisionCache(policy.model), PreparedPictures(policy.processor), contextlib.ExitStack()
     norms.enter_context(fused_norms(policy.model))
     while True:
+        keep_activations(args, policy)
         rows = decode_once(dataset(args))
         report = generation.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
@@ -197,17 +198,30 @@ def ours(args):
         yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "changes": changes}
 
 
+def keep_activations(args, policy) -> None:
+    """Recompute activations only where the memory asks for it, as `nbhelpers.training` does."""
+    import torch
+
+    from nbhelpers.memory import TextShape, kept_activations
+
+    completions = min(args.micro_batch, args.prompts * args.generations)
+    needed = kept_activations(TextShape.of(policy.model.config.text_config), completions, 300 + args.tokens, args.tokens)
+    free, total = torch.cuda.mem_get_info()
+    args.no_checkpointing = needed < free - total / 20
+    log(f"activations would take {needed / 2**30:.1f} of {free / 2**30:.1f} GiB: {'kept' if args.no_checkpointing else 'recomputed'}")
+
+
 def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
     """What to call before the steps of each of `IDEAS`."""
 
-    def checkpoint_again() -> None:
+    def checkpoint() -> None:
+        base.enable_input_require_grads()
         base.gradient_checkpointing_enable({"use_reentrant": False})
-        norms.close()
 
     def score_again() -> None:
         type(trainer)._one_update_a_batch = False
 
-    return [base.gradient_checkpointing_disable, checkpoint_again, vision.detach, pictures.detach, score_again]
+    return [checkpoint, norms.close, vision.detach, pictures.detach, score_again]
 
 
 def unsloth(args):
