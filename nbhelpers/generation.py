@@ -416,14 +416,6 @@ def check_parity(
 # TRL ------------------------------------------------------------------------------------------------------------------------
 
 
-def hub_parameter_name(name: str) -> str:
-    """transformers' name of a Gemma-3 parameter as vLLM's `load_weights` knows it (trl 1.14.2 + transformers 5.17 + vllm 0.26 stop at
-    `vision_tower.embeddings` without it)."""
-    if "vision_tower." in name and "vision_tower.vision_model." not in name:
-        return name.replace("vision_tower.", "vision_tower.vision_model.")
-    return name
-
-
 @functools.cache
 def _generation_class() -> type:
     from trl.generation.vllm_generation import VLLMGeneration

@@ -231,6 +231,26 @@ def export_merged(policy: Policy, path: Path) -> Path:
     return path
 
 
+def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
+    """Write the model with its adapter as GGUF for llama.cpp, where Unsloth offers it (it fetches and builds llama.cpp the first time).
+
+    Args:
+        quantization: one of Unsloth's methods, such as q8_0, q4_k_m or bf16.
+
+    Raises:
+        PolicyError: the policy was not loaded with Unsloth.
+    """
+    if policy.backend != "unsloth":
+        raise PolicyError(
+            f"GGUF is written by Unsloth, and this policy was loaded with the backend {policy.backend}: load it with "
+            "model.backend=unsloth, or write the merged model with export_merged and convert that folder with llama.cpp's "
+            "convert_hf_to_gguf.py."
+        )
+    path = Path(path)
+    policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)
+    return path
+
+
 def load_final_model(path: Path, params: ModelParams) -> Policy:
     """Load what `save_final_model` wrote: the base model that the adapter names, the adapter, and the saved processor.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from nbhelpers.params import RunParams  # noqa: E402
-from nbhelpers.policy import PolicyError, export_merged, load_policy  # noqa: E402
+from nbhelpers.policy import PolicyError, export_gguf, export_merged, load_policy  # noqa: E402
+from nbhelpers.sampling import Policy  # noqa: E402
 from nbhelpers.visual_math import make_problems  # noqa: E402
 
 
@@ -60,3 +63,16 @@ def test_quantised_weights_are_refused_with_what_to_set(policy, tmp_path, monkey
     monkeypatch.setattr(policy.model, "is_loaded_in_4bit", True, raising=False)
     with pytest.raises(PolicyError, match="load_in_4bit=false"):
         export_merged(policy, tmp_path)
+
+
+def test_gguf_without_unsloth_is_refused_with_the_way_round(policy, tmp_path):
+    with pytest.raises(PolicyError, match="model.backend=unsloth.*convert_hf_to_gguf"):
+        export_gguf(policy, tmp_path)
+
+
+def test_unsloth_is_asked_for_gguf_with_processor_and_quantisation(policy, tmp_path):
+    asked = []
+    model = SimpleNamespace(save_pretrained_gguf=lambda *args, **options: asked.append((args, options)))
+    unsloth = Policy(model, policy.processor, backend="unsloth", source="x")
+    assert export_gguf(unsloth, tmp_path / "gguf", "q4_k_m") == tmp_path / "gguf"
+    assert asked == [((str(tmp_path / "gguf"), policy.processor), {"quantization_method": "q4_k_m"})]

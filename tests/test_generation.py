@@ -182,13 +182,6 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
     assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
 
 
-def test_parameter_names_are_those_of_the_published_checkpoints():
-    name = generation.hub_parameter_name
-    assert name("model.vision_tower.embeddings.weight") == "model.vision_tower.vision_model.embeddings.weight"
-    assert name("model.vision_tower.vision_model.x") == "model.vision_tower.vision_model.x"
-    assert name("model.language_model.layers.0.mlp.up_proj.weight") == "model.language_model.layers.0.mlp.up_proj.weight"
-
-
 class TransformersEngine(generation.Engine):
     """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as another kernel would."""
 

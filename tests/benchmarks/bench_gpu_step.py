@@ -131,6 +131,14 @@ def load(args: argparse.Namespace):
     return load_policy(model, LoraParams(**LORA)), model
 
 
+def hub_parameter_name(name: str) -> str:
+    """transformers' name of a Gemma-3 parameter as vLLM's `load_weights` knows it (trl 1.14.2 + transformers 5.17 + vllm 0.26 stop at
+    `vision_tower.embeddings` without it)."""
+    if "vision_tower." in name and "vision_tower.vision_model." not in name:
+        return name.replace("vision_tower.", "vision_tower.vision_model.")
+    return name
+
+
 def stock(args):
     """TRL as it comes, with the one change without which it stops at Gemma-3 (transformers 5.17, vLLM 0.26)."""
     import torch
@@ -138,8 +146,6 @@ def stock(args):
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import GRPOTrainer
     from trl.generation.vllm_generation import VLLMGeneration
-
-    from nbhelpers.generation import hub_parameter_name
 
     fix, start = VLLMGeneration._fix_param_name_to_vllm, VLLMGeneration._init_vllm
     VLLMGeneration._fix_param_name_to_vllm = lambda self, name, extra_prefixes=None: hub_parameter_name(fix(self, name, extra_prefixes))

@@ -72,6 +72,37 @@ def test_sixty_steps_raise_the_reward_and_stay_in_parity(setting):
     assert all(line["sampling/sampling_logp_difference/mean"] < 0.05 for line in lines)
 
 
+def test_vllm_without_the_adapter_is_the_base_model(setting):
+    _, policy, _, _, rows = setting
+    with policy.without_adapter():
+        ours = policy.sample(rows["prompt"], rows["image"], max_new_tokens=48)
+        reference = policy._sample_with_transformers(
+            rows["prompt"], rows["image"], max_new_tokens=48, temperature=0.0, samples_per_problem=1, seed=0, batch_size=32, progress=None
+        )
+    assert sum(a[0].text == b[0].text for a, b in zip(ours, reference, strict=True)) >= 30
+
+
+@pytest.mark.parametrize(("shape", "transposed"), [((2, 7, 2560), False), ((2, 7, 8, 256), True), ((0, 128), False)])
+def test_a_norm_in_one_kernel_is_transformers_norm(shape, transposed):
+    torch = pytest.importorskip("torch")
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+
+    from nbhelpers.gemma_norm import differentiable_norm
+
+    torch.manual_seed(0)
+    norm = Gemma3RMSNorm(shape[-1]).cuda().bfloat16()
+    torch.nn.init.normal_(norm.weight)
+    x, again = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, generator=torch.Generator("cuda").manual_seed(1)).requires_grad_()
+                for _ in range(2))  # fmt: skip
+    out = differentiable_norm(x.transpose(1, 2) if transposed else x, norm.weight, norm.eps)
+    expected = norm(again.transpose(1, 2) if transposed else again)
+    torch.testing.assert_close(out, expected)
+    slope = torch.randn_like(expected)
+    out.backward(slope)
+    expected.backward(slope)
+    torch.testing.assert_close(x.grad, again.grad)
+
+
 def test_an_adapter_that_is_not_handed_over_is_caught(setting, monkeypatch):
     from nbhelpers import generation
 
