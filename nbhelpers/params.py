@@ -62,7 +62,8 @@ class ModelParams(_Section):
     `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package.
     `backend` is `unsloth`, `transformers`, or `auto` (Unsloth where it works). `fast_inference` generates
     with vLLM, which takes `gpu_memory_utilization` of the GPU's memory. `max_seq_length` counts image, prompt
-    and completion tokens together.
+    and completion tokens together. `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on
+    the transformers backend, recomputes activations only where the memory does not hold them.
     """
 
     name: str = Field("unsloth/gemma-3-4b-it", min_length=1)

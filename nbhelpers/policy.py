@@ -193,8 +193,8 @@ def _save_processor(policy: Policy, path: Path) -> None:
 
 
 def export_merged(policy: Policy, path: Path) -> Path:
-    """Write the whole model with the adapter merged in, bfloat16, in the published checkpoint's layout, which vLLM and llama.cpp's
-    converter to GGUF read. The policy stays as it is: each sum is taken in float32 beside it.
+    """Write the whole model with the adapter merged in, bfloat16, in the published checkpoint's layout, which vLLM reads too. The policy
+    stays as it is: each sum is taken in float32 beside it.
 
     Raises:
         PolicyError: the base weights are quantised, so that there is nothing to add the adapter to.
@@ -243,8 +243,7 @@ def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
     if policy.backend != "unsloth":
         raise PolicyError(
             f"GGUF is written by Unsloth, and this policy was loaded with the backend {policy.backend}: load it with "
-            "model.backend=unsloth, or write the merged model with export_merged and convert that folder with llama.cpp's "
-            "convert_hf_to_gguf.py."
+            "model.backend=unsloth on a machine with an NVIDIA GPU. export_merged writes the merged model for transformers and vLLM."
         )
     path = Path(path)
     policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)

@@ -65,8 +65,8 @@ def test_quantised_weights_are_refused_with_what_to_set(policy, tmp_path, monkey
         export_merged(policy, tmp_path)
 
 
-def test_gguf_without_unsloth_is_refused_with_the_way_round(policy, tmp_path):
-    with pytest.raises(PolicyError, match="model.backend=unsloth.*convert_hf_to_gguf"):
+def test_gguf_without_unsloth_is_refused_with_what_to_set(policy, tmp_path):
+    with pytest.raises(PolicyError, match="model.backend=unsloth.*export_merged"):
         export_gguf(policy, tmp_path)
 
 

@@ -1,0 +1,94 @@
+"""Milliseconds a token of vLLM in the training process, by way of starting it and of handing the adapter over.
+
+usage: python bench_decode.py --model DIR [--variants merged inductor lora] [--completions 4] [--tokens 256]
+
+merged: as this project does. inductor: with vLLM's compilation instead of graphs of whole decode steps alone. lora: with LoRA kernels
+instead of merged weights, as for a quantised base. Each variant starts an engine of its own in one process, so each takes
+`--utilization` of the GPU. The gap between vLLM's and the trainer's log-probs is told for an adapter that has learnt something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+STARTED = time.perf_counter()
+LEARNT = 5e-3  # spread of the adapter's B matrices
+
+
+def log(text: str) -> None:
+    print(f"[{time.perf_counter() - STARTED:7.1f} s] {text}", flush=True)
+
+
+def engine_of(variant: str, policy, params, completions: int):
+    from vllm import LLM
+
+    from nbhelpers import generation, mends, vllm_setup
+    from nbhelpers.hand_over import LoraAdapter
+
+    policy.engine = None
+    if variant == "lora":
+        arguments = generation.engine_arguments(
+            policy.source, completions=completions, max_model_len=params.max_seq_length,
+            gpu_memory_utilization=params.gpu_memory_utilization, lora_rank=16,
+        )
+        with vllm_setup.quick_start(policy):
+            llm = LLM(**arguments)
+        stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
+        return generation.Engine(llm, LoraAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
+    changes = {"compilation_config": {"cudagraph_capture_sizes": vllm_setup.capture_sizes(completions)}} if variant == "inductor" else {}
+    return generation.start_engine(policy, params, completions=completions, **changes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--variants", nargs="+", default=["merged", "inductor", "lora"], choices=["merged", "inductor", "lora"])
+    parser.add_argument("--completions", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--utilization", type=float, default=0.15)
+    args = parser.parse_args()
+
+    from nbhelpers import generation, vllm_setup
+
+    vllm_setup.prepare_environment()
+    import torch
+
+    from nbhelpers.params import LoraParams, ModelParams
+    from nbhelpers.policy import load_policy
+    from nbhelpers.visual_math import make_problems
+
+    params = ModelParams(
+        name=args.model, backend="transformers", load_in_4bit=False, max_seq_length=2048, gpu_memory_utilization=args.utilization
+    )
+    policy = load_policy(params, LoraParams())
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data, std=LEARNT)
+    problems = make_problems(4, seed=1)
+    content = [[{"type": "image"}, {"type": "text", "text": f"{row['question']} Reason step by step."}] for row in problems]
+    conversations = [[{"role": "user", "content": parts}] for parts in content]
+    images = [row["image"].resize((512, 512)) for row in problems]
+    marker, expanded = policy.processor.boi_token, policy.processor.full_image_sequence
+    texts = [policy.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
+    prompts = policy.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    for variant in args.variants:
+        start = time.perf_counter()
+        engine = engine_of(variant, policy, params, args.completions)
+        log(f"{variant}: ready in {time.perf_counter() - start:.1f} s")
+        engine.take_adapter(policy.model)
+        seconds = []
+        for prompt, image in zip(prompts, images, strict=True):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            engine.generate([prompt], [image], n=args.completions, max_tokens=args.tokens, ignore_eos=True, temperature=1.0)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        log(f"{variant}: {min(seconds) / args.tokens * 1000:.2f} ms a token (best of {len(seconds)})")
+        log(f"{variant}: {generation.check_parity(policy, engine, conversations, images, max_new_tokens=64)}")
+
+
+if __name__ == "__main__":
+    main()
