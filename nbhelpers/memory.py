@@ -6,13 +6,18 @@ Nothing heavy is imported.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nbhelpers.params import RunParams, resolve_path
 
 GIB = 2**30
 # Gemma-3's parameters in billions: language model without embeddings, embeddings, vision tower with projector.
 SIZES = {"4b": (3.21, 0.67, 0.42), "12b": (10.76, 1.01, 0.42), "27b": (25.6, 1.41, 0.42)}
+SHAPES = {
+    "4b": (34, 2560, 10240, 2048, 262_208), "12b": (48, 3840, 15360, 4096, 262_208), "27b": (62, 5376, 21504, 4096, 262_208),
+}  # fmt: skip
 NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
 # bfloat16 logits, their float32 copy, and the gradient of each at its largest.
 LOGIT_BYTES = 12
@@ -29,12 +34,13 @@ class TextShape:
     vocabulary: int
 
     @classmethod
-    def of(cls, config: object) -> TextShape:
-        """From a `Gemma3TextConfig`."""
-        return cls(
-            config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim,
-            config.vocab_size,
-        )
+    def of(cls, config: Any) -> TextShape:
+        """From a `Gemma3TextConfig`, or from its dictionary in a config.json, which may leave defaults out."""
+        defaults = {"num_attention_heads": 8, "head_dim": 256, "vocab_size": 262_208}
+        names = ("num_hidden_layers", "hidden_size", "intermediate_size", *defaults)
+        given = config if isinstance(config, Mapping) else {name: getattr(config, name) for name in names}
+        layers, hidden, intermediate, heads, width, vocabulary = ({**defaults, **given}[name] for name in names)
+        return cls(layers, hidden, intermediate, heads * width, vocabulary)
 
 
 def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: int) -> float:
@@ -55,28 +61,46 @@ def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: 
 
 def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
     """Billions of parameters of the language layers, the embeddings and the vision part; None for a model of unknown size."""
+    config = _config(params)
+    if config is None:
+        return SIZES.get(_published_size(params))
+    text, vision = config
+    shape = TextShape.of(text)
+    groups = text.get("num_key_value_heads", 4) * text.get("head_dim", 256)
+    layer = shape.hidden * 2 * (shape.attention + groups) + 3 * shape.hidden * shape.intermediate
+    tower = vision["num_hidden_layers"] * (4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"])
+    return shape.layers * layer / 1e9, shape.vocabulary * shape.hidden / 1e9, tower / 1e9
+
+
+def text_shape(params: RunParams) -> TextShape | None:
+    """The language model's shape; None for a model of unknown size."""
+    config = _config(params)
+    if config is not None:
+        return TextShape.of(config[0])
+    known = SHAPES.get(_published_size(params))
+    return TextShape(*known) if known else None
+
+
+def _config(params: RunParams) -> tuple[dict, dict] | None:
+    """Text and vision part of a local checkpoint's config.json."""
     folder = resolve_path(params.model.name)
-    if folder is not None and (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text())
-        text, vision = config.get("text_config"), config.get("vision_config")
-        if not text or not vision:
-            return None
-        hidden, inner = text["hidden_size"], text["intermediate_size"]
-        heads, groups = text.get("num_attention_heads", 8), text.get("num_key_value_heads", 4)
-        width = text.get("head_dim", 256)
-        layer = hidden * width * (2 * heads + 2 * groups) + 3 * hidden * inner
-        tower = vision["num_hidden_layers"] * (4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"])
-        return text["num_hidden_layers"] * layer / 1e9, text.get("vocab_size", 262208) * hidden / 1e9, tower / 1e9
-    return next((size for key, size in SIZES.items() if f"-{key}-" in f"{params.model.name.lower()}-"), None)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    config = json.loads((folder / "config.json").read_text())
+    return (config["text_config"], config["vision_config"]) if config.get("text_config") and config.get("vision_config") else None
+
+
+def _published_size(params: RunParams) -> str | None:
+    """Which of `SIZES` the name of a published checkpoint means."""
+    return next((key for key in SIZES if f"-{key}-" in f"{params.model.name.lower()}-"), None)
 
 
 def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     """GiB of GPU memory that a preset takes, by part; None for a model of unknown size.
 
     An estimate from the shapes: weights (shared with vLLM by Unsloth, held twice otherwise), what `gpu_memory_utilization` gives to
-    vLLM, the adapter with its gradients and AdamW's states, and the largest tensors of one micro-batch: the logits, and a layer's
-    activations with gradient checkpointing. gemma3_smoke on the transformers backend at a utilisation of 0.06 is estimated at 20.7 GiB and
-    took 20.7 (NVIDIA H200, 2026-11-23).
+    vLLM, the adapter with its gradients and AdamW's states, and the largest tensors of one micro-batch: the logits, where they are
+    taken all at once, and the activations, those of one layer where they are recomputed.
 
     Args:
         total: the GPU's memory in GiB.
@@ -87,14 +111,16 @@ def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     language, embeddings, vision = (billions * 1e9 for billions in size)
     per_parameter = NF4_BYTES if params.model.load_in_4bit else 2
     weights = (language * per_parameter + (embeddings + vision) * 2) / GIB
-    training = params.training
-    plan = training.batch_plan()
-    layers = max(1.0, language / 94.4e6)
-    adapter = layers * params.lora.r * 75_000
-    completions = plan.per_device_train_batch_size
-    vocabulary = 262_208 if embeddings > 1e8 else 1_000
-    logits = completions * training.max_completion_length * vocabulary * LOGIT_BYTES
-    activations = completions * params.model.max_seq_length * 2560 * layers * 2
+    training, shape = params.training, text_shape(params)
+    completions = training.batch_plan().per_device_train_batch_size
+    tokens, completion = params.model.max_seq_length, training.max_completion_length
+    adapter = shape.layers * params.lora.r * 75_000
+    if not params.model.use_gradient_checkpointing:
+        activations = kept_activations(shape, completions, tokens, 0)
+    else:
+        activations = completions * tokens * shape.hidden * shape.layers * 2
+    in_chunks = params.model.backend == "transformers" and params.model.use_gradient_checkpointing
+    logits = 0 if in_chunks else completions * completion * shape.vocabulary * LOGIT_BYTES
     parts = {"adapter and optimiser": adapter * 16 / GIB, "logits": logits / GIB, "activations": activations / GIB, "CUDA": 0.8}
     if params.model.fast_inference:
         parts["vLLM with weights"] = params.model.gpu_memory_utilization * total

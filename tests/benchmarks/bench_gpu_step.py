@@ -23,8 +23,8 @@ STARTED = time.perf_counter()
 LORA = {"r": 16, "alpha": 16}
 # What `--ideas` changes at the last shape, one after the other and for so many steps each.
 IDEAS = (
-    "with gradient checkpointing", "and without fused norms", "and without the vision cache", "and without prepared pictures",
-    "and with TRL's extra forward",
+    "with gradient checkpointing and log-probs in chunks", "and without fused norms", "and without the vision cache",
+    "and without prepared pictures", "and with TRL's extra forward",
 )  # fmt: skip
 IDEA_STEPS = 4
 
@@ -219,10 +219,12 @@ def keep_activations(args, policy) -> None:
 
 def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
     """What to call before the steps of each of `IDEAS`."""
+    from nbhelpers.training import log_probs_in_chunks
 
     def checkpoint() -> None:
         base.enable_input_require_grads()
         base.gradient_checkpointing_enable({"use_reentrant": False})
+        log_probs_in_chunks(trainer)
 
     def score_again() -> None:
         type(trainer)._one_update_a_batch = False
