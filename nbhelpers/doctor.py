@@ -211,7 +211,7 @@ def _memory_check(params: RunParams, gpu: Gpu) -> Check:
     if needed <= gpu.free:
         return Check("GPU memory", True, found)
     lower = params.model.gpu_memory_utilization - (needed - gpu.free + 1) / gpu.total
-    ways = []
+    ways = [] if params.model.use_gradient_checkpointing else ["--set model.use_gradient_checkpointing=true"]
     if params.model.fast_inference and lower > 0.05:
         ways.append(f"--set model.gpu_memory_utilization={lower:.2f}")
     if not params.model.load_in_4bit:

@@ -5,10 +5,9 @@ What differs from TRL's own colocated vLLM (`trl.generation.vllm_generation`, 1.
 * Only the adapter is handed over (`nbhelpers.hand_over`). TRL merges the adapter and copies all 4.3 billion parameters each step, under
   names that vLLM refuses for Gemma-3.
 * A group is one request with `n` completions, not `num_generations` requests that repeat the prompt and its picture.
-* Nothing is compiled at the start: CUDA graphs for the batch sizes that occur and one kernel a norm (`nbhelpers.gemma_norm`) decode as
-  fast as what Inductor makes. The compile caches that remain stay in one folder (`cache_folder`).
+* Nothing is compiled at the start: CUDA graphs for the batch sizes that occur and one kernel a norm decode as fast as what Inductor makes,
+  and pictures that are expanded to their tokens already are not expanded a second time (`nbhelpers.vllm_setup`).
 * The importance weights come out of the loss's own forward, where TRL pays for one forward more.
-* Pictures that are expanded to their tokens already are not expanded a second time (`accept_expanded_prompts`).
 * Before the first step the log-probs of vLLM and of the trainer are compared (`check_parity`): where they disagree, every importance
   weight is 0 and nothing is learnt, without any error.
 """

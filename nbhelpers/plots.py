@@ -224,30 +224,6 @@ def _draw_rewards(axis, metrics: Sequence[Mapping]) -> None:
     axis.set_ylim(low, high + 0.16 * (high - low))  # room for the legend
 
 
-def _draw_zero_variance(axis, metrics: Sequence[Mapping]) -> None:
-    _draw_series(axis, *_series(metrics, "frac_reward_zero_std"), VERMILION)
-    _percent(axis, "share of groups")
-    _steps_axis(axis)
-
-
-def reward_curves(metrics: Sequence[Mapping]) -> Figure:
-    """Reward by function with one standard deviation shaded, beside the share of groups that teach nothing.
-
-    Args:
-        metrics: rows of `metrics.jsonl` (TRL's names: `reward`, `rewards/<function>/mean`, `frac_reward_zero_std`).
-    """
-    if not metrics:
-        return _nothing("no training step has been logged yet")
-    with style():
-        figure = Picture(figsize=(WIDTH, 3.5), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-        _draw_rewards(left, metrics)
-        left.set_title("Reward by function (band: \u00b11 std of completions)")
-        _draw_zero_variance(right, metrics)
-        right.set_title("Groups with zero reward variance")
-    return figure
-
-
 def training_overview(metrics: Sequence[Mapping]) -> Figure:
     """Everything one watches in GRPO on one page, the loss last, with the reason why it is near 0.
 

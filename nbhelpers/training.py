@@ -17,7 +17,7 @@ from typing import Any
 
 from nbhelpers import data, gemma_norm, generation, grading, memory, mends, vision_cache
 from nbhelpers.params import BatchPlan, ParamsError, RewardParams, RunParams
-from nbhelpers.policy import adapter_norm, load_policy, save_final_model, trainable_parameters
+from nbhelpers.policy import adapter_norm, choose_backend, load_policy, save_final_model, trainable_parameters
 from nbhelpers.rewards import make_reward_funcs
 from nbhelpers.run_directory import RunDirectory
 from nbhelpers.samples import SampleWriter
@@ -41,6 +41,29 @@ class TrainingResult:
     resumed_from: int
 
 
+def check(params: RunParams) -> BatchPlan:
+    """The arithmetic of a step, and what training would refuse, before a model is loaded.
+
+    Raises:
+        ParamsError: `training.grpo` names a field that GRPOConfig has not. With the Unsloth backend that is found out in `train`, because
+            Unsloth has to be imported before TRL.
+    """
+    if choose_backend(params.model)[0] != "unsloth":
+        _refuse_unknown_fields(params.training.grpo)
+    return params.training.batch_plan(num_processes=_num_processes())
+
+
+def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
+    from trl import GRPOConfig
+
+    known = {f.name for f in dataclasses.fields(GRPOConfig)}
+    for key in grpo:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f" The nearest is {nearest[0]!r}." if nearest else ""
+            raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig.{hint}")
+
+
 def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_gpu: bool) -> dict[str, Any]:
     """The GRPOConfig fields that the parameters mean; `training.grpo` has the last word.
 
@@ -50,15 +73,8 @@ def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_
     Raises:
         ParamsError: `training.grpo` names a field that GRPOConfig has not.
     """
-    from trl import GRPOConfig
-
+    _refuse_unknown_fields(params.training.grpo)
     training = params.training
-    known = {f.name for f in dataclasses.fields(GRPOConfig)}
-    for key in training.grpo:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f" The nearest is {nearest[0]!r}." if nearest else ""
-            raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig.{hint}")
     arguments: dict[str, Any] = {
         "output_dir": str(run.checkpoints_dir),
         "per_device_train_batch_size": plan.per_device_train_batch_size,
@@ -327,6 +343,7 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
     """Make `final_model/` where an earlier notebook has not: True if it had to be trained now."""
     if (run.final_model_dir / "adapter_config.json").is_file():
         return False
+    check(params)
     policy = load_policy(params.model, params.lora, seed=params.training.seed)
     train(policy, data.load_problems(params.dataset), params, run, on_log=log_line)
     return True
@@ -466,6 +483,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **parse_overrides(arguments.overrides))
         run = RunDirectory(params.output_dir)
+        check(params)
         policy = load_policy(params.model, params.lora, seed=params.training.seed)
         result = train(policy, data.load_problems(params.dataset), params, run, on_log=log_line)
     except (ParamsError, TrainingError, RuntimeError, OSError) as error:

@@ -76,6 +76,12 @@ def test_too_little_memory_says_which_settings_would_fit():
     assert "gpu_memory_utilization=" in memory.remedy and "num_generations=2" in memory.remedy
 
 
+def test_kept_activations_that_do_not_fit_are_to_be_recomputed():
+    params = RunParams.load("full", model={"use_gradient_checkpointing": False})
+    memory = check(diagnose(params, gpus=[CARD_24], installed=pinned("gpu").get), "GPU memory")
+    assert memory.ok is False and "use_gradient_checkpointing=true" in memory.remedy
+
+
 def test_the_suggested_utilization_fits():
     params = RunParams.load("gemma3_smoke", model={"gpu_memory_utilization": 0.9})
     memory = check(diagnose(params, gpus=[CARD_24], installed=pinned("gpu").get), "GPU memory")

@@ -62,6 +62,12 @@ class TestEngineArguments:
     def test_graphs_are_captured_for_the_batch_sizes_that_occur(self, completions, sizes):
         assert capture_sizes(completions) == sizes
 
+    def test_vllm_keeps_its_graphs_without_compiling(self):
+        """In mode 0 vLLM 0.26 drops every graph mode that needs compiled pieces."""
+        arguments = engine_arguments("x", completions=6, max_model_len=512, gpu_memory_utilization=0.3, lora_rank=None)
+        expected = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1, 2, 4, 6]}
+        assert arguments["compilation_config"] == expected
+
     def test_every_batch_that_occurs_fits_a_graph(self):
         for completions in range(1, 130):
             sizes = capture_sizes(completions)
@@ -134,6 +140,33 @@ def policy():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     return policy
+
+
+def test_vllm_finds_a_prompts_picture_once(monkeypatch):
+    """The stand-in is frozen, as vLLM 0.26's `PlaceholderRange` is."""
+    import sys
+    from dataclasses import dataclass
+    from types import ModuleType
+
+    looked = []
+
+    @dataclass(frozen=True)
+    class PlaceholderRange:
+        offset: int
+
+        def extract_embeds_range(self):
+            looked.append(self.offset)
+            return [(self.offset, self.offset + 3)]
+
+    inputs = ModuleType("vllm.multimodal.inputs")
+    inputs.PlaceholderRange = PlaceholderRange
+    for name, module in (("vllm", ModuleType("vllm")), ("vllm.multimodal", ModuleType("multimodal")), (inputs.__name__, inputs)):
+        monkeypatch.setitem(sys.modules, name, module)
+    vllm_setup.find_pictures_once.__wrapped__()
+    first, second = PlaceholderRange(5), PlaceholderRange(9)
+    assert [first.extract_embeds_range() for _ in range(3)] == [[(5, 8)]] * 3
+    assert second.extract_embeds_range() == [(9, 12)]
+    assert looked == [5, 9] and first == PlaceholderRange(5)
 
 
 def test_too_little_memory_is_a_sentence_with_what_to_set():

@@ -45,7 +45,7 @@ def titles(figure) -> list[str]:
 def test_a_notebook_shows_a_figure_once_and_at_notebook_width(metrics):
     from matplotlib import pyplot
 
-    figure = plots.reward_curves(metrics)
+    figure = plots.training_overview(metrics)
     png, size = figure._repr_png_()
     assert Image.open(io.BytesIO(png)).width > size["width"] == 921
     assert pyplot.get_fignums() == []
@@ -63,7 +63,7 @@ def test_the_overview_shows_what_was_logged_and_the_loss_last(metrics):
 
 
 def test_every_axis_is_labelled(metrics):
-    for figure in (plots.training_overview(metrics), plots.reward_curves(metrics), plots.image_sizes(make_problems(4))):
+    for figure in (plots.training_overview(metrics), plots.image_sizes(make_problems(4))):
         assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
 
 
@@ -76,8 +76,7 @@ def test_the_drawn_curve_is_the_logged_reward(metrics):
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_a_run_that_has_hardly_begun_is_drawn(metrics, rows):
-    for draw in (plots.reward_curves, plots.training_overview):
-        drawn(draw(metrics[:rows]))
+    drawn(plots.training_overview(metrics[:rows]))
     drawn(plots.compare_curves({"a": metrics[:rows], "b": metrics}))
 
 

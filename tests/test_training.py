@@ -138,6 +138,13 @@ def test_any_other_field_of_grpo_config_can_be_set():
     assert arguments_for(grpo={"beta": 0.04, "epsilon_high": 0.28})["beta"] == 0.04
 
 
+def test_an_unknown_field_is_refused_before_a_model_is_loaded(tmp_path):
+    params = RunParams.load("smoke", output_dir=tmp_path, training={"grpo": {"max_grad_nrom": 1.0}})
+    with pytest.raises(ParamsError, match="max_grad_nrom.*'max_grad_norm'"):
+        training.check(params)
+    assert training.check(RunParams.load("smoke", output_dir=tmp_path)).completions_per_step == 96
+
+
 def test_an_unknown_field_of_grpo_config_is_refused_with_the_nearest_one():
     with pytest.raises(ParamsError, match="'epsilon_hihg'.*'epsilon_high'"):
         arguments_for(grpo={"epsilon_hihg": 0.28})
