@@ -354,6 +354,8 @@ def cut_problems(pictures: Sequence[Hashable], questions: Sequence[str], fractio
         stuck = max(map(len, groups))
         groups = _connected([[picture] for picture in pictures])
         evaluation = _hold_back(groups, wanted, seed)
+        if not evaluation and len(groups) > 1:  # every picture has more rows than are wanted
+            evaluation = set(min(groups, key=len))
         held = {keys[place] for place in evaluation}
         repeated = [place for place in range(len(keys)) if place not in evaluation and keys[place] in held]
         notices.append(

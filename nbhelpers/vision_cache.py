@@ -153,7 +153,9 @@ class PreparedPictures:
         if pictures is None or args or kwargs.get("do_pan_and_scan"):
             return self._preprocess(images, *args, **kwargs)
         options = repr(sorted((key, repr(value)) for key, value in kwargs.items()))
-        keys = [(_fingerprint(picture), options) for picture in pictures]
+        # A group's completions share one picture object.
+        fingerprints = {place: _fingerprint(picture) for place, picture in {id(picture): picture for picture in pictures}.items()}
+        keys = [(fingerprints[id(picture)], options) for picture in pictures]
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._prepared}
         if missing:
             made = self._preprocess([[picture] for picture in missing.values()], *args, **kwargs)

@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import example as for_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,6 +23,7 @@ from nbhelpers.data import (
     OUTSIDE_ANSWER_TYPES,
     conversation,
     cut_problems,
+    decode_once,
     grpo_dataset,
     guessing_rates,
     kind_of,
@@ -533,6 +535,7 @@ class TestCut:
         fraction=st.floats(0.05, 0.5),
         seed=st.integers(0, 5),
     )
+    @for_example(rows=[(0, "a")] * 3 + [(1, "a")] * 3, fraction=0.125, seed=0)
     def test_no_picture_is_on_both_sides_and_no_question_unless_it_is_said(self, rows, fraction, seed):
         pictures, questions = [picture for picture, _ in rows], [f"What is {letter}?" for _, letter in rows]
         try:
@@ -588,3 +591,25 @@ def test_data_imports_without_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+class TestDecodeOnce:
+    def rows(self, count=4):
+        problems = load(path="embedded", split=None, max_samples=4 * count, eval_fraction=0.5).train
+        return problems.select(range(count))
+
+    def test_the_rows_are_the_same_with_one_picture_object_a_row(self):
+        plain = self.rows()
+        once = decode_once(plain)
+        fetched = once.__getitems__([0, 0, 1, 0, 1])
+        assert [row["pid"] for row in fetched] == [plain[place]["pid"] for place in (0, 0, 1, 0, 1)]
+        assert all(row["image"].tobytes() == plain[place]["image"].tobytes() for row, place in zip(fetched, (0, 0, 1, 0, 1), strict=True))
+        assert fetched[0]["image"] is fetched[1]["image"] is fetched[3]["image"] is not fetched[2]["image"]
+        assert once.column_names == plain.column_names and once[:2]["question"] == plain[:2]["question"]
+
+    def test_no_more_pictures_are_kept_than_asked_for(self):
+        once = decode_once(self.rows(), max_pictures=2)
+        first = once[0]["image"]
+        assert once[0]["image"] is first
+        _ = once[1], once[2]
+        assert once[0]["image"] is not first

@@ -10,6 +10,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from nbhelpers import vision_cache  # noqa: E402
 from nbhelpers.vision_cache import FrozenVisionCache, PreparedPictures, VisionCacheError  # noqa: E402
 
 IMAGE_TOKEN = 60
@@ -210,6 +211,15 @@ class TestPreparedPictures:
         image_processor.save_pretrained(tmp_path / "after")
         saved = [next((tmp_path / folder).glob("*.json")).read_text() for folder in ("before", "after")]
         assert saved[0] == saved[1]
+
+    def test_a_group_that_shares_its_picture_is_looked_at_once(self, processor, pictures, monkeypatch):
+        looked = []
+        original = vision_cache._fingerprint
+        monkeypatch.setattr(vision_cache, "_fingerprint", lambda picture: looked.append(picture) or original(picture))
+        prepared = PreparedPictures(processor)
+        processor.image_processor(images=[[pictures[0]], [pictures[1]], [pictures[0]], [pictures[1]]], return_tensors="pt")
+        assert len(looked) == 2 and prepared.computed == 2 and prepared.seen == 4
+        prepared.detach()
 
     def test_the_cache_is_bounded_and_can_be_detached(self, processor, pictures):
         prepared = PreparedPictures(processor, max_pictures=1)
