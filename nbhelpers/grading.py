@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -540,8 +540,9 @@ def _gold(
     return _Gold(answer, choices, unit, precision, question_type, answer_type)
 
 
-def _rounded(value: Decimal, places: int) -> Decimal:
-    return ARITHMETIC.quantize(value, Decimal(1).scaleb(-places))
+def _rounded(value: Decimal, places: int, halves: str | None = None) -> Decimal:
+    """`value` to `places` decimals. Halves go up, as at school, or to the even neighbour, as Python's `round` made many gold answers."""
+    return value.quantize(Decimal(1).scaleb(-places), rounding=halves, context=ARITHMETIC)
 
 
 _BOXED = re.compile(r"(?<![\w^)\\-])\\(?:boxed|fbox)\s*\{")
@@ -601,7 +602,7 @@ def _grade_number(text: str, gold: _Gold) -> Verdict:
         share = ARITHMETIC.scaleb(stated.value, -2)
         # 75 % is 0.75. Only above 1 can "7.5" also be meant as a percentage.
         values = [share] if abs(gold.value) < 1 else [stated.value, share]
-    if any(_rounded(value, gold.places) == gold.rounded for value in values):
+    if any(gold.rounded in (_rounded(value, gold.places), _rounded(value, gold.places, ROUND_HALF_EVEN)) for value in values):
         return Verdict(True, shown, f"{shown} is the answer to {gold.places} decimals")
     return Verdict(False, shown, f"{shown} is not {gold.answer} to {gold.places} decimals")
 
