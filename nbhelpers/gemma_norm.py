@@ -2,8 +2,8 @@
 
 Written out in PyTorch it is eight small kernels forward and about twice as many backward, six times a layer. For vLLM that is why Inductor
 pays off although it compiles for the better part of a minute: vLLM 0.26 has a kernel for RMS norm, but not for Gemma's, whose weight is
-1 + w in float32 (`vllm/kernels/vllm_c.py` asks for the input's own type). For the policy the launches are what a step of a few thousand
-tokens waits for.
+1 + w in float32 (`vllm/kernels/vllm_c.py` asks for the input's own type). For the policy it halves what a norm keeps for the backward pass
+(5,124 bytes against 10,404 a token of Gemma-3 4B); a step of 2,000 tokens was not seen to get faster.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def differentiable_norm(x: Any, weight: Any, eps: float) -> Any:
 
 
 @contextlib.contextmanager
-def fused_norms(model: Any) -> Iterator[int]:
-    """Inside, the frozen Gemma norms of `model` on a GPU run as one kernel each; gives how many there are."""
+def fused_norms(model: Any) -> Iterator[None]:
+    """Inside, the frozen Gemma norms of `model` on a GPU run as one kernel each."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
     norms = [
@@ -143,7 +143,7 @@ def fused_norms(model: Any) -> Iterator[int]:
     for norm in norms:
         norm.forward = functools.partial(differentiable_norm, weight=norm.weight, eps=norm.eps)
     try:
-        yield len(norms)
+        yield
     finally:
         for norm in norms:
             del norm.forward

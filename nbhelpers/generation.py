@@ -197,9 +197,7 @@ class Engine:
         for row, image in zip(rows, images or [], strict=bool(images)):
             if image is not None:
                 row["multi_modal_data"] = {"image": image}
-        outputs = self.llm.generate(
-            rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request
-        )
+        outputs = self.llm.generate(rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request)
         for given, output in zip(prompts, outputs, strict=True):
             if list(given) != list(output.prompt_token_ids):
                 raise GenerationError(
@@ -261,12 +259,12 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
             lora_rank=policy.model.peft_config["default"].r if policy.has_adapter and params.load_in_4bit else None,
             dtype=str(policy.model.dtype).removeprefix("torch.") if policy.model.dtype != torch.float32 else "bfloat16",
             quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
-        )
+        ) | changes
         stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
         with vllm_setup.quick_start(policy):
-            llm = _start(LLM, {**arguments, **changes})
-            executor = llm.llm_engine.model_executor
-            hand_over = LoraAdapter(llm) if params.load_in_4bit else MergedAdapter(executor.driver_worker.model_runner.get_model())
+            llm = _start(LLM, arguments)
+            runner = llm.llm_engine.model_executor.driver_worker.model_runner
+            hand_over = LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
             engine = Engine(llm, hand_over, stop_ids, mends.never_sampled_ids(policy.processor))
             # The first picture makes vLLM build one processor more.
             sample_first_token(policy, engine)
@@ -319,10 +317,8 @@ def sample_first_token(policy: Policy, engine: Engine) -> None:
     """One token on a blank picture."""
     from PIL import Image
 
-    text = policy.prompt_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}])
-    text = text.replace(policy.processor.boi_token, policy.processor.full_image_sequence)
-    prompt = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    engine.generate([prompt], [Image.new("RGB", (64, 64))], max_tokens=1)
+    prompts = policy.prompt_ids([[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]])
+    engine.generate(prompts, [Image.new("RGB", (64, 64))], max_tokens=1)
 
 
 def _rendezvous() -> None:
@@ -345,11 +341,7 @@ def sample_with_engine(
         engine.take_adapter(policy.model)
     else:
         engine.drop_adapter()
-    processor = policy.processor
-    texts = [
-        policy.prompt_text(conversation).replace(processor.boi_token, processor.full_image_sequence) for conversation in conversations
-    ]
-    prompts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts = policy.prompt_ids(conversations)
     batch_size = batch_size or 256
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):
@@ -383,9 +375,7 @@ def check_parity(
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
     if policy.has_adapter:
         engine.take_adapter(model)
-    ids, logps = engine.generate(
-        prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0
-    )
+    ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0)
     width = max(len(tokens) for tokens in ids)
     completion = torch.zeros(len(ids), width, dtype=torch.long)
     sampled = torch.zeros(len(ids), width, dtype=torch.float64)

@@ -117,44 +117,37 @@ class MergedAdapter:
             if place is not None and weight is not None:
                 self._weights[place] = weight
         self._model: Any = None
-        self._modules: dict[Place, Any] = {}
-        self._noise: Any = None
+        self._modules: dict[Place, Any] = {}  # the policy's adapted layers, and for each the slice of vLLM's weights that it has there
         self._slices: dict[Place, Any] = {}
-        self._bases: dict[Place, Any] = {}
-        self._merged = False
+        self._noise: Any = None
 
     def take(self, model: Any) -> None:
         """vLLM samples from base + adapter from now on, as they are now. Returns None: no request needs to name an adapter."""
         import torch
 
         if self._model is not model:
-            modules = adapted_modules(model)
-            self._find(modules)
-            self._model, self._modules = model, modules
+            self._find(model)
         with torch.no_grad():
             for place, module in self._modules.items():
                 a, b = matrices(module)
-                base = self._bases[place]
-                merged = torch.addmm(base.float(), b.float(), a.float())
+                merged = torch.addmm(module.base_layer.weight.float(), b.float(), a.float())
                 noise = self._noise[: merged.numel()].view_as(merged)
                 self._slices[place].copy_(dithered(merged, noise))
-        self._merged = True
 
     def drop(self) -> None:
         """vLLM samples from the base model again."""
         import torch
 
-        if self._merged:
-            with torch.no_grad():
-                for place, weight in self._slices.items():
-                    weight.copy_(self._bases[place])
-        self._merged = False
+        with torch.no_grad():
+            for place, module in self._modules.items():
+                self._slices[place].copy_(module.base_layer.weight)
 
-    def _find(self, modules: dict[Place, Any]) -> None:
+    def _find(self, model: Any) -> None:
         """Find the slice of vLLM's weights that each adapted layer has, and see that it holds the same base weights."""
         import torch
 
         self.drop()
+        modules = adapted_modules(model)
         slices, bases = {}, {place: module.base_layer.weight.detach() for place, module in modules.items()}
         for (layer, block, name), weight in self._weights.items():
             start = 0
@@ -173,7 +166,7 @@ class MergedAdapter:
                     f"vLLM's base weights are not the policy's (layer {place[0]}, {place[2]}), so that it would sample from another model. "
                     "`nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
                 )
-        self._slices, self._bases = slices, bases
+        self._model, self._modules, self._slices = model, modules, slices
         largest = max(bases.values(), key=lambda base: base.numel())
         generator = torch.Generator(largest.device).manual_seed(20260101)
         self._noise = torch.randint(0, 65536, (largest.numel(),), dtype=torch.int32, device=largest.device, generator=generator)
@@ -212,10 +205,14 @@ def copy_matrices(model: Any, lora_manager: Any, adapter_id: int = ADAPTER_ID) -
 
 
 class LoraAdapter:
-    """Hands an adapter to an engine that was started with `enable_lora`, without a file and without the base weights."""
+    """Hands an adapter to an engine that was started with `enable_lora`, without a file and without the base weights.
 
-    def __init__(self, llm: Any):
-        self._runner = llm.llm_engine.model_executor.driver_worker.model_runner
+    Args:
+        runner: vLLM's model runner; its `lora_manager` holds the buffers.
+    """
+
+    def __init__(self, runner: Any):
+        self._runner = runner
         self._request: Any = None
 
     def take(self, model: Any) -> Any:

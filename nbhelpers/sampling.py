@@ -62,10 +62,15 @@ class Policy:
         """A conversation as the model reads it, before the picture's placeholder is expanded to its tokens."""
         return self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
 
+    def prompt_ids(self, conversations: Sequence[list[dict]]) -> list[list[int]]:
+        """Each prompt's tokens with its picture's placeholder expanded (256 a picture for Gemma-3), without looking at the picture."""
+        marker, expanded = self.processor.boi_token, self.processor.full_image_sequence
+        texts = [self.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
+        return self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
     def prompt_length(self, conversation: list[dict]) -> int:
-        """Tokens of a prompt with its picture (256 a picture for Gemma-3), without looking at the picture."""
-        text = self.prompt_text(conversation).replace(self.processor.boi_token, self.processor.full_image_sequence)
-        return len(self.processor.tokenizer(text, add_special_tokens=False).input_ids)
+        """Tokens of a prompt with its picture."""
+        return len(self.prompt_ids([conversation])[0])
 
     def sample(
         self,

@@ -218,8 +218,7 @@ def _must_recompute(policy: Policy, params: RunParams, plan: BatchPlan, longest_
     shape = memory.TextShape.of(policy.model.config.text_config)
     needed = memory.kept_activations(shape, plan.per_device_train_batch_size, longest_prompt + completion, completion)
     free, total = torch.cuda.mem_get_info()
-    room = free - total / 20  # for the optimiser and what the allocator cannot use
-    if needed > room:
+    if not memory.fits(needed, free, total):
         return True
     run.add_notice(
         f"Activations are kept for the backward pass, which saves a second forward pass: {needed / memory.GIB:.1f} GiB of "

@@ -154,7 +154,8 @@ class PreparedPictures:
             return self._preprocess(images, *args, **kwargs)
         options = repr(sorted((key, repr(value)) for key, value in kwargs.items()))
         # A group's completions share one picture object.
-        fingerprints = {place: _fingerprint(picture) for place, picture in {id(picture): picture for picture in pictures}.items()}
+        distinct = {id(picture): picture for picture in pictures}
+        fingerprints = {identity: _fingerprint(picture) for identity, picture in distinct.items()}
         keys = [(fingerprints[id(picture)], options) for picture in pictures]
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._prepared}
         if missing:

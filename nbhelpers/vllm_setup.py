@@ -1,7 +1,7 @@
 """What this project changes about vLLM before it starts: its environment, its graphs, and mends for what costs it time or truth.
 
-Every mend is for vLLM 0.26 and says what it was seen to bring. All of them leave the result of a request as it is, but for
-`accept_expanded_prompts`, which mends it.
+Every mend is for vLLM 0.26. All of them leave the result of a request as it is, but for rounding and for `accept_expanded_prompts`, which
+mends it.
 """
 
 from __future__ import annotations

@@ -550,7 +550,7 @@ class TestCut:
         assert not both or cut.notices
 
     @settings(max_examples=50, deadline=None)
-    @given(n=st.integers(80, 300), fraction=st.floats(0.1, 0.5), seed=st.integers(0, 100))
+    @given(n=st.integers(40, 300), fraction=st.floats(0.1, 0.5), seed=st.integers(0, 100))
     def test_the_fraction_is_reached_where_groups_are_small(self, n, fraction, seed):
         cut = cut_problems([place // 2 for place in range(n)], [f"Question {place // 3}" for place in range(n)], fraction, seed)
         assert abs(len(cut.evaluation) - n * fraction) <= 4

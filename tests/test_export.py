@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from tiny_policy import policy_with_adapter
 
 torch = pytest.importorskip("torch")
 
@@ -16,12 +17,7 @@ from nbhelpers.visual_math import make_problems  # noqa: E402
 
 @pytest.fixture(scope="module")
 def policy():
-    params = RunParams.load("smoke")
-    policy = load_policy(params.model, params.lora)
-    torch.manual_seed(0)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter.data, std=0.02)
+    policy = policy_with_adapter(std=0.02, seed=0)
     policy.model.eval()
     return policy
 

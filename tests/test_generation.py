@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 
 import pytest
+from tiny_policy import policy_with_adapter, some_problems, two_steps
 
 torch = pytest.importorskip("torch")
 
@@ -17,6 +19,7 @@ from nbhelpers.generation import (  # noqa: E402
     judge_parity,
     parity_report,
 )
+from nbhelpers.hand_over import LoraAdapter, MergedAdapter  # noqa: E402
 from nbhelpers.vllm_setup import capture_sizes  # noqa: E402
 
 
@@ -130,16 +133,7 @@ class TestCollapsePictures:
 
 @pytest.fixture(scope="module")
 def policy():
-    from nbhelpers.params import RunParams
-    from nbhelpers.policy import load_policy
-
-    params = RunParams.load("smoke")
-    policy = load_policy(params.model, params.lora)
-    torch.manual_seed(3)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return policy
+    return policy_with_adapter()
 
 
 def test_vllm_finds_a_prompts_picture_once(monkeypatch):
@@ -167,6 +161,33 @@ def test_vllm_finds_a_prompts_picture_once(monkeypatch):
     assert [first.extract_embeds_range() for _ in range(3)] == [[(5, 8)]] * 3
     assert second.extract_embeds_range() == [(9, 12)]
     assert looked == [5, 9] and first == PlaceholderRange(5)
+
+
+@pytest.mark.parametrize(("changes", "way"), [({}, MergedAdapter), ({"enable_lora": True, "max_lora_rank": 16}, LoraAdapter)])
+def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkeypatch, changes, way):
+    import dataclasses
+    import sys
+    from types import ModuleType, SimpleNamespace
+
+    from nbhelpers.params import ModelParams
+
+    started = []
+    runner = SimpleNamespace(get_model=lambda: torch.nn.Module())
+    driver = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
+    vllm = ModuleType("vllm")
+    vllm.LLM = lambda **arguments: started.append(arguments) or SimpleNamespace(llm_engine=SimpleNamespace(model_executor=driver))
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    for name, stand_in in (("mend", lambda: None), ("prepare_environment", lambda: None), ("quick_start", contextlib.nullcontext)):
+        monkeypatch.setattr(vllm_setup, name, stand_in)
+    monkeypatch.setattr(generation, "sample_first_token", lambda policy, engine: None)
+    monkeypatch.setattr(way, "take", lambda self, model: "taken")
+    for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(variable, "0")
+    one = dataclasses.replace(policy, engine=None, sampler=None)
+    params = ModelParams(name="embedded", backend="transformers", load_in_4bit=False, max_seq_length=512)
+    engine = generation.start_engine(one, params, completions=6, **changes)
+    assert isinstance(engine.hand_over, way) and engine.request == "taken" and one.engine is engine
+    assert started[0]["max_num_seqs"] == 6 and started[0].get("enable_lora", False) == ("enable_lora" in changes)
 
 
 def test_too_little_memory_is_a_sentence_with_what_to_set():
@@ -262,18 +283,6 @@ def engine_for(policy):
     return TransformersEngine(policy, None, stop_ids, mends.never_sampled_ids(policy.processor))
 
 
-def some_problems(number):
-    from datasets import Dataset
-
-    from nbhelpers.visual_math import make_problems
-
-    problems = make_problems(number, seed=5)
-    content = [[{"type": "image"}, {"type": "text", "text": problem["question"]}] for problem in problems]
-    return Dataset.from_dict({
-        "prompt": [[{"role": "user", "content": parts}] for parts in content], "image": [problem["image"] for problem in problems],
-    })
-
-
 class TestCheckParity:
     def test_two_forwards_of_one_model_agree(self, policy):
         problems = some_problems(4)
@@ -290,28 +299,12 @@ class TestCheckParity:
 
 def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
     """Two GRPO steps with TRL over the stand-in engine: (trainer, adapter afterwards)."""
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
-    start = {n: p.detach().clone() for n, p in policy.model.named_parameters() if p.requires_grad}
-    trainer_class = generation.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer
-    config = GRPOConfig(
-        output_dir=str(folder), use_vllm=True, vllm_mode="colocate", per_device_train_batch_size=8, num_generations=4, max_steps=2,
-        learning_rate=1e-3, max_completion_length=12, bf16=False, gradient_checkpointing=False, report_to="none", logging_steps=1,
-        save_strategy="no", disable_tqdm=True, beta=0.0, seed=1, **arguments,
+    return two_steps(
+        policy, folder, trainer_class=generation.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
+        built_inside=generation.generating_with(engine), use_vllm=True, vllm_mode="colocate", gradient_checkpointing=False, **arguments,
     )
-    torch.manual_seed(0)
-    with generation.generating_with(engine):
-        trainer = trainer_class(
-            model=policy.model, processing_class=policy.processor, args=config, train_dataset=some_problems(8),
-            reward_funcs=lambda completions, **_: [float(len(c[0]["content"])) for c in completions],
-        )
-    trainer.train()
-    end = {n: p.detach().clone() for n, p in policy.model.named_parameters() if p.requires_grad}
-    with torch.no_grad():
-        for name, parameter in policy.model.named_parameters():
-            if name in start:
-                parameter.copy_(start[name])
-    return trainer, end
 
 
 @pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2}, {"vllm_importance_sampling_mode": "token_truncate"}])

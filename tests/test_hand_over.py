@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from tiny_policy import policy_with_adapter
 
 torch = pytest.importorskip("torch")
 
@@ -17,20 +18,17 @@ from nbhelpers.hand_over import (  # noqa: E402
     dithered,
     vllm_rank,
 )
-from nbhelpers.params import RunParams  # noqa: E402
-from nbhelpers.policy import load_policy  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def policy():
-    """The embedded model as a GPU holds it: a bfloat16 base with a float32 adapter, which has learnt something."""
-    params = RunParams.load("smoke")
-    policy = load_policy(params.model, params.lora)
-    torch.manual_seed(3)
+    return as_on_a_gpu(policy_with_adapter())
+
+
+def as_on_a_gpu(policy):
+    """The policy with a bfloat16 base; its adapter stays float32."""
     for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-        elif "lora_A" not in name:
+        if "lora" not in name:
             parameter.data = parameter.data.bfloat16()
     return policy
 
@@ -50,9 +48,9 @@ def test_the_rank_is_one_that_vllm_holds():
 
 
 def test_an_adapter_on_the_vision_tower_is_refused_by_name():
-    params = RunParams.load("smoke", lora={"finetune_vision_layers": True})
+    policy = policy_with_adapter(lora={"finetune_vision_layers": True})
     with pytest.raises(HandOverError, match="vision_tower.*finetune_vision_layers=false"):
-        adapted_modules(load_policy(params.model, params.lora).model)
+        adapted_modules(policy.model)
 
 
 class TestDithered:
@@ -150,13 +148,7 @@ class TestMergedAdapter:
             MergedAdapter(vllm).take(policy.model)
 
     def test_an_adapter_on_attention_alone_leaves_the_other_layers(self, policy):
-        params = RunParams.load("smoke", lora={"finetune_mlp_modules": False})
-        attention = load_policy(params.model, params.lora)
-        for name, parameter in attention.model.named_parameters():
-            if "lora" not in name:
-                parameter.data = parameter.data.bfloat16()
-            elif "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.05)
+        attention = as_on_a_gpu(policy_with_adapter(lora={"finetune_mlp_modules": False}))
         vllm = FakeVllm(policy)
         before = vllm.weights()
         MergedAdapter(vllm).take(attention.model)

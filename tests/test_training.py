@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_policy import two_steps
 
 from nbhelpers import data, training
 from nbhelpers.params import ParamsError, RunParams
@@ -209,49 +210,21 @@ def test_activations_are_kept_where_the_memory_holds_them(embedded_policy, tmp_p
     assert bool(notices) == (setting == "unsloth" and not recomputes)
 
 
-def two_steps(policy, folder, *, chunked):
-    """The adapter and the log after two GRPO steps with TRL, and the widest tensor that the language head made."""
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    from nbhelpers.visual_math import make_problems
-
-    start = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
-    problems = make_problems(8, seed=5)
-    content = [[{"type": "image"}, {"type": "text", "text": problem["question"]}] for problem in problems]
-    rows = Dataset.from_dict({
-        "prompt": [[{"role": "user", "content": parts}] for parts in content], "image": [problem["image"] for problem in problems],
-    })
-    torch.manual_seed(0)
-    trainer = GRPOTrainer(
-        model=policy.model, processing_class=policy.processor, train_dataset=rows,
-        reward_funcs=lambda completions, **_: [float(len(c[0]["content"])) for c in completions],
-        args=GRPOConfig(
-            output_dir=str(folder), per_device_train_batch_size=8, num_generations=4, max_steps=2, learning_rate=1e-3, bf16=False,
-            max_completion_length=12, gradient_checkpointing=True, report_to="none", logging_steps=1, save_strategy="no",
-            disable_tqdm=True, beta=0.0, seed=1, num_iterations=1,
-        ),
-    )
-    if chunked:
-        training.log_probs_in_chunks(trainer)
-    in_training = []
+def heads_used_by(policy, folder, before=lambda trainer: None):
+    """The adapter and the log after two steps with TRL, and the widths of what the language head made for the loss."""
+    widths = []
     head = policy.model.get_output_embeddings()
-    hook = head.register_forward_hook(lambda module, inputs, out: in_training.append(out.shape[1]) if out.requires_grad else None)
-    trainer.train()
+    hook = head.register_forward_hook(lambda module, inputs, out: widths.append(out.shape[1]) if out.requires_grad else None)
+    trainer, adapter = two_steps(policy, folder, before=before, gradient_checkpointing=True)
     hook.remove()
-    end = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters() if name in start}
-    with torch.no_grad():
-        for name, parameter in policy.model.named_parameters():
-            if name in start:
-                parameter.copy_(start[name])
-    return end, trainer.state.log_history, in_training
+    return adapter, trainer.state.log_history, widths
 
 
 def test_log_probs_in_chunks_train_as_all_at_once_without_the_logits(tmp_path):
     params = RunParams.load("smoke")
     policy = load_policy(params.model, params.lora)
-    whole, log, heads = two_steps(policy, tmp_path / "whole", chunked=False)
-    parts, log_of_parts, heads_of_parts = two_steps(policy, tmp_path / "parts", chunked=True)
+    whole, log, heads = heads_used_by(policy, tmp_path / "whole")
+    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", training.log_probs_in_chunks)
     assert heads and not heads_of_parts
     assert any(not torch.equal(value, torch.zeros_like(value)) for value in whole.values())
     for name, value in whole.items():

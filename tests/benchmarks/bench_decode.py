@@ -21,23 +21,15 @@ def log(text: str) -> None:
 
 
 def engine_of(variant: str, policy, params, completions: int):
-    from vllm import LLM
+    from nbhelpers import generation, vllm_setup
 
-    from nbhelpers import generation, mends, vllm_setup
-    from nbhelpers.hand_over import LoraAdapter
-
+    changes = {
+        "merged": {},
+        "inductor": {"compilation_config": {"cudagraph_capture_sizes": vllm_setup.capture_sizes(completions)}},
+        "lora": {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": 16},
+    }
     policy.engine = None
-    if variant == "lora":
-        arguments = generation.engine_arguments(
-            policy.source, completions=completions, max_model_len=params.max_seq_length,
-            gpu_memory_utilization=params.gpu_memory_utilization, lora_rank=16,
-        )
-        with vllm_setup.quick_start(policy):
-            llm = LLM(**arguments)
-        stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
-        return generation.Engine(llm, LoraAdapter(llm), stop_ids, mends.never_sampled_ids(policy.processor))
-    changes = {"compilation_config": {"cudagraph_capture_sizes": vllm_setup.capture_sizes(completions)}} if variant == "inductor" else {}
-    return generation.start_engine(policy, params, completions=completions, **changes)
+    return generation.start_engine(policy, params, completions=completions, **changes[variant])
 
 
 def main() -> None:
@@ -70,15 +62,12 @@ def main() -> None:
     content = [[{"type": "image"}, {"type": "text", "text": f"{row['question']} Reason step by step."}] for row in problems]
     conversations = [[{"role": "user", "content": parts}] for parts in content]
     images = [row["image"].resize((512, 512)) for row in problems]
-    marker, expanded = policy.processor.boi_token, policy.processor.full_image_sequence
-    texts = [policy.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
-    prompts = policy.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts = policy.prompt_ids(conversations)
 
     for variant in args.variants:
         start = time.perf_counter()
         engine = engine_of(variant, policy, params, args.completions)
         log(f"{variant}: ready in {time.perf_counter() - start:.1f} s")
-        engine.take_adapter(policy.model)
         seconds = []
         for prompt, image in zip(prompts, images, strict=True):
             torch.cuda.synchronize()

@@ -208,13 +208,13 @@ def keep_activations(args, policy) -> None:
     """Recompute activations only where the memory asks for it, as `nbhelpers.training` does."""
     import torch
 
-    from nbhelpers.memory import TextShape, kept_activations
+    from nbhelpers.memory import GIB, TextShape, fits, kept_activations
 
     completions = min(args.micro_batch, args.prompts * args.generations)
     needed = kept_activations(TextShape.of(policy.model.config.text_config), completions, 300 + args.tokens, args.tokens)
     free, total = torch.cuda.mem_get_info()
-    args.no_checkpointing = needed < free - total / 20
-    log(f"activations would take {needed / 2**30:.1f} of {free / 2**30:.1f} GiB: {'kept' if args.no_checkpointing else 'recomputed'}")
+    args.no_checkpointing = fits(needed, free, total)
+    log(f"activations would take {needed / GIB:.1f} of {free / GIB:.1f} GiB: {'kept' if args.no_checkpointing else 'recomputed'}")
 
 
 def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:

@@ -7,6 +7,7 @@ trl 1.14.2, transformers 5.17.0): a parity gap of 0.0008 nats, 32 of 32 greedy c
 from __future__ import annotations
 
 import pytest
+from tiny_policy import randomise_adapter
 
 pytestmark = pytest.mark.gpu
 
@@ -29,15 +30,6 @@ def setting(tmp_path_factory):
     problems = data.load_problems(params.dataset)
     engine = generation.start_engine(policy, params.model, completions=128)
     return params, policy, problems, engine, data.grpo_dataset(problems.train, params)[:32]
-
-
-def with_random_adapter(policy):
-    import torch
-
-    torch.manual_seed(0)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter.data, std=0.05)
 
 
 def test_vllm_and_the_trainer_agree_before_training(setting):
@@ -108,7 +100,7 @@ def test_an_adapter_that_is_not_handed_over_is_caught(setting, monkeypatch):
 
     _, policy, _, engine, rows = setting
     engine.take_adapter(policy.model)
-    with_random_adapter(policy)
+    randomise_adapter(policy)
     handed_over = generation.check_parity(policy, engine, rows["prompt"], rows["image"])
     assert handed_over.mean < 0.05
     policy.model.zero_grad()
