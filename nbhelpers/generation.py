@@ -261,13 +261,14 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
             quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
         ) | changes
         stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
-        with vllm_setup.quick_start(policy):
+        with vllm_setup.quick_start(policy.source, policy.processor.tokenizer):
             llm = _start(LLM, arguments)
-            runner = llm.llm_engine.model_executor.driver_worker.model_runner
-            hand_over = LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
-            engine = Engine(llm, hand_over, stop_ids, mends.never_sampled_ids(policy.processor))
-            # The first picture makes vLLM build one processor more.
-            sample_first_token(policy, engine)
+        runner = llm.llm_engine.model_executor.driver_worker.model_runner
+        hand_over = LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
+        engine = Engine(llm, hand_over, stop_ids, mends.never_sampled_ids(policy.processor))
+    # The first picture makes vLLM build one processor more.
+    with vllm_setup.quick_start(engine.llm.model_config.model, policy.processor.tokenizer):
+        sample_first_token(policy, engine)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
     policy.engine = engine

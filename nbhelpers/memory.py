@@ -104,8 +104,8 @@ def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     """GiB of GPU memory that a preset takes, by part; None for a model of unknown size.
 
     An estimate from the shapes: weights (shared with vLLM by Unsloth, held twice otherwise), what `gpu_memory_utilization` gives to
-    vLLM, the adapter with its gradients and AdamW's states, and the largest tensors of one micro-batch: the logits, where they are
-    taken all at once, and the activations, those of one layer where they are recomputed.
+    vLLM, the adapter with its gradients and AdamW's states, and the largest tensors of one micro-batch: the activations, those of one
+    layer where they are recomputed, and the logits, of which Unsloth's loss holds one completion's at a time.
 
     Args:
         total: the GPU's memory in GiB.
@@ -124,8 +124,10 @@ def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
         activations = kept_activations(shape, completions, tokens, 0)
     else:
         activations = completions * tokens * shape.hidden * shape.layers * 2
-    in_chunks = params.model.backend == "transformers" and params.model.use_gradient_checkpointing
-    logits = 0 if in_chunks else completions * completion * shape.vocabulary * LOGIT_BYTES
+    if params.model.backend != "transformers":
+        logits = completion * shape.vocabulary * LOGIT_BYTES
+    else:  # `training.log_probs_in_chunks` goes with recomputed activations
+        logits = 0 if params.model.use_gradient_checkpointing else completions * completion * shape.vocabulary * LOGIT_BYTES
     parts = {"adapter and optimiser": adapter * 16 / GIB, "logits": logits / GIB, "activations": activations / GIB, "CUDA": 0.8}
     if params.model.fast_inference:
         parts["vLLM with weights"] = params.model.gpu_memory_utilization * total

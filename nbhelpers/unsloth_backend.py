@@ -40,7 +40,9 @@ def import_unsloth() -> list[str]:
         # Statistics are a download, and the run must not depend on the network.
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
         # It would compile each block of the model, forward and backward, in the first step: not done after 145 s for the embedded model
-        # (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.9 s. For a run of many hours UNSLOTH_COMPILE_DISABLE=0 may pay.
+        # (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.5 s. For a run of many hours UNSLOTH_COMPILE_DISABLE=0 may pay.
+        # Its loss is compiled all the same, and again when completions are of another length (45 s each time for Gemma-3 4B in 4 bit).
+        # TORCHDYNAMO_DISABLE=1 spares that and is worse: 40 GiB instead of 16 and 11.6 s a step instead of 8 (2026-11-24).
         os.environ.setdefault("UNSLOTH_COMPILE_DISABLE", "1")
     try:
         import unsloth  # noqa: F401
@@ -81,10 +83,11 @@ def load_unsloth_policy(
             "max_lora_rank": lora.r if lora is not None else 16, "compilation_config": vllm_setup.compilation(completions),
         }
     try:
-        model, processor = FastVisionModel.from_pretrained(
-            model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit,
-            use_gradient_checkpointing=params.use_gradient_checkpointing, **options,
-        )
+        with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
+            model, processor = FastVisionModel.from_pretrained(
+                model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit,
+                use_gradient_checkpointing=params.use_gradient_checkpointing, **options,
+            )
     except OSError as error:
         raise PolicyError(f"model.name={params.name!r} could not be loaded by Unsloth: {str(error).splitlines()[0]}") from error
     if lora is not None:
@@ -95,6 +98,28 @@ def load_unsloth_policy(
             use_gradient_checkpointing=params.use_gradient_checkpointing, random_state=seed,
         )
     return Policy(model, processor, backend="unsloth", source=source, notices=notices)
+
+
+@contextlib.contextmanager
+def vllm_started_quickly() -> Iterator[None]:
+    """Inside, the vLLM that Unsloth starts takes the short cuts of `vllm_setup.quick_start`."""
+    import inspect
+
+    import unsloth_zoo.vllm_utils as zoo
+    from transformers import AutoTokenizer
+
+    load = zoo.load_vllm
+
+    def load_quickly(*, model_name: str, **options: Any) -> Any:
+        with vllm_setup.quick_start(model_name, AutoTokenizer.from_pretrained(model_name)):
+            return load(model_name=model_name, **options)
+
+    load_quickly.__signature__ = inspect.signature(load)  # Unsloth asks which options it has
+    zoo.load_vllm = load_quickly
+    try:
+        yield
+    finally:
+        zoo.load_vllm = load
 
 
 @contextlib.contextmanager

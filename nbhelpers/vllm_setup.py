@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers import gemma_norm
-from nbhelpers.sampling import Policy
 
 
 class VllmSetupError(RuntimeError):
@@ -156,11 +155,11 @@ def _picture_tokens(processor: Any) -> tuple[tuple[int, ...], int, tuple[int, ..
 
 
 @contextlib.contextmanager
-def quick_start(policy: Policy) -> Iterator[None]:
-    """Inside, vLLM starts with what this process has already.
+def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
+    """Inside, vLLM starts with what this process has already: the tokenizer of `source`, the folder or hub id that vLLM is given.
 
     vLLM 0.26 loads the tokenizer once for itself and once for each processor that it builds, and keeps a pool of deep copies for threads
-    that are not there: with Gemma-3's 262,144 tokens 27 s of stock TRL's start, 4 s with shallow copies of the policy's. It also starts a
+    that are not there: with Gemma-3's 262,144 tokens 27 s of stock TRL's start, 4 s with shallow copies of one. It also starts a
     second Python to look at the model's class, so as to keep CUDA out of this one, where CUDA runs already (19 s at the first start; its
     answer is cached). Measured on the machine of README's table, 2026-11-23. Prompts arrive as token ids, and completions leave as such.
     """
@@ -173,9 +172,9 @@ def quick_start(policy: Policy) -> Iterator[None]:
     bound = AutoTokenizer.from_pretrained
 
     def from_pretrained(cls: type, name: Any, *args: Any, **kwargs: Any) -> Any:
-        if str(name) != policy.source:
+        if str(name) != source:
             return bound(name, *args, **kwargs)
-        twin = copy.copy(policy.processor.tokenizer)
+        twin = copy.copy(tokenizer)
         # transformers deep-copies a processor's arguments, the tokenizer among them, each time it builds one.
         members = {"__deepcopy__": lambda self, memo: self, "__module__": type(twin).__module__}
         twin.__class__ = type(type(twin).__name__, (type(twin),), members)

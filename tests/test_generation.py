@@ -175,10 +175,12 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     runner = SimpleNamespace(get_model=lambda: torch.nn.Module())
     driver = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
     vllm = ModuleType("vllm")
-    vllm.LLM = lambda **arguments: started.append(arguments) or SimpleNamespace(llm_engine=SimpleNamespace(model_executor=driver))
+    llm = SimpleNamespace(llm_engine=SimpleNamespace(model_executor=driver), model_config=SimpleNamespace(model="embedded"))
+    vllm.LLM = lambda **arguments: started.append(arguments) or llm
     monkeypatch.setitem(sys.modules, "vllm", vllm)
-    for name, stand_in in (("mend", lambda: None), ("prepare_environment", lambda: None), ("quick_start", contextlib.nullcontext)):
-        monkeypatch.setattr(vllm_setup, name, stand_in)
+    for name in ("mend", "prepare_environment"):
+        monkeypatch.setattr(vllm_setup, name, lambda: None)
+    monkeypatch.setattr(vllm_setup, "quick_start", lambda source, tokenizer: contextlib.nullcontext())
     monkeypatch.setattr(generation, "sample_first_token", lambda policy, engine: None)
     monkeypatch.setattr(way, "take", lambda self, model: "taken")
     for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
@@ -225,7 +227,7 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for place in range(1, len(parts)):
             setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
-    with vllm_setup.quick_start(policy):
+    with vllm_setup.quick_start(policy.source, policy.processor.tokenizer):
         assert registry._run_in_subprocess(lambda: 7) == 7
         shared = AutoProcessor.from_pretrained(policy.source).tokenizer
         assert renderers.maybe_make_thread_pool(shared, 2) is shared
@@ -234,6 +236,38 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
     assert shared._tokenizer is policy.processor.tokenizer._tokenizer
     assert renderers.maybe_make_thread_pool is pool and registry._run_in_subprocess is second_python
     assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
+
+
+def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypatch):
+    import inspect
+    import sys
+    from types import ModuleType
+
+    from nbhelpers import unsloth_backend
+
+    inside, started = [], []
+
+    @contextlib.contextmanager
+    def quick_start(source, tokenizer):
+        inside.append((source, tokenizer.convert_tokens_to_ids("<start_of_image>")))
+        yield
+        inside.clear()
+
+    def load_vllm(model_name, config=None, max_num_seqs=256):
+        started.append((model_name, config, max_num_seqs, *inside))
+        return "engine"
+
+    zoo, utils = ModuleType("unsloth_zoo"), ModuleType("unsloth_zoo.vllm_utils")
+    zoo.vllm_utils, utils.load_vllm = utils, load_vllm
+    monkeypatch.setitem(sys.modules, "unsloth_zoo", zoo)
+    monkeypatch.setitem(sys.modules, "unsloth_zoo.vllm_utils", utils)
+    monkeypatch.setattr(vllm_setup, "quick_start", quick_start)
+    with unsloth_backend.vllm_started_quickly():
+        assert inspect.getfullargspec(utils.load_vllm).args == ["model_name", "config", "max_num_seqs"]  # as Unsloth asks
+        assert utils.load_vllm(model_name=policy.source, config="config", max_num_seqs=6) == "engine"
+    marker = policy.processor.tokenizer.convert_tokens_to_ids("<start_of_image>")
+    assert started == [(policy.source, "config", 6, (policy.source, marker))]
+    assert utils.load_vllm is load_vllm
 
 
 class TransformersEngine(generation.Engine):

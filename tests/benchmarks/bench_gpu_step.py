@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arm", choices=["ours", "unsloth", "stock"])
     parser.add_argument("--model", required=True)
-    parser.add_argument("--shapes", nargs="+", default=["1x4x256"], type=lambda text: tuple(map(int, text.split("x"))))
+    parser.add_argument("--shapes", nargs="+", default=[(1, 4, 256)], type=lambda text: tuple(map(int, text.split("x"))))
     parser.add_argument("--micro-batch", type=int, default=8, help="completions in one forward")
     parser.add_argument("--steps", type=int, default=8, dest="first_steps")
     parser.add_argument("--warm-up", type=int, default=3, help="steps left out of the median")
