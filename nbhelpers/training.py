@@ -355,10 +355,10 @@ def log_line(metrics: dict) -> None:
     if step == 1 or step % every == 0 or step == total:
         left = (total - step) * metrics["seconds_per_step"]
         functions = {k.split("/")[1]: v for k, v in metrics.items() if k.startswith("rewards/") and k.endswith("/mean")}
-        parts = "  ".join(f"{name} {value:.2f}" for name, value in functions.items() if value is not None)
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in functions.items() if value is not None)
         print(
-            f"step {step:>4}/{total}  reward {metrics['reward']:.2f}  ({parts})  length {metrics['completions/mean_length']:.0f}  "
-            f"{metrics['seconds_per_step']:.1f} s/step  {left / 60:.1f} min left",
+            f"step {step:>{len(str(total))}}/{total}  reward {metrics['reward']:.2f} ({parts})  "
+            f"{metrics['completions/mean_length']:.0f} tokens  {metrics['seconds_per_step']:.1f} s/step  {left / 60:.1f} min left",
             flush=True,
         )
 
