@@ -610,8 +610,9 @@ class LiveView:
             ("entropy", "entropy", ""),
             ("kl", "KL", ""),
         ):
-            if isinstance(row.get(key), (int, float)):
-                words.append(f"{label} {_percent(row[key]) if unit == '%' else _short(row[key])}{unit}")
+            value, usually_zero = row.get(key), label in ("cut off", "KL")
+            if isinstance(value, (int, float)) and (value or not usually_zero):
+                words.append(f"{label} {_percent(value) if unit == '%' else _short(value)}{unit}")
         left = self._seconds_left()
         words += [f"{_clock(left)} left"] if left else []
         print("  ".join(words), flush=True)

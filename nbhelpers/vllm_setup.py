@@ -172,7 +172,8 @@ def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
     bound = AutoTokenizer.from_pretrained
 
     def from_pretrained(cls: type, name: Any, *args: Any, **kwargs: Any) -> Any:
-        if str(name) != source:
+        # Offline, vLLM asks for a hub id by the folder of its snapshot.
+        if str(name) != source and f"models--{source.replace('/', '--')}" not in Path(name).parts:
             return bound(name, *args, **kwargs)
         twin = copy.copy(tokenizer)
         # transformers deep-copies a processor's arguments, the tokenizer among them, each time it builds one.

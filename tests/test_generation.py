@@ -236,6 +236,10 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
     assert shared._tokenizer is policy.processor.tokenizer._tokenizer
     assert renderers.maybe_make_thread_pool is pool and registry._run_in_subprocess is second_python
     assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
+    with vllm_setup.quick_start("unsloth/gemma-3-4b-it", policy.processor.tokenizer):
+        snapshot = AutoTokenizer.from_pretrained("/cache/hub/models--unsloth--gemma-3-4b-it/snapshots/0a1b")
+        other = AutoTokenizer.from_pretrained(policy.source)
+    assert snapshot._tokenizer is policy.processor.tokenizer._tokenizer is not other._tokenizer
 
 
 def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypatch):
