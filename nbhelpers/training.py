@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,14 +191,14 @@ def delimiters_of(reward: RewardParams) -> grading.Delimiters:
     return grading.Delimiters(reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)
 
 
-def drop_overlong(problems: Any, policy: Policy, params: RunParams, run: RunDirectory) -> tuple[Any, int]:
+def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]) -> tuple[Any, int]:
     """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt among them. A prompt
-    is never cut, because a cut through its image tokens makes every later step fail."""
+    is never cut, because a cut through its image tokens makes every later step fail. `warn` is told how many were left out."""
     room = params.model.max_seq_length - params.training.max_completion_length
     lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
     kept = [i for i, length in enumerate(lengths) if length <= room]
     if len(kept) < len(lengths):
-        run.add_warning(
+        warn(
             f"{len(lengths) - len(kept)} of {len(lengths)} training problems were left out: their prompt is longer than {room} tokens "
             f"(model.max_seq_length {params.model.max_seq_length} less training.max_completion_length "
             f"{params.training.max_completion_length}); the longest has {max(lengths)}."
@@ -207,7 +208,7 @@ def drop_overlong(problems: Any, policy: Policy, params: RunParams, run: RunDire
     return problems.select(kept), max(lengths[i] for i in kept)
 
 
-def _must_recompute(policy: Policy, params: RunParams, plan: BatchPlan, longest_prompt: int, run: RunDirectory) -> bool:
+def _must_recompute(policy: Policy, params: RunParams, plan: BatchPlan, longest_prompt: int, tell: Callable[[str], None]) -> bool:
     """Whether activations are recomputed in the backward pass: always or never where `model.use_gradient_checkpointing` says so; with
     "unsloth" on the transformers backend, where the GPU's free memory does not hold them."""
     import torch
@@ -220,7 +221,7 @@ def _must_recompute(policy: Policy, params: RunParams, plan: BatchPlan, longest_
     free, total = torch.cuda.mem_get_info()
     if not memory.fits(needed, free, total):
         return True
-    run.add_notice(
+    tell(
         f"Activations are kept for the backward pass, which saves a second forward pass: {needed / memory.GIB:.1f} GiB of "
         f"{free / memory.GIB:.1f} GiB free. model.use_gradient_checkpointing=true recomputes them always."
     )
@@ -265,11 +266,12 @@ def train(
     checkpoint = _last_checkpoint(run) if params.training.resume else None
     resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     is_main = config.process_index == 0
+    tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
     if is_main:
         _start_records(run, params, problems, resumed_from)
-        for notice in [*problems.notices, *policy.notices, *plan.notices]:
-            run.add_notice(notice)
-    fitting, longest = drop_overlong(data.grpo_dataset(problems.train, params), policy, params, run)
+    for notice in [*problems.notices, *policy.notices, *plan.notices]:
+        tell(notice)
+    fitting, longest = drop_overlong(data.grpo_dataset(problems.train, params), policy, params, warn)
     dataset = data.decode_once(fitting)
 
     trainer_class, generating = _trainer_class(), contextlib.nullcontext()
@@ -280,11 +282,11 @@ def train(
         report, warning = generation.verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
         if is_main:
             run.update_manifest(parity=dataclasses.asdict(report))
-            if warning:
-                run.add_warning(warning)
+        if warning:
+            warn(warning)
         if policy.backend == "transformers":
             trainer_class, generating = generation.weights_from_the_loss(trainer_class), generation.generating_with(engine)
-    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, run):
+    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
     with generating:
         trainer = trainer_class(
@@ -318,6 +320,10 @@ def train(
         run.update_manifest(timings={"training_seconds": round(seconds, 2)})
         _warn_about_signal(run)
     return TrainingResult(trainer.state.global_step, seconds, run.final_model_dir, adapter_norm(policy), resumed_from)
+
+
+def _unsaid(sentence: str) -> None:
+    """What a process that is not the first has to say, the first says too."""
 
 
 def log_probs_in_chunks(trainer: Any) -> None:
@@ -364,9 +370,15 @@ def log_line(metrics: dict) -> None:
 
 
 def _num_processes() -> int:
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _take_own_gpu() -> None:
+    """Of several processes each works on the GPU of its rank; without this all of them would load the model on the first."""
+    import torch
+
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def _last_checkpoint(run: RunDirectory) -> Path | None:
@@ -483,12 +495,14 @@ def main(argv: list[str] | None = None) -> int:
         params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **parse_overrides(arguments.overrides))
         run = RunDirectory(params.output_dir)
         check(params)
+        _take_own_gpu()
         policy = load_policy(params.model, params.lora, seed=params.training.seed)
         result = train(policy, data.load_problems(params.dataset), params, run, on_log=log_line)
     except (ParamsError, TrainingError, RuntimeError, OSError) as error:
         print(f"nbhelpers.training: {error}", file=sys.stderr)
         return 1
-    print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
     return 0
 
 

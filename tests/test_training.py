@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -169,18 +172,18 @@ def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_poli
     assert lengths[0] < lengths[-1]
     room = lengths[-1] - 1 + params.training.max_completion_length
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": room})})
-    kept, longest = training.drop_overlong(dataset, embedded_policy, tight, run)
+    kept, longest = training.drop_overlong(dataset, embedded_policy, tight, run.add_warning)
     assert longest == max(length for length in lengths if length < lengths[-1])
     assert len(kept) == sum(length < lengths[-1] for length in lengths)
     assert "were left out" in run.read_manifest()["warnings"][0]
 
 
-def test_no_problem_that_fits_is_an_error(embedded_policy, tmp_path):
-    params = RunParams.load("smoke", output_dir=tmp_path, dataset={"max_samples": 20})
+def test_no_problem_that_fits_is_an_error(embedded_policy):
+    params = RunParams.load("smoke", dataset={"max_samples": 20})
     dataset = data.grpo_dataset(data.load_problems(params.dataset).train, params)
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": 60})})
     with pytest.raises(training.TrainingError, match="no training problem fits"):
-        training.drop_overlong(dataset, embedded_policy, tight, RunDirectory(tmp_path))
+        training.drop_overlong(dataset, embedded_policy, tight, [].append)
 
 
 def test_out_of_memory_names_the_settings_that_would_fit():
@@ -204,10 +207,41 @@ def test_activations_are_kept_where_the_memory_holds_them(embedded_policy, tmp_p
             "vocab_size": 262208}  # fmt: skip
     policy = SimpleNamespace(backend="transformers", model=SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(**text))))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
+    told = []
+    assert training._must_recompute(policy, params, params.training.batch_plan(), 330, told.append) is recomputes
+    assert bool(told) == (setting == "unsloth" and not recomputes)
+
+
+def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    training._take_own_gpu()
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    training._take_own_gpu()
+    assert taken == [3]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_policy_and_keep_every_sample(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "nbhelpers.training", "smoke",
+               "--set", "training.max_steps=2", "--set", "training.per_device_train_batch_size=8", "--set", "dataset.max_samples=64",
+               "--output-dir", str(tmp_path)]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("adapter in") == 1
     run = RunDirectory(tmp_path)
-    assert training._must_recompute(policy, params, params.training.batch_plan(), 330, run) is recomputes
-    notices = run.read_manifest().get("notices", [])
-    assert bool(notices) == (setting == "unsloth" and not recomputes)
+    groups = {}
+    for row in run.read_jsonl(run.samples_path):
+        groups.setdefault(row["group"], []).append(row)
+    assert list(groups) == [f"{step}-{place}" for step in (1, 2) for place in range(4)]  # 2 processes x 8 completions, groups of 4
+    for rows in groups.values():
+        assert len({row["pid"] for row in rows}) == 1 and [row["index"] for row in rows] == [0, 1, 2, 3]
+        assert sum(row["advantage"] for row in rows) == pytest.approx(0, abs=1e-5)
+        assert all((row["rewards"]["correctness"] > 0) == row["correct"] for row in rows)
+    assert run.read_manifest()["batch"] == {"completions_per_step": 16, "prompts_per_step": 4}
 
 
 def heads_used_by(policy, folder, before=lambda trainer: None):
