@@ -1,4 +1,4 @@
-"""The command `nbhelpers`: run the series, write a report, compare runs, look at the machine."""
+"""The command `nbhelpers`: run the series, write a report, compare runs, export the model, look at the machine."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--output", type=Path, help="default: comparison.html beside the first run")
     compare.set_defaults(command=_compare)
 
+    export = commands.add_parser("export", help="the trained model as one, without an adapter: merged in 16 bit, or GGUF for llama.cpp")
+    export.add_argument("run_dir", type=Path, metavar="RUN")
+    export.add_argument("--gguf", metavar="METHOD", help="by Unsloth, on a GPU: q8_0, q4_k_m, bf16, ...")
+    export.add_argument("--output", type=Path, help="default: merged/ in the run directory; GGUF goes into merged_gguf/")
+    export.set_defaults(command=_export)
+
     doctor = commands.add_parser("doctor", help="what this machine has, what a preset needs, what is missing")
     doctor.add_argument("preset", nargs="?", default="smoke")
     doctor.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
@@ -87,6 +93,23 @@ def _compare(arguments: argparse.Namespace) -> int:
     try:
         print(compare_runs(arguments.run_dirs, output=arguments.output))
     except ReportError as error:
+        print(f"nbhelpers: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from nbhelpers.params import RunParams
+    from nbhelpers.policy import PolicyError, export_final_model
+    from nbhelpers.run_directory import RunDirectory
+
+    if not (arguments.run_dir / "params.yaml").is_file():
+        raise FileNotFoundError(f"{arguments.run_dir} is no run directory: it holds no params.yaml.")
+    run = RunDirectory(arguments.run_dir)
+    params = RunParams.load(str(run.params_path))
+    try:
+        print(export_final_model(run.final_model_dir, params.model, arguments.output or run.path / "merged", gguf=arguments.gguf))
+    except PolicyError as error:
         print(f"nbhelpers: {error}", file=sys.stderr)
         return 1
     return 0

@@ -6,6 +6,7 @@ which of them is needed is only known when a policy is asked for.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from nbhelpers import generation, mends, vllm_setup
 from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.sampling import Policy, PolicyError
-from nbhelpers.unsloth_backend import load_unsloth_policy
+from nbhelpers.unsloth_backend import load_saved, load_unsloth_policy
 
 ATTENTION_MODULES = {"language": ("q_proj", "k_proj", "v_proj", "o_proj"), "vision": ("q_proj", "k_proj", "v_proj", "out_proj")}
 MLP_MODULES = {"language": ("gate_proj", "up_proj", "down_proj"), "vision": ("fc1", "fc2")}
@@ -235,7 +236,11 @@ def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
     """Write the model with its adapter as GGUF for llama.cpp, where Unsloth offers it (it fetches and builds llama.cpp the first time).
 
     Args:
+        path: Unsloth puts the merged model here and the GGUF files into a folder beside it, `path` with `_gguf` at its end.
         quantization: one of Unsloth's methods, such as q8_0, q4_k_m or bf16.
+
+    Returns:
+        The folder with the GGUF files.
 
     Raises:
         PolicyError: the policy was not loaded with Unsloth.
@@ -245,9 +250,26 @@ def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
             f"GGUF is written by Unsloth, and this policy was loaded with the backend {policy.backend}: load it with "
             "model.backend=unsloth on a machine with an NVIDIA GPU. export_merged writes the merged model for transformers and vLLM."
         )
-    path = Path(path)
-    policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)
-    return path
+    written = policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)
+    return Path(written["gguf_directory"])
+
+
+def export_final_model(path: Path, params: ModelParams, to: Path, *, gguf: str | None = None) -> Path:
+    """Write what a run trained as a model of its own: `export_merged`, or `export_gguf` with `gguf` as its quantisation.
+
+    An adapter that was trained over 4-bit weights is added to the 16-bit ones, as peft and Unsloth do.
+
+    Args:
+        path: a run's `final_model/`.
+
+    Raises:
+        PolicyError: nothing was trained there, the base weights cannot be had, or GGUF is asked for without Unsloth.
+    """
+    params = params.model_copy(update={"load_in_4bit": False, "fast_inference": False})
+    _adapter_base(path)
+    if gguf is None:
+        return export_merged(load_final_model(path, params), to)
+    return export_gguf(load_saved(path, params), to, gguf)
 
 
 def load_final_model(path: Path, params: ModelParams) -> Policy:
@@ -256,13 +278,10 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
     `params` gives the precision; its `name` is used where the base that the adapter names is not there. The backend is transformers
     (with vLLM where `fast_inference` is set), whichever one trained: both save the same adapter.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from transformers import AutoProcessor
 
-    path = Path(path)
-    if not (path / "adapter_config.json").is_file():
-        raise PolicyError(f"{path} holds no trained adapter (adapter_config.json is missing): run notebook 03 first.")
-    base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+    base = _adapter_base(path)
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         base = weights_source(params.name)
     policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
@@ -271,6 +290,14 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
     policy.processor.tokenizer.padding_side = "left"
     mends.keep_one_bos(policy.processor)
     return policy
+
+
+def _adapter_base(path: Path) -> str | None:
+    """The base model that a saved adapter names."""
+    config = Path(path) / "adapter_config.json"
+    if not config.is_file():
+        raise PolicyError(f"{path} holds no trained adapter (adapter_config.json is missing): run notebook 03 first.")
+    return json.loads(config.read_text())["base_model_name_or_path"]
 
 
 def adapter_norm(policy: Policy) -> float:

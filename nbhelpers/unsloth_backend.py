@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nbhelpers import vllm_setup
@@ -98,6 +99,21 @@ def load_unsloth_policy(
             use_gradient_checkpointing=params.use_gradient_checkpointing, random_state=seed,
         )
     return Policy(model, processor, backend="unsloth", source=source, notices=notices)
+
+
+def load_saved(path: Path, params: ModelParams) -> Policy:
+    """Load a saved `final_model/` with its base model by Unsloth, for its exports.
+
+    Raises:
+        PolicyError: Unsloth cannot be had on this machine.
+    """
+    notices = import_unsloth()
+    from unsloth import FastVisionModel
+
+    model, processor = FastVisionModel.from_pretrained(
+        model_name=str(path), max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit
+    )
+    return Policy(model, processor, backend="unsloth", source=str(path), notices=notices)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +11,10 @@ from tiny_policy import policy_with_adapter
 
 torch = pytest.importorskip("torch")
 
+from nbhelpers import cli  # noqa: E402
 from nbhelpers.params import RunParams  # noqa: E402
-from nbhelpers.policy import PolicyError, export_gguf, export_merged, load_policy  # noqa: E402
+from nbhelpers.policy import PolicyError, export_gguf, export_merged, load_policy, save_final_model  # noqa: E402
+from nbhelpers.run_directory import RunDirectory  # noqa: E402
 from nbhelpers.sampling import Policy  # noqa: E402
 from nbhelpers.visual_math import make_problems  # noqa: E402
 
@@ -66,9 +70,38 @@ def test_gguf_without_unsloth_is_refused_with_what_to_set(policy, tmp_path):
         export_gguf(policy, tmp_path)
 
 
-def test_unsloth_is_asked_for_gguf_with_processor_and_quantisation(policy, tmp_path):
+def test_unsloth_is_asked_for_gguf_and_says_where_it_lies(policy, tmp_path):
     asked = []
-    model = SimpleNamespace(save_pretrained_gguf=lambda *args, **options: asked.append((args, options)))
-    unsloth = Policy(model, policy.processor, backend="unsloth", source="x")
-    assert export_gguf(unsloth, tmp_path / "gguf", "q4_k_m") == tmp_path / "gguf"
-    assert asked == [((str(tmp_path / "gguf"), policy.processor), {"quantization_method": "q4_k_m"})]
+
+    def save_pretrained_gguf(directory, processor, *, quantization_method):
+        asked.append((directory, processor, quantization_method))
+        return {"gguf_directory": f"{directory}_gguf"}  # as unsloth 2026.10.7 does: beside it, not inside
+
+    unsloth = Policy(SimpleNamespace(save_pretrained_gguf=save_pretrained_gguf), policy.processor, backend="unsloth", source="x")
+    assert export_gguf(unsloth, tmp_path / "model", "q4_k_m") == tmp_path / "model_gguf"
+    assert asked == [(str(tmp_path / "model"), policy.processor, "q4_k_m")]
+
+
+def test_the_command_exports_what_a_run_trained(policy, tmp_path, capsys):
+    RunDirectory(tmp_path).record_run(RunParams.load("smoke", output_dir=tmp_path))
+    save_final_model(policy, tmp_path / "final_model")
+    assert cli.main(["export", str(tmp_path)]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == tmp_path / "merged"
+    merged = load_policy(RunParams.load("smoke", model={"name": str(folder)}).model)
+    expected = logits(policy)
+    with policy.without_adapter():
+        untrained = logits(policy)
+    assert (logits(merged) - expected).abs().mean() < 0.1 * (untrained - expected).abs().mean()
+
+
+def test_the_command_says_what_is_missing(policy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "unsloth", None)
+    assert cli.main(["export", str(tmp_path)]) == 1
+    assert "no params.yaml" in capsys.readouterr().err
+    RunDirectory(tmp_path).record_run(RunParams.load("smoke", output_dir=tmp_path))
+    assert cli.main(["export", str(tmp_path)]) == 1
+    assert "run notebook 03 first" in capsys.readouterr().err
+    save_final_model(policy, tmp_path / "final_model")
+    assert cli.main(["export", str(tmp_path), "--gguf", "q8_0"]) == 1
+    assert "Unsloth could not be imported" in capsys.readouterr().err
