@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from tiny_policy import policy_with_adapter
@@ -15,7 +15,6 @@ from nbhelpers import cli  # noqa: E402
 from nbhelpers.params import RunParams  # noqa: E402
 from nbhelpers.policy import PolicyError, export_gguf, export_merged, load_policy, save_final_model  # noqa: E402
 from nbhelpers.run_directory import RunDirectory  # noqa: E402
-from nbhelpers.sampling import Policy  # noqa: E402
 from nbhelpers.visual_math import make_problems  # noqa: E402
 
 
@@ -70,16 +69,26 @@ def test_gguf_without_unsloth_is_refused_with_what_to_set(policy, tmp_path):
         export_gguf(policy, tmp_path)
 
 
-def test_unsloth_is_asked_for_gguf_and_says_where_it_lies(policy, tmp_path):
-    asked = []
+def test_unsloth_loads_what_was_trained_and_is_asked_for_gguf(policy, tmp_path, monkeypatch, capsys):
+    RunDirectory(tmp_path).record_run(RunParams.load("gemma3_smoke", output_dir=tmp_path))
+    save_final_model(policy, tmp_path / "final_model")
+    loaded, asked = [], []
 
     def save_pretrained_gguf(directory, processor, *, quantization_method):
         asked.append((directory, processor, quantization_method))
         return {"gguf_directory": f"{directory}_gguf"}  # as unsloth 2026.10.7 does: beside it, not inside
 
-    unsloth = Policy(SimpleNamespace(save_pretrained_gguf=save_pretrained_gguf), policy.processor, backend="unsloth", source="x")
-    assert export_gguf(unsloth, tmp_path / "model", "q4_k_m") == tmp_path / "model_gguf"
-    assert asked == [(str(tmp_path / "model"), policy.processor, "q4_k_m")]
+    def from_pretrained(**options):
+        loaded.append(options)
+        return SimpleNamespace(save_pretrained_gguf=save_pretrained_gguf), policy.processor
+
+    unsloth = ModuleType("unsloth")
+    unsloth.FastVisionModel = SimpleNamespace(from_pretrained=from_pretrained)
+    monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    assert cli.main(["export", str(tmp_path), "--gguf", "q4_k_m"]) == 0
+    assert loaded == [{"model_name": str(tmp_path / "final_model"), "max_seq_length": 2048, "load_in_4bit": False}]
+    assert asked == [(str(tmp_path / "merged"), policy.processor, "q4_k_m")]
+    assert capsys.readouterr().out.strip() == str(tmp_path / "merged_gguf")
 
 
 def test_the_command_exports_what_a_run_trained(policy, tmp_path, capsys):
