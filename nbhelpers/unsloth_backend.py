@@ -83,14 +83,8 @@ def load_unsloth_policy(
             "fast_inference": True, "gpu_memory_utilization": params.gpu_memory_utilization, "max_num_seqs": completions,
             "max_lora_rank": lora.r if lora is not None else 16, "compilation_config": vllm_setup.compilation(completions),
         }
-    try:
-        with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
-            model, processor = FastVisionModel.from_pretrained(
-                model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit,
-                use_gradient_checkpointing=params.use_gradient_checkpointing, **options,
-            )
-    except OSError as error:
-        raise PolicyError(f"model.name={params.name!r} could not be loaded by Unsloth: {str(error).splitlines()[0]}") from error
+    with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
+        model, processor = _from_pretrained(source, params, use_gradient_checkpointing=params.use_gradient_checkpointing, **options)
     if lora is not None:
         model = FastVisionModel.get_peft_model(
             model, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
@@ -105,15 +99,22 @@ def load_saved(path: Path, params: ModelParams) -> Policy:
     """Load a saved `final_model/` with its base model by Unsloth, for its exports.
 
     Raises:
-        PolicyError: Unsloth cannot be had on this machine.
+        PolicyError: Unsloth or the base weights cannot be had.
     """
     notices = import_unsloth()
+    model, processor = _from_pretrained(str(path), params)
+    return Policy(model, processor, backend="unsloth", source=str(path), notices=notices)
+
+
+def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[Any, Any]:
     from unsloth import FastVisionModel
 
-    model, processor = FastVisionModel.from_pretrained(
-        model_name=str(path), max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit
-    )
-    return Policy(model, processor, backend="unsloth", source=str(path), notices=notices)
+    try:
+        return FastVisionModel.from_pretrained(
+            model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit, **options
+        )
+    except OSError as error:
+        raise PolicyError(f"{source} could not be loaded by Unsloth: {str(error).splitlines()[0]}") from error
 
 
 @contextlib.contextmanager
