@@ -266,9 +266,9 @@ def export_final_model(path: Path, params: ModelParams, to: Path, *, gguf: str |
         PolicyError: nothing was trained there, the base weights cannot be had, or GGUF is asked for without Unsloth.
     """
     params = params.model_copy(update={"load_in_4bit": False, "fast_inference": False})
-    _adapter_base(path)
     if gguf is None:
         return export_merged(load_final_model(path, params), to)
+    _adapter_base(path)  # says what is missing before Unsloth is imported
     return export_gguf(load_saved(path, params), to, gguf)
 
 

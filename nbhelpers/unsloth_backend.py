@@ -114,7 +114,9 @@ def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[
             model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit, **options
         )
     except OSError as error:
-        raise PolicyError(f"{source} could not be loaded by Unsloth: {str(error).splitlines()[0]}") from error
+        raise PolicyError(
+            f"{source} (model.name={params.name!r}) could not be loaded by Unsloth: {str(error).splitlines()[0]}"
+        ) from error
 
 
 @contextlib.contextmanager

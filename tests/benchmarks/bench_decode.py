@@ -12,12 +12,9 @@ from __future__ import annotations
 import argparse
 import time
 
-STARTED = time.perf_counter()
+from bench_gpu_step import dataset, log
+
 LEARNT = 5e-3  # spread of the adapter's B matrices
-
-
-def log(text: str) -> None:
-    print(f"[{time.perf_counter() - STARTED:7.1f} s] {text}", flush=True)
 
 
 def engine_of(variant: str, policy, params, completions: int):
@@ -48,7 +45,6 @@ def main() -> None:
 
     from nbhelpers.params import LoraParams, ModelParams
     from nbhelpers.policy import load_policy
-    from nbhelpers.visual_math import make_problems
 
     params = ModelParams(
         name=args.model, backend="transformers", load_in_4bit=False, max_seq_length=2048, gpu_memory_utilization=args.utilization
@@ -58,10 +54,8 @@ def main() -> None:
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter.data, std=LEARNT)
-    problems = make_problems(4, seed=1)
-    content = [[{"type": "image"}, {"type": "text", "text": f"{row['question']} Reason step by step."}] for row in problems]
-    conversations = [[{"role": "user", "content": parts}] for parts in content]
-    images = [row["image"].resize((512, 512)) for row in problems]
+    rows = dataset(argparse.Namespace(prompts=4, steps=1))
+    conversations, images = list(rows["prompt"]), list(rows["image"])
     prompts = policy.prompt_ids(conversations)
 
     for variant in args.variants:
