@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
     run.add_argument("preset", help="smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own")
-    run.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="repeatable")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="repeatable"
+    )
     run.add_argument("--notebooks", metavar="3-4", help="only these")
     run.add_argument("--output-dir", help="default: outputs/<preset>")
     run.set_defaults(command=_run)
@@ -47,10 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--output", type=Path, help="default: comparison.html beside the first run")
     compare.set_defaults(command=_compare)
 
-    export = commands.add_parser("export", help="the trained model as one, without an adapter: merged in 16 bit, or GGUF for llama.cpp")
+    export = commands.add_parser(
+        "export", help="the trained model as one, without an adapter: merged in 16 bit, or GGUF for llama.cpp"
+    )
     export.add_argument("run_dir", type=Path, metavar="RUN")
     export.add_argument("--gguf", metavar="METHOD", help="by Unsloth, on a GPU: q8_0, q4_k_m, bf16, ...")
-    export.add_argument("--output", type=Path, help="default: merged/ in the run directory; GGUF goes into merged_gguf/")
+    export.add_argument(
+        "--output", type=Path, help="default: merged/ in the run directory; GGUF goes into merged_gguf/"
+    )
     export.set_defaults(command=_export)
 
     doctor = commands.add_parser("doctor", help="what this machine has, what a preset needs, what is missing")
@@ -64,7 +70,9 @@ def _load(arguments: argparse.Namespace):
     from nbhelpers.params import RunParams, parse_overrides
 
     overrides = parse_overrides(arguments.overrides)
-    return RunParams.load(arguments.preset, output_dir=getattr(arguments, "output_dir", None), source="--set", **overrides), overrides
+    return RunParams.load(
+        arguments.preset, output_dir=getattr(arguments, "output_dir", None), source="--set", **overrides
+    ), overrides
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -108,7 +116,11 @@ def _export(arguments: argparse.Namespace) -> int:
     run = RunDirectory(arguments.run_dir)
     params = RunParams.load(str(run.params_path))
     try:
-        print(export_final_model(run.final_model_dir, params.model, arguments.output or run.path / "merged", gguf=arguments.gguf))
+        print(
+            export_final_model(
+                run.final_model_dir, params.model, arguments.output or run.path / "merged", gguf=arguments.gguf
+            )
+        )
     except PolicyError as error:
         print(f"nbhelpers: {error}", file=sys.stderr)
         return 1

@@ -108,7 +108,8 @@ def grpo_dataset(problems: datasets.Dataset, params: RunParams) -> datasets.Data
 
 
 def decode_once(dataset: datasets.Dataset, max_pictures: int = 64) -> datasets.Dataset:
-    """The dataset with the last `max_pictures` decoded pictures kept: GRPO asks for each row `num_generations` times a step.
+    """The dataset with the last `max_pictures` decoded pictures kept: GRPO asks for each row `num_generations` times a
+    step.
 
     Rows with the same picture share one PIL image, which nobody may draw on.
     """
@@ -174,9 +175,14 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
             evaluation = _embedded(dataset, "evaluation", min(held_back, dataset.eval_samples or held_back), dropped)
             source = "embedded"
         else:
-            rows, source = _read(dataset, dataset.path, dataset.split, dataset.max_samples, "dataset.path", dropped, notices)
+            rows, source = _read(
+                dataset, dataset.path, dataset.split, dataset.max_samples, "dataset.path", dropped, notices
+            )
             cut = cut_problems(
-                [_picture_digest(row) for row in rows], [row["question"] for row in rows], dataset.eval_fraction, dataset.seed
+                [_picture_digest(row) for row in rows],
+                [row["question"] for row in rows],
+                dataset.eval_fraction,
+                dataset.seed,
             )
             notices += cut.notices
             train = [rows[place] for place in cut.train]
@@ -205,7 +211,14 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
     for row in [*train, {}, *evaluation]:
         fields = [row.get(key) for key in ("pid", "question", "choices", "unit", "precision", "answer")]
         digest.update(repr([*fields, _picture_digest(row) if row else None]).encode())
-    return ProblemSets(_dataset(train), _dataset(evaluation), dict(dropped), digest.hexdigest()[:16], source, list(dict.fromkeys(notices)))
+    return ProblemSets(
+        _dataset(train),
+        _dataset(evaluation),
+        dict(dropped),
+        digest.hexdigest()[:16],
+        source,
+        list(dict.fromkeys(notices)),
+    )
 
 
 def licence_notice(dataset: DatasetParams) -> str | None:

@@ -31,7 +31,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. `ok` is None for what is worth knowing and neither right nor wrong; `remedy` is what to run or set."""
+    """One thing looked at. `ok` is None for what is worth knowing and neither right nor wrong; `remedy` is what to run
+    or set.
+    """
 
     name: str
     ok: bool | None
@@ -57,7 +59,11 @@ class Diagnosis:
         remedies = list(dict.fromkeys(check.remedy for check in self.checks if check.remedy))
         if remedies:
             lines += ["", "To do:", *(f"  {remedy}" for remedy in remedies)]
-        lines += ["", f"{self.preset} " + ("can run on this machine." if self.can_run else "cannot run on this machine as it is.")]
+        lines += [
+            "",
+            f"{self.preset} "
+            + ("can run on this machine." if self.can_run else "cannot run on this machine as it is."),
+        ]
         return "\n".join(lines)
 
 
@@ -104,7 +110,11 @@ def find_gpus() -> list[Gpu]:
     fields = "name,driver_version,memory.total,memory.free,compute_cap"
     try:
         answer = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30, check=True
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
         ).stdout
     except (subprocess.SubprocessError, OSError):
         return []
@@ -127,7 +137,11 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
     for gpu in gpus:
         found = f"{gpu.name}, {gpu.free:.1f} of {gpu.total:.1f} GiB free, driver {gpu.driver}"
         old = gpu.capability is not None and gpu.capability < (8, 0) and bool(needs)
-        remedy = "Use a GPU of compute capability 8.0 or more (A100, RTX 30xx or later): Gemma-3 overflows in float16." if old else ""
+        remedy = (
+            "Use a GPU of compute capability 8.0 or more (A100, RTX 30xx or later): Gemma-3 overflows in float16."
+            if old
+            else ""
+        )
         checks.append(Check("GPU", not old if needs else None, found, remedy))
     major = int(gpus[0].driver.partition(".")[0]) if gpus[0].driver.partition(".")[0].isdigit() else 0
     if needs and major < 580:
@@ -137,7 +151,9 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
 
 
 def requirements() -> list[str]:
-    """The tested set, as `name==version; extra == "gpu"` lines: from the installed package, or from the checkout's pyproject.toml."""
+    """The tested set, as `name==version; extra == "gpu"` lines: from the installed package, or from the checkout's
+    pyproject.toml.
+    """
     try:
         found = importlib.metadata.requires("nbhelpers")
         if found:
@@ -182,7 +198,9 @@ def _version_checks(lines: Iterable[str], extras: set[str], installed: Callable[
             found = version if fits else f"{version}; the tested set has {requirement.specifier}"
             checks.append(Check(requirement.name, fits, found, "" if fits else f"pip install '{wanted}'"))
     if missing:
-        checks.append(Check("other packages", False, f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}"))
+        checks.append(
+            Check("other packages", False, f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+        )
     return checks
 
 
@@ -194,11 +212,21 @@ def _model_checks(params: RunParams) -> list[Check]:
     if folder is not None:
         if (folder / "config.json").is_file():
             return [Check("model", True, str(folder))]
-        return [Check("model", False, f"{folder} holds no config.json", f"Point model.name at a checkpoint, not at {folder}.")]
+        return [
+            Check(
+                "model", False, f"{folder} holds no config.json", f"Point model.name at a checkpoint, not at {folder}."
+            )
+        ]
     cache = Path.home() / ".cache" / "huggingface"
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", cache)) / "hub")
     cached = (hub / f"models--{name.replace('/', '--')}").is_dir()
-    return [Check("model", None, f"{name}: " + ("in the hub cache" if cached else f"will be downloaded into {hub} at the first run"))]
+    return [
+        Check(
+            "model",
+            None,
+            f"{name}: " + ("in the hub cache" if cached else f"will be downloaded into {hub} at the first run"),
+        )
+    ]
 
 
 def _memory_check(params: RunParams, gpu: Gpu) -> Check:
@@ -206,7 +234,9 @@ def _memory_check(params: RunParams, gpu: Gpu) -> Check:
     if parts is None:
         return Check("GPU memory", None, f"{params.model.name} is of unknown size, so there is no estimate")
     needed = sum(parts.values())
-    listed = ", ".join(f"{name} {value:.1f}" for name, value in sorted(parts.items(), key=lambda item: -item[1]) if value >= 0.05)
+    listed = ", ".join(
+        f"{name} {value:.1f}" for name, value in sorted(parts.items(), key=lambda item: -item[1]) if value >= 0.05
+    )
     found = f"estimated {needed:.1f} of {gpu.free:.1f} GiB free ({listed})"
     if needed <= gpu.free:
         return Check("GPU memory", True, found)
@@ -228,7 +258,11 @@ def _disk_check(params: RunParams) -> Check:
         folder = folder.parent
     free = shutil.disk_usage(folder).free / GIB
     size = parameter_count(params)
-    needed = 1.0 + (0 if size is None or params.model.name == "embedded" or resolve_path(params.model.name) else sum(size) * 2e9 / GIB)
+    needed = 1.0 + (
+        0
+        if size is None or params.model.name == "embedded" or resolve_path(params.model.name)
+        else sum(size) * 2e9 / GIB
+    )
     enough = free > needed
     remedy = "" if enough else f"Free {needed - free:.0f} GiB, or set output_dir (and HF_HOME) on another disk."
     return Check("disk", enough, f"{free:.0f} GiB free at {folder}", remedy)

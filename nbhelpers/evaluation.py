@@ -1,4 +1,6 @@
-"""What was learnt: the same problems before and after training, the same prompts, decoding and grader, a paired difference."""
+"""What was learnt: the same problems before and after training, the same prompts, decoding and grader, a paired
+difference.
+"""
 
 from __future__ import annotations
 
@@ -80,9 +82,13 @@ def predict(
             progress(phase, done, len(conversations))
 
     completions = policy.sample(
-        conversations, images, max_new_tokens=params.training.max_completion_length,
-        temperature=params.evaluation.temperature, samples_per_problem=params.evaluation.samples_per_problem,
-        seed=params.training.seed, progress=report,
+        conversations,
+        images,
+        max_new_tokens=params.training.max_completion_length,
+        temperature=params.evaluation.temperature,
+        samples_per_problem=params.evaluation.samples_per_problem,
+        seed=params.training.seed,
+        progress=report,
     )
     rows = []
     for problem, image, group in zip(problems, images, completions, strict=True):
@@ -91,11 +97,16 @@ def predict(
         shared |= {"image": run.image_file(image), "prompt": data.prompt_text(problem, params.reward)}
         for completion in group:
             form = grading.check_format(completion.text, delimiters)
-            rows.append({
-                **shared, "completion": completion.text, "length": completion.length, "truncated": completion.truncated,
-                "format_ok": form.reasoning and form.solution,
-                **grade_row(completion.text, problem, delimiters, params.evaluation.protocol),
-            })
+            rows.append(
+                {
+                    **shared,
+                    "completion": completion.text,
+                    "length": completion.length,
+                    "truncated": completion.truncated,
+                    "format_ok": form.reasoning and form.solution,
+                    **grade_row(completion.text, problem, delimiters, params.evaluation.protocol),
+                }
+            )
     return rows
 
 
@@ -122,7 +133,9 @@ def compare(predictions: Sequence[dict], *, seed: int = 0) -> dict:
     for row in predictions:
         kinds[row["kind"]].add(row["pid"])
     result["by_group"] = {
-        kind: {phase: _mean(accuracy[phase][pid] for pid in sorted(pids) if pid in accuracy[phase]) for phase in accuracy}
+        kind: {
+            phase: _mean(accuracy[phase][pid] for pid in sorted(pids) if pid in accuracy[phase]) for phase in accuracy
+        }
         | {"n": len(pids)}
         for kind, pids in sorted(kinds.items())
     }
@@ -153,7 +166,11 @@ def paired_difference(first: dict[str, float], second: dict[str, float], *, seed
     low = high = mean
     if len(shared) > 1 and np.ptp(differences) > 0:
         interval = bootstrap(
-            (differences,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, method="percentile", batch=500,
+            (differences,),
+            np.mean,
+            n_resamples=BOOTSTRAP_RESAMPLES,
+            method="percentile",
+            batch=500,
             rng=np.random.default_rng(seed),
         ).confidence_interval
         low, high = float(interval.low), float(interval.high)
@@ -172,7 +189,10 @@ def headline(result: dict) -> str:
     after = result["after"]
     if "difference" not in result:
         return f"Accuracy after training: {after['accuracy']:.1%} of {after['n']} problems; no baseline was measured."
-    difference, (low, high) = 100 * result["difference"]["accuracy"], (100 * end for end in result["difference"]["ci95"])
+    difference, (low, high) = (
+        100 * result["difference"]["accuracy"],
+        (100 * end for end in result["difference"]["ci95"]),
+    )
     verdict = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that this many problems could show"
     return (
         f"Accuracy {result['before']['accuracy']:.1%} -> {after['accuracy']:.1%} on the same {result['difference']['n_paired']} problems: "

@@ -1,9 +1,10 @@
 """Gemma's RMS norm as one kernel, in vLLM and in the policy that is trained.
 
-Written out in PyTorch it is eight small kernels forward and about twice as many backward, six times a layer. For vLLM that is why Inductor
-pays off although it compiles for the better part of a minute: vLLM 0.26 has a kernel for RMS norm, but not for Gemma's, whose weight is
-1 + w in float32 (`vllm/kernels/vllm_c.py` asks for the input's own type). For the policy it halves what a norm keeps for the backward pass
-(5,124 bytes against 10,404 a token of Gemma-3 4B); a step of 2,000 tokens was not seen to get faster.
+Written out in PyTorch it is eight small kernels forward and about twice as many backward, six times a layer. For vLLM
+that is why Inductor pays off although it compiles for the better part of a minute: vLLM 0.26 has a kernel for RMS norm,
+but not for Gemma's, whose weight is 1 + w in float32 (`vllm/kernels/vllm_c.py` asks for the input's own type). For the
+policy it halves what a norm keeps for the backward pass (5,124 bytes against 10,404 a token of Gemma-3 4B); a step of
+2,000 tokens was not seen to get faster.
 """
 
 from __future__ import annotations
@@ -80,21 +81,43 @@ def fused_norm(x: Any, residual: Any | None, weight: Any, eps: float, *, scales:
     rows = x.numel() // width
     if rows:
         _kernels()[0][(rows,)](
-            x, x if residual is None else residual, weight, out, summed, weight if scales is None else scales, heads, x.stride(0),
-            x.stride(1) if x.dim() == 3 else 0, width, eps, add=residual is not None, keep=scales is not None, **_launch(width),
+            x,
+            x if residual is None else residual,
+            weight,
+            out,
+            summed,
+            weight if scales is None else scales,
+            heads,
+            x.stride(0),
+            x.stride(1) if x.dim() == 3 else 0,
+            width,
+            eps,
+            add=residual is not None,
+            keep=scales is not None,
+            **_launch(width),
         )
     return out if residual is None else (out, summed)
 
 
 @functools.cache
 def use_in_vllm() -> None:
-    """Let vLLM build its Gemma norms with `fused_norm` from now on (`CustomOp.register_oot`, vLLM's own place for such replacements)."""
+    """Let vLLM build its Gemma norms with `fused_norm` from now on (`CustomOp.register_oot`, vLLM's own place for such
+    replacements).
+    """
     from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 
     class FusedGemmaRMSNorm(GemmaRMSNorm):
         def forward_cuda(self, x: Any, residual: Any | None = None) -> Any:
-            plain = x.dim() in (2, 3) and x.stride(-1) == 1 and (residual is None or (x.dim() == 2 and residual.is_contiguous()))
-            return fused_norm(x, residual, self.weight, self.variance_epsilon) if plain else self.forward_native(x, residual)
+            plain = (
+                x.dim() in (2, 3)
+                and x.stride(-1) == 1
+                and (residual is None or (x.dim() == 2 and residual.is_contiguous()))
+            )
+            return (
+                fused_norm(x, residual, self.weight, self.variance_epsilon)
+                if plain
+                else self.forward_native(x, residual)
+            )
 
     GemmaRMSNorm.register_oot(FusedGemmaRMSNorm, name="GemmaRMSNorm")
 
@@ -137,7 +160,8 @@ def fused_norms(model: Any) -> Iterator[None]:
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
     norms = [
-        module for module in model.modules()
+        module
+        for module in model.modules()
         if isinstance(module, Gemma3RMSNorm) and module.weight.is_cuda and not module.weight.requires_grad
     ]
     for norm in norms:

@@ -2,13 +2,16 @@
 
 What differs from TRL's own colocated vLLM (`trl.generation.vllm_generation`, 1.14.2):
 
-* Only the adapter is handed over (`nbhelpers.hand_over`). TRL merges the adapter and copies all 4.3 billion parameters each step, under
+* Only the adapter is handed over (`nbhelpers.hand_over`). TRL merges the adapter and copies all 4.3 billion parameters
+  each step, under
   names that vLLM refuses for Gemma-3.
 * A group is one request with `n` completions, not `num_generations` requests that repeat the prompt and its picture.
-* Nothing is compiled at the start: CUDA graphs for the batch sizes that occur and one kernel a norm decode as fast as what Inductor makes,
+* Nothing is compiled at the start: CUDA graphs for the batch sizes that occur and one kernel a norm decode as fast as
+  what Inductor makes,
   and pictures that are expanded to their tokens already are not expanded a second time (`nbhelpers.vllm_setup`).
 * The importance weights come out of the loss's own forward, where TRL pays for one forward more.
-* Before the first step the log-probs of vLLM and of the trainer are compared (`check_parity`): where they disagree, every importance
+* Before the first step the log-probs of vLLM and of the trainer are compared (`check_parity`): where they disagree,
+  every importance
   weight is 0 and nothing is learnt, without any error.
 """
 
@@ -35,15 +38,16 @@ class GenerationError(RuntimeError):
     """vLLM cannot generate for this policy; the message says what to set."""
 
 
-# Parity ---------------------------------------------------------------------------------------------------------------------
+# Parity
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ParityReport:
     """How far vLLM's log-probs of the sampled tokens lie from the trainer's, in nats.
 
-    `mean` and `max` of the absolute difference over `tokens` tokens. `weight` is the mean importance weight of a completion,
-    min(1, exp(sum of differences)): near 0 means that the completions teach nothing.
+    `mean` and `max` of the absolute difference over `tokens` tokens. `weight` is the mean importance weight of a
+    completion, min(1, exp(sum of differences)): near 0 means that the completions teach nothing.
     """
 
     mean: float
@@ -69,7 +73,8 @@ class ParityReport:
 def parity_report(vllm_logps: Any, trainer_logps: Any, mask: Any) -> ParityReport:
     """Compare two tensors (completions, tokens) of log-probs where `mask` is true.
 
-    A token without a finite log-prob on both sides counts as an infinite difference: it is what a broken hand-over looks like.
+    A token without a finite log-prob on both sides counts as an infinite difference: it is what a broken hand-over
+    looks like.
     """
     import torch
 
@@ -80,14 +85,17 @@ def parity_report(vllm_logps: Any, trainer_logps: Any, mask: Any) -> ParityRepor
     if tokens == 0:
         raise GenerationError("vLLM gave no token to compare: every completion was empty.")
     weights = difference.sum(dim=1).clamp(max=0.0).exp()
-    return ParityReport(float(difference.abs().sum() / tokens), float(difference.abs().max()), tokens, float(weights.mean()))
+    return ParityReport(
+        float(difference.abs().sum() / tokens), float(difference.abs().max()), tokens, float(weights.mean())
+    )
 
 
 def judge_parity(report: ParityReport, *, stop: bool = True) -> str | None:
     """None where the two agree, a warning's sentence where they nearly do.
 
     Raises:
-        GenerationError: the mean gap is above `PARITY_STOP` (unless `stop` is false, as for random weights in a benchmark).
+        GenerationError: the mean gap is above `PARITY_STOP` (unless `stop` is false, as for random weights in a
+            benchmark).
     """
     if report.stops and stop:
         raise GenerationError(
@@ -101,7 +109,8 @@ def judge_parity(report: ParityReport, *, stop: bool = True) -> str | None:
     return None
 
 
-# The engine -----------------------------------------------------------------------------------------------------------------
+# The engine
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def engine_arguments(
@@ -135,8 +144,8 @@ def engine_arguments(
         "logprobs_mode": "processed_logprobs",
         "distributed_executor_backend": "external_launcher",
         "compilation_config": vllm_setup.compilation(completions),
-        # One kind of KV cache for Gemma-3's sliding and full layers. vLLM's seven groups save memory in long contexts and are looked after
-        # one by one, on the CPU, for every token.
+        # One kind of KV cache for Gemma-3's sliding and full layers. vLLM's seven groups save memory in long contexts
+        # and are looked after one by one, on the CPU, for every token.
         "disable_hybrid_kv_cache_manager": True,
         "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
         "seed": seed,
@@ -154,8 +163,10 @@ class Engine:
         llm: `vllm.LLM`.
         hand_over: gives the policy's adapter to vLLM.
         stop_ids, banned_ids: tokens that end a completion, and that none may hold.
-        request: names the adapter to vLLM where it runs beside the base weights; None for the base model or merged weights.
-        version: counts the changes of the adapter. Keys and values that were computed with an earlier one are never used again, and need
+        request: names the adapter to vLLM where it runs beside the base weights; None for the base model or merged
+            weights.
+        version: counts the changes of the adapter. Keys and values that were computed with an earlier one are never
+            used again, and need
             not be looked for either: vLLM keeps them apart by a prompt's `cache_salt`.
     """
 
@@ -187,7 +198,8 @@ class Engine:
             sampling: fields of `vllm.SamplingParams`.
 
         Returns:
-            Token ids of len(prompts) * n completions, in order, and the log-prob of each token under the sampling distribution.
+            Token ids of len(prompts) * n completions, in order, and the log-prob of each token under the sampling
+            distribution.
         """
         from vllm import SamplingParams
 
@@ -215,8 +227,9 @@ class Engine:
 
 
 def unsloth_engine(policy: Policy) -> Engine:
-    """The vLLM engine that Unsloth started with the model, as an `Engine`. The weights are shared; the adapter goes over as
-    tensors in memory."""
+    """The vLLM engine that Unsloth started with the model, as an `Engine`. The weights are shared; the adapter goes
+    over as tensors in memory.
+    """
     llm = getattr(policy.model, "vllm_engine", None)
     if llm is None:
         raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
@@ -225,7 +238,8 @@ def unsloth_engine(policy: Policy) -> Engine:
 
 
 def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, **changes: Any) -> Engine:
-    """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let `policy.sample` use it.
+    """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
+    `policy.sample` use it.
 
     Args:
         completions: most completions generated at once; with more of them the rest waits.
@@ -253,13 +267,21 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
         for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
             os.environ.setdefault(variable, value)
         _rendezvous()
-        arguments = engine_arguments(
-            policy.source, completions=completions, max_model_len=params.max_seq_length,
-            gpu_memory_utilization=params.gpu_memory_utilization,
-            lora_rank=policy.model.peft_config["default"].r if policy.has_adapter and params.load_in_4bit else None,
-            dtype=str(policy.model.dtype).removeprefix("torch.") if policy.model.dtype != torch.float32 else "bfloat16",
-            quantization="bitsandbytes" if params.load_in_4bit else None, seed=int(os.environ["RANK"]),
-        ) | changes
+        arguments = (
+            engine_arguments(
+                policy.source,
+                completions=completions,
+                max_model_len=params.max_seq_length,
+                gpu_memory_utilization=params.gpu_memory_utilization,
+                lora_rank=policy.model.peft_config["default"].r if policy.has_adapter and params.load_in_4bit else None,
+                dtype=str(policy.model.dtype).removeprefix("torch.")
+                if policy.model.dtype != torch.float32
+                else "bfloat16",
+                quantization="bitsandbytes" if params.load_in_4bit else None,
+                seed=int(os.environ["RANK"]),
+            )
+            | changes
+        )
         stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
         with vllm_setup.quick_start(policy.source, policy.processor.tokenizer):
             llm = _start(LLM, arguments)
@@ -286,8 +308,11 @@ def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
     policy.sampler = start_and_sample
 
 
-def verify(policy: Policy, engine: Engine, conversations: Sequence[list[dict]], images: Sequence[Any]) -> tuple[ParityReport, str | None]:
-    """Compare vLLM with the trainer on a few prompts before the first step: the report, which is printed, and a warning or None.
+def verify(
+    policy: Policy, engine: Engine, conversations: Sequence[list[dict]], images: Sequence[Any]
+) -> tuple[ParityReport, str | None]:
+    """Compare vLLM with the trainer on a few prompts before the first step: the report, which is printed, and a warning
+    or None.
 
     Raises:
         GenerationError: they differ so much that nothing would be learnt.
@@ -334,7 +359,16 @@ def _rendezvous() -> None:
 
 
 def sample_with_engine(
-    policy: Policy, engine: Engine, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size,
+    policy: Policy,
+    engine: Engine,
+    conversations,
+    images,
+    *,
+    max_new_tokens,
+    temperature,
+    samples_per_problem,
+    seed,
+    batch_size,
     progress,
 ) -> list[list[Completion]]:
     """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
@@ -347,8 +381,12 @@ def sample_with_engine(
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):
         ids, _ = engine.generate(
-            prompts[start : start + batch_size], images[start : start + batch_size], n=samples_per_problem,
-            max_tokens=max_new_tokens, temperature=temperature, seed=seed,
+            prompts[start : start + batch_size],
+            images[start : start + batch_size],
+            n=samples_per_problem,
+            max_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
         )
         flat = [policy._completion(tokens, engine.stop_ids) for tokens in ids]
         groups = [flat[i : i + samples_per_problem] for i in range(0, len(flat), samples_per_problem)]
@@ -370,10 +408,16 @@ def check_parity(
 
     processor, model = policy.processor, policy.model
     inputs = processor(
-        images=[[image] for image in images], text=[policy.prompt_text(conversation) for conversation in conversations],
-        padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt",
+        images=[[image] for image in images],
+        text=[policy.prompt_text(conversation) for conversation in conversations],
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_tensors="pt",
     )
-    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+    prompts = [
+        ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    ]
     if policy.has_adapter:
         engine.take_adapter(model)
     ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0)
@@ -403,7 +447,8 @@ def check_parity(
     return parity_report(sampled, trainer, mask)
 
 
-# TRL ------------------------------------------------------------------------------------------------------------------------
+# TRL
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -426,11 +471,23 @@ def _generation_class() -> type:
             pictures = None if images is None else [row[0] if row else None for row in images[::group]]
             with profiler or contextlib.nullcontext():
                 ids, logps = self.engine.generate(
-                    prompts[::group], pictures, n=group, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
-                    min_p=self.min_p or 0.0, repetition_penalty=self.repetition_penalty, max_tokens=self.max_completion_length,
+                    prompts[::group],
+                    pictures,
+                    n=group,
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                    top_k=self.top_k,
+                    min_p=self.min_p or 0.0,
+                    repetition_penalty=self.repetition_penalty,
+                    max_tokens=self.max_completion_length,
                     **self.generation_kwargs,
                 )
-            return prompts, ids, [[[value] for value in row] for row in logps], [[[token] for token in row] for row in ids]
+            return (
+                prompts,
+                ids,
+                [[[value] for value in row] for row in logps],
+                [[[token] for token in row] for row in ids],
+            )
 
     return AdapterOnlyGeneration
 
@@ -459,9 +516,9 @@ def generating_with(engine: Engine) -> Iterator[None]:
 def weights_from_the_loss(trainer_class: type) -> type:
     """`trainer_class` with the vLLM importance weights computed in the loss's own forward.
 
-    They correct for the difference between vLLM's and the trainer's probabilities. TRL runs the policy once more over the whole batch
-    for them; where each batch is used for one update, that forward gives the log-probs that the loss computes anyway
-    (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
+    They correct for the difference between vLLM's and the trainer's probabilities. TRL runs the policy once more over
+    the whole batch for them; where each batch is used for one update, that forward gives the log-probs that the loss
+    computes anyway (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
     """
 
     class ImportanceWeightsFromTheLoss(trainer_class):
@@ -472,7 +529,9 @@ def weights_from_the_loss(trainer_class: type) -> type:
 
         def _generate_and_score_completions(self, inputs):
             corrected = self.vllm_importance_sampling_correction
-            self.vllm_importance_sampling_correction = corrected and not (self.model.training and self._one_update_a_batch)
+            self.vllm_importance_sampling_correction = corrected and not (
+                self.model.training and self._one_update_a_batch
+            )
             try:
                 return super()._generate_and_score_completions(inputs)
             finally:
@@ -491,8 +550,12 @@ def weights_from_the_loss(trainer_class: type) -> type:
             if inputs is not None and self.use_vllm and self.vllm_importance_sampling_correction:
                 mask = inputs["completion_mask"]
                 ratio, gaps = importance_weights(
-                    result[0].detach(), inputs["sampling_per_token_logps"], mask, mode=self.vllm_importance_sampling_mode,
-                    low=self.vllm_importance_sampling_clip_min, high=self.vllm_importance_sampling_clip_max,
+                    result[0].detach(),
+                    inputs["sampling_per_token_logps"],
+                    mask,
+                    mode=self.vllm_importance_sampling_mode,
+                    low=self.vllm_importance_sampling_clip_min,
+                    high=self.vllm_importance_sampling_clip_max,
                 )
                 inputs["importance_sampling_ratio"] = ratio
                 weights = ratio.flatten() if ratio.shape[1] == 1 else ratio[mask.bool()]
@@ -517,7 +580,8 @@ def importance_weights(
         mode: token_truncate, token_mask, sequence_truncate or sequence_mask.
 
     Returns:
-        The weights, (completions, tokens) or (completions, 1), and the absolute log-prob gaps of the tokens under the mask.
+        The weights, (completions, tokens) or (completions, 1), and the absolute log-prob gaps of the tokens under the
+        mask.
     """
     import torch
 

@@ -81,7 +81,8 @@ def _first_block(text: str, start: str, end: str) -> str | None:
 
 
 def split_completion(completion: str, delimiters: Delimiters = DEFAULT_DELIMITERS) -> tuple[str | None, str | None]:
-    """The first reasoning and the first solution, for display: an unclosed block runs to the end, an absent one is None.
+    """The first reasoning and the first solution, for display: an unclosed block runs to the end, an absent one is
+    None.
     """
     return (
         _first_block(completion, delimiters.reasoning_start, delimiters.reasoning_end),
@@ -275,7 +276,9 @@ def _without_unit(key: str) -> str:
     return key
 
 
-_BARE = re.compile(r"(?:around|about|approximately)?\s*[-+$€£¥]*\s*[\d.,/ ]*\d[\d.,/]*\s*(?:[^\W\d_π√]+[23]?|[%°$€£¥].?)?\.?", re.I)
+_BARE = re.compile(
+    r"(?:around|about|approximately)?\s*[-+$€£¥]*\s*[\d.,/ ]*\d[\d.,/]*\s*(?:[^\W\d_π√]+[23]?|[%°$€£¥].?)?\.?", re.I
+)
 
 
 def _bare_quantity(choice: str) -> Quantity | None:
@@ -287,17 +290,23 @@ def _bare_quantity(choice: str) -> Quantity | None:
 _REFUSAL = re.compile(
     r"\b(?:cannot|can't|can not|unable|impossible|insufficient|not enough|not provided|no answer|n/a|unknown)\b", re.I
 )
-_HEDGE = re.compile(r"\b(?:or|nor|neither|either|not|never|none|except|isn't|doesn't|without|unlike|both)\b|n't\b", re.I)
+_HEDGE = re.compile(
+    r"\b(?:or|nor|neither|either|not|never|none|except|isn't|doesn't|without|unlike|both)\b|n't\b", re.I
+)
 _LETTER = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:)]?")
 _LETTERS_ONLY = re.compile(r"(?:\b(?:[A-J]|and|or)\b\W*)+")
 _FURTHER_LABEL = re.compile(r"(?<!\w)[(\[]?([A-Ja-j])[)\]]|(?:^|[;,]\s*|\.\s+)([A-J])[.:](?=\s)")
 _INNER_LABEL = re.compile(r"(?<=\s)([A-J])[.:]\s+(?=\S)")
-_DENIED = re.compile(r"(?:(?:is|was|are|would be|can|seems)\b\s*)?(?:not|wrong|incorrect|false|never|cannot|isn't|can't)\b", re.I)
+_DENIED = re.compile(
+    r"(?:(?:is|was|are|would be|can|seems)\b\s*)?(?:not|wrong|incorrect|false|never|cannot|isn't|can't)\b", re.I
+)
 _PARENTHESISED = re.compile(r"(?<![\w)])[(\[]\s*([A-Za-z])\s*[)\]]")
 _LABELLED = re.compile(r"[(\[{]?([A-Ja-j])(?:\s*[.):}\]]+\s*|\s+-+\s+|,\s+(?![A-Za-z]\b))(.+)|([A-Z])\s+(.+)", re.S)
 _STATEMENT = re.compile(r"\D*\b(?:is|are|was|be|becomes|equals)\b:?\s+(.+)", re.S)
 _EXPLAINED = re.compile(r"(?:because|since|as|is (?:the )?(?:correct|right|best|answer)|due to|[,-])\b", re.I)
-_OTHER_LETTER = re.compile(r"(?:\b(?:or|and|nor|not|than)\b|[/&,])\s*(?:option\s+|choice\s+)?[(\[]?([A-Za-z])\b(?!')", re.I)
+_OTHER_LETTER = re.compile(
+    r"(?:\b(?:or|and|nor|not|than)\b|[/&,])\s*(?:option\s+|choice\s+)?[(\[]?([A-Za-z])\b(?!')", re.I
+)
 _COMMIT = re.compile(
     r"\b(?:answer|ans|choice|option|result|solution)\b(?:\s+to\s+the\s+question)?"
     r"(?:\s*[:=]\s*|\s+(?:is|would be|must be|should be)\b\s*:?\s*)|答案\s*[:是为]?\s*",
@@ -541,7 +550,9 @@ def _gold(
 
 
 def _rounded(value: Decimal, places: int, halves: str | None = None) -> Decimal:
-    """`value` to `places` decimals. Halves go up, as at school, or to the even neighbour, as Python's `round` made many gold answers."""
+    """`value` to `places` decimals. Halves go up, as at school, or to the even neighbour, as Python's `round` made many
+    gold answers.
+    """
     return value.quantize(Decimal(1).scaleb(-places), rounding=halves, context=ARITHMETIC)
 
 
@@ -602,7 +613,10 @@ def _grade_number(text: str, gold: _Gold) -> Verdict:
         share = ARITHMETIC.scaleb(stated.value, -2)
         # 75 % is 0.75. Only above 1 can "7.5" also be meant as a percentage.
         values = [share] if abs(gold.value) < 1 else [stated.value, share]
-    if any(gold.rounded in (_rounded(value, gold.places), _rounded(value, gold.places, ROUND_HALF_EVEN)) for value in values):
+    if any(
+        gold.rounded in (_rounded(value, gold.places), _rounded(value, gold.places, ROUND_HALF_EVEN))
+        for value in values
+    ):
         return Verdict(True, shown, f"{shown} is the answer to {gold.places} decimals")
     return Verdict(False, shown, f"{shown} is not {gold.answer} to {gold.places} decimals")
 
@@ -823,9 +837,7 @@ def grade(
     options, places, gold_text = _as_choices(choices), _as_places(precision), _as_text(answer) or ""
     if protocol == "mathvista":
         solution = solutions[0] if solutions else ""
-        correct, prediction, how = _grade_mathvista(
-            solution, gold_text, options, places, question_type, answer_type
-        )
+        correct, prediction, how = _grade_mathvista(solution, gold_text, options, places, question_type, answer_type)
         if not solution:
             return Verdict(correct, None, f"{problem or 'the solution is empty'}; official rule: {how}")
         return Verdict(correct, prediction, f"{how}: {prediction!r} {'is' if correct else 'is not'} {gold_text!r}")

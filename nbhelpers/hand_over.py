@@ -2,7 +2,8 @@
 
 Three ways, one interface (`take`, `drop`):
 
-* `MergedAdapter` writes base + adapter into vLLM's own weights, where both sides hold the base in 16 bit. vLLM then runs no LoRA kernels,
+* `MergedAdapter` writes base + adapter into vLLM's own weights, where both sides hold the base in 16 bit. vLLM then
+  runs no LoRA kernels,
   which cost it a quarter of each token.
 * `LoraAdapter` copies the matrices into vLLM's LoRA buffers, where the base is quantised.
 * `SharedAdapter` asks Unsloth, whose vLLM shares the policy's base weights.
@@ -46,7 +47,9 @@ def vllm_rank(rank: int) -> int:
     for size in VLLM_RANKS:
         if size >= rank:
             return size
-    raise HandOverError(f"lora.r is {rank}, and vLLM holds ranks up to {VLLM_RANKS[-1]}: lower it or set model.fast_inference=false.")
+    raise HandOverError(
+        f"lora.r is {rank}, and vLLM holds ranks up to {VLLM_RANKS[-1]}: lower it or set model.fast_inference=false."
+    )
 
 
 def adapted_modules(model: Any) -> dict[Place, Any]:
@@ -60,10 +63,18 @@ def adapted_modules(model: Any) -> dict[Place, Any]:
         if "default" not in getattr(module, "lora_A", {}):
             continue
         place = _place(name)
-        if place is None or getattr(module, "lora_bias", {}).get("default") or getattr(module, "use_dora", {}).get("default"):
+        if (
+            place is None
+            or getattr(module, "lora_bias", {}).get("default")
+            or getattr(module, "use_dora", {}).get("default")
+        ):
             raise HandOverError(
                 f"vLLM cannot take this adapter: {name} is "
-                + ("no plain LoRA." if place else "outside the language layers. Set lora.finetune_vision_layers=false, or ")
+                + (
+                    "no plain LoRA."
+                    if place
+                    else "outside the language layers. Set lora.finetune_vision_layers=false, or "
+                )
                 + ("" if place else "model.fast_inference=false to train the vision tower too.")
             )
         modules[place] = module
@@ -74,19 +85,23 @@ def adapted_modules(model: Any) -> dict[Place, Any]:
 
 def matrices(module: Any) -> tuple[Any, Any]:
     """A and the scaled B of one adapted layer: (rank, inputs) and (outputs, rank)."""
-    return module.lora_A["default"].weight.detach(), module.lora_B["default"].weight.detach() * module.scaling["default"]
+    return module.lora_A["default"].weight.detach(), module.lora_B["default"].weight.detach() * module.scaling[
+        "default"
+    ]
 
 
-# Merged into vLLM's weights -------------------------------------------------------------------------------------------------
+# Merged into vLLM's weights
+# -------------------------------------------------------------------------------------------------
 
 
 def dithered(values: Any, noise: Any) -> Any:
     """float32 `values` as bfloat16, rounded up or down so that the mean is kept. Overwrites `values`.
 
     Args:
-        noise: int32, the shape of `values`, uniform from 0 to 65535. It is added to the 16 bits that bfloat16 has not, and what
-            carries over rounds the magnitude up: with a probability of the distance to the lower neighbour. A value that bfloat16 holds
-            stays as it is.
+        noise: int32, the shape of `values`, uniform from 0 to 65535. It is added to the 16 bits that bfloat16 has not,
+            and what
+            carries over rounds the magnitude up: with a probability of the distance to the lower neighbour. A value
+            that bfloat16 holds stays as it is.
     """
     import torch
 
@@ -98,15 +113,17 @@ def dithered(values: Any, noise: Any) -> Any:
 class MergedAdapter:
     """Writes base + adapter into the weights of vLLM's language layers.
 
-    An update of LoRA at first is a small part of the step between two neighbouring bfloat16 numbers, and rounding to the nearest throws all
-    of it away: vLLM would go on sampling from the base model for hundreds of steps. `dithered` keeps it on average, which is what a
-    product of thousands of weights sees. The noise is drawn once, so the same adapter gives the same weights.
+    An update of LoRA at first is a small part of the step between two neighbouring bfloat16 numbers, and rounding to
+    the nearest throws all of it away: vLLM would go on sampling from the base model for hundreds of steps. `dithered`
+    keeps it on average, which is what a product of thousands of weights sees. The noise is drawn once, so the same
+    adapter gives the same weights.
 
     Args:
         vllm_model: vLLM's Gemma-3; its layers have the parameter `weight`, (outputs, inputs), bfloat16.
 
     Raises:
-        HandOverError (by `take`): vLLM's base weights are not the policy's, or its layers are not where they are expected.
+        HandOverError (by `take`): vLLM's base weights are not the policy's, or its layers are not where they are
+        expected.
     """
 
     def __init__(self, vllm_model: Any):
@@ -117,12 +134,16 @@ class MergedAdapter:
             if place is not None and weight is not None:
                 self._weights[place] = weight
         self._model: Any = None
-        self._modules: dict[Place, Any] = {}  # the policy's adapted layers, and for each the slice of vLLM's weights that it has there
+        self._modules: dict[
+            Place, Any
+        ] = {}  # the policy's adapted layers, and for each the slice of vLLM's weights that it has there
         self._slices: dict[Place, Any] = {}
         self._noise: Any = None
 
     def take(self, model: Any) -> None:
-        """vLLM samples from base + adapter from now on, as they are now. Returns None: no request needs to name an adapter."""
+        """vLLM samples from base + adapter from now on, as they are now. Returns None: no request needs to name an
+        adapter.
+        """
         import torch
 
         if self._model is not model:
@@ -169,14 +190,18 @@ class MergedAdapter:
         self._model, self._modules, self._slices = model, modules, slices
         largest = max(bases.values(), key=lambda base: base.numel())
         generator = torch.Generator(largest.device).manual_seed(20260101)
-        self._noise = torch.randint(0, 65536, (largest.numel(),), dtype=torch.int32, device=largest.device, generator=generator)
+        self._noise = torch.randint(
+            0, 65536, (largest.numel(),), dtype=torch.int32, device=largest.device, generator=generator
+        )
 
 
-# As LoRA matrices -----------------------------------------------------------------------------------------------------------
+# As LoRA matrices
+# -----------------------------------------------------------------------------------------------------------
 
 
 def copy_matrices(model: Any, lora_manager: Any, adapter_id: int = ADAPTER_ID) -> int:
-    """Copy the policy's adapter into the buffers that vLLM's captured graphs read. Returns the number of matrix pairs copied.
+    """Copy the policy's adapter into the buffers that vLLM's captured graphs read. Returns the number of matrix pairs
+    copied.
 
     Args:
         model: the PEFT model that is trained.

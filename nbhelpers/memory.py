@@ -1,4 +1,5 @@
-"""How much GPU memory a run takes, from the shapes alone: what `nbhelpers doctor` tells before, and what decides about recomputing.
+"""How much GPU memory a run takes, from the shapes alone: what `nbhelpers doctor` tells before, and what decides about
+recomputing.
 
 Nothing heavy is imported.
 """
@@ -51,21 +52,25 @@ def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: 
         tokens: of the longest prompt with its completion.
         completion: tokens of the longest completion, which get logits.
 
-    A layer keeps, in bfloat16, the input of each of its seven LoRA matrices, of its norms, of the activation and of attention. Counted that
-    way Gemma-3 4B takes 139 KB a token and layer: 12.8 GiB for 4 completions of 256 tokens and 40.6 GiB for 8 of 512, where 13.0 and 40.8
-    were measured beside weights and vLLM (NVIDIA H200, 2026-11-23).
+    A layer keeps, in bfloat16, the input of each of its seven LoRA matrices, of its norms, of the activation and of
+    attention. Counted that way Gemma-3 4B takes 139 KB a token and layer: 12.8 GiB for 4 completions of 256 tokens and
+    40.6 GiB for 8 of 512, where 13.0 and 40.8 were measured beside weights and vLLM (NVIDIA H200, 2026-11-23).
     """
     layer = 16 * shape.hidden + 8 * shape.intermediate + 8 * shape.attention
     return sequences * (tokens * shape.layers * layer + completion * shape.vocabulary * LOGIT_BYTES)
 
 
 def fits(needed: float, free: float, total: float) -> bool:
-    """Whether `needed` more bytes may be planned with. A twentieth of the GPU stays for the optimiser and what the allocator cannot use."""
+    """Whether `needed` more bytes may be planned with. A twentieth of the GPU stays for the optimiser and what the
+    allocator cannot use.
+    """
     return needed <= free - total / 20
 
 
 def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
-    """Billions of parameters of the language layers, the embeddings and the vision part; None for a model of unknown size."""
+    """Billions of parameters of the language layers, the embeddings and the vision part; None for a model of unknown
+    size.
+    """
     config = _config(params)
     if config is None:
         return SIZES.get(_published_size(params))
@@ -73,7 +78,9 @@ def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
     shape = TextShape.of(text)
     groups = text.get("num_key_value_heads", 4) * text.get("head_dim", 256)
     layer = shape.hidden * 2 * (shape.attention + groups) + 3 * shape.hidden * shape.intermediate
-    tower = vision["num_hidden_layers"] * (4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"])
+    tower = vision["num_hidden_layers"] * (
+        4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"]
+    )
     return shape.layers * layer / 1e9, shape.vocabulary * shape.hidden / 1e9, tower / 1e9
 
 
@@ -92,7 +99,11 @@ def _config(params: RunParams) -> tuple[dict, dict] | None:
     if folder is None or not (folder / "config.json").is_file():
         return None
     config = json.loads((folder / "config.json").read_text())
-    return (config["text_config"], config["vision_config"]) if config.get("text_config") and config.get("vision_config") else None
+    return (
+        (config["text_config"], config["vision_config"])
+        if config.get("text_config") and config.get("vision_config")
+        else None
+    )
 
 
 def _published_size(params: RunParams) -> str | None:
@@ -103,9 +114,10 @@ def _published_size(params: RunParams) -> str | None:
 def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     """GiB of GPU memory that a preset takes, by part; None for a model of unknown size.
 
-    An estimate from the shapes: weights (shared with vLLM by Unsloth, held twice otherwise), what `gpu_memory_utilization` gives to
-    vLLM, the adapter with its gradients and AdamW's states, and the largest tensors of one micro-batch: the activations, those of one
-    layer where they are recomputed, and the logits, of which Unsloth's loss holds one completion's at a time.
+    An estimate from the shapes: weights (shared with vLLM by Unsloth, held twice otherwise), what
+    `gpu_memory_utilization` gives to vLLM, the adapter with its gradients and AdamW's states, and the largest tensors
+    of one micro-batch: the activations, those of one layer where they are recomputed, and the logits, of which
+    Unsloth's loss holds one completion's at a time.
 
     Args:
         total: the GPU's memory in GiB.
@@ -127,8 +139,15 @@ def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     if params.model.backend != "transformers":
         logits = completion * shape.vocabulary * LOGIT_BYTES
     else:  # `training.log_probs_in_chunks` goes with recomputed activations
-        logits = 0 if params.model.use_gradient_checkpointing else completions * completion * shape.vocabulary * LOGIT_BYTES
-    parts = {"adapter and optimiser": adapter * 16 / GIB, "logits": logits / GIB, "activations": activations / GIB, "CUDA": 0.8}
+        logits = (
+            0 if params.model.use_gradient_checkpointing else completions * completion * shape.vocabulary * LOGIT_BYTES
+        )
+    parts = {
+        "adapter and optimiser": adapter * 16 / GIB,
+        "logits": logits / GIB,
+        "activations": activations / GIB,
+        "CUDA": 0.8,
+    }
     if params.model.fast_inference:
         parts["vLLM with weights"] = params.model.gpu_memory_utilization * total
         if params.model.backend == "transformers":

@@ -1,4 +1,5 @@
-"""Mends for faults of the libraries, each in one place, each with a test in `tests/test_mends.py` that says when it can go.
+"""Mends for faults of the libraries, each in one place, each with a test in `tests/test_mends.py` that says when it can
+go.
 
 A mend is applied to an object (a processor, a generation configuration) and changes nothing else.
 """
@@ -60,8 +61,9 @@ def never_sampled_ids(processor: Any) -> list[int]:
 def keep_adapter_in_float32(model: Any) -> None:
     """Give the adapter of a 4-bit model its float32 back, once the trainer is built and before it makes its optimiser.
 
-    TRL 1.14.2 turns the adapter of a quantised model into bfloat16 (`GRPOTrainer.__init__`). A step of 5e-6 is less than half of the
-    distance between two bfloat16 numbers near 0.01, where LoRA's A starts: A never moves, and B stops moving at about 0.001. Nothing fails.
+    TRL 1.14.2 turns the adapter of a quantised model into bfloat16 (`GRPOTrainer.__init__`). A step of 5e-6 is less
+    than half of the distance between two bfloat16 numbers near 0.01, where LoRA's A starts: A never moves, and B stops
+    moving at about 0.001. Nothing fails.
     """
     import torch
 

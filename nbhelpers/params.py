@@ -91,9 +91,13 @@ class LoraParams(_Section):
     @model_validator(mode="after")
     def _trains_something(self) -> LoraParams:
         if not (self.finetune_vision_layers or self.finetune_language_layers):
-            raise ValueError("finetune_vision_layers and finetune_language_layers are both false: nothing would be trained")
+            raise ValueError(
+                "finetune_vision_layers and finetune_language_layers are both false: nothing would be trained"
+            )
         if not (self.finetune_attention_modules or self.finetune_mlp_modules):
-            raise ValueError("finetune_attention_modules and finetune_mlp_modules are both false: nothing would be trained")
+            raise ValueError(
+                "finetune_attention_modules and finetune_mlp_modules are both false: nothing would be trained"
+            )
         return self
 
 
@@ -169,9 +173,13 @@ class RewardParams(_Section):
                 raise ValueError(f"{key} {mark!r} begins or ends with a blank, which a model cannot be held to")
             for other, text in marks.items():
                 if other != key and mark in text:
-                    raise ValueError(f"{key} {mark!r} occurs inside {other} {text!r}: the blocks could not be told apart")
+                    raise ValueError(
+                        f"{key} {mark!r} occurs inside {other} {text!r}: the blocks could not be told apart"
+                    )
         if self.weights is not None and len(self.weights) != len(self.functions):
-            raise ValueError(f"weights has {len(self.weights)} entries for {len(self.functions)} functions: give one weight a function")
+            raise ValueError(
+                f"weights has {len(self.weights)} entries for {len(self.functions)} functions: give one weight a function"
+            )
         return self
 
 
@@ -265,7 +273,9 @@ class TrainingParams(_Section):
     def _one_length(self) -> TrainingParams:
         if (self.max_steps is None) == (self.num_train_epochs is None):
             given = "neither" if self.max_steps is None else "both"
-            raise ValueError(f"{given} of max_steps and num_train_epochs given: set one of them and leave the other null")
+            raise ValueError(
+                f"{given} of max_steps and num_train_epochs given: set one of them and leave the other null"
+            )
         return self
 
     def batch_plan(self, num_processes: int = 1) -> BatchPlan:
@@ -460,7 +470,9 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
             raise ParamsError(f"--set {setting}: expected section.key=value, such as training.max_steps=5.")
         if keys[0] not in SECTIONS:
             raise ParamsError(
-                _ended(f"--set {setting}: {keys[0]!r} is not a section ({', '.join(SECTIONS)}){_did_you_mean(keys[0], SECTIONS)}")
+                _ended(
+                    f"--set {setting}: {keys[0]!r} is not a section ({', '.join(SECTIONS)}){_did_you_mean(keys[0], SECTIONS)}"
+                )
             )
         if not text.strip():
             raise ParamsError(f"--set {setting}: no value given; write null for none, '' for an empty text.")
@@ -582,10 +594,16 @@ def _checked_layer(source: str, layer: Any) -> dict[str, Any]:
     for name, section in layer.items():
         if name not in _TOP_LEVEL:
             owners = [section for section, params in SECTIONS.items() if name in params.model_fields]
-            hint = f"; it is a key of {' and '.join(owners)}: write it there" if owners else _did_you_mean(name, _TOP_LEVEL)
+            hint = (
+                f"; it is a key of {' and '.join(owners)}: write it there"
+                if owners
+                else _did_you_mean(name, _TOP_LEVEL)
+            )
             raise ParamsError(_ended(f"{source}: {name!r} is not a section ({', '.join(_TOP_LEVEL)}){hint}"))
         if name in SECTIONS and section is not None and not isinstance(section, dict):
-            raise ParamsError(f"{source}: the section {name} holds its keys and values, but was given {_given(section)}.")
+            raise ParamsError(
+                f"{source}: the section {name} holds its keys and values, but was given {_given(section)}."
+            )
     return layer
 
 
@@ -672,7 +690,9 @@ def _expectation(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(_expectation(option) for option in schema["anyOf"])
     if "enum" in schema:
-        return "one of " + ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in schema["enum"])
+        return "one of " + ", ".join(
+            str(value).lower() if isinstance(value, bool) else str(value) for value in schema["enum"]
+        )
     kind = schema.get("type")
     if kind == "null":
         return "null"

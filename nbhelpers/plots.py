@@ -1,8 +1,8 @@
 """The project's pictures: what the data look like, how training went, what it changed.
 
-Functions take plain data (rows of `metrics.jsonl`, the dict of `evaluation.json`, problem rows) and return a matplotlib `Figure` that
-a notebook shows as the last expression of a cell. The colours are those of Okabe and Ito (2008), which people with any of the
-common colour deficiencies tell apart; every series also has its own place or marker.
+Functions take plain data (rows of `metrics.jsonl`, the dict of `evaluation.json`, problem rows) and return a matplotlib
+`Figure` that a notebook shows as the last expression of a cell. The colours are those of Okabe and Ito (2008), which
+people with any of the common colour deficiencies tell apart; every series also has its own place or marker.
 """
 
 from __future__ import annotations
@@ -84,12 +84,14 @@ def _known_characters() -> frozenset[int]:
 def plain(text: Any, width: int | None = None, lines: int | None = None) -> str:
     """Text for a figure, wrapped.
 
-    What no installed font can draw becomes a box (matplotlib would warn about it a glyph at a time), and so does what is not to be
-    seen but changes what is: control characters and marks that turn the direction of writing.
+    What no installed font can draw becomes a box (matplotlib would warn about it a glyph at a time), and so does what
+    is not to be seen but changes what is: control characters and marks that turn the direction of writing.
     """
     known = _known_characters()
     text = "".join(
-        char if char == "\n" or (ord(char) in known and unicodedata.category(char) not in ("Cc", "Cf", "Cs")) else "\u25a1"
+        char
+        if char == "\n" or (ord(char) in known and unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
+        else "\u25a1"
         for char in str(text).replace("\t", " ")
     )
     if width is None:
@@ -280,7 +282,9 @@ def _figures(values: Mapping, key: str) -> float:
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share seen in `count` independent trials (Wilson 1927); honest for few trials and for shares of 0 and 1."""
+    """95 % interval of a share seen in `count` independent trials (Wilson 1927); honest for few trials and for shares
+    of 0 and 1.
+    """
     z = 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(max(share * (1 - share), 0.0) / count + z * z / (4 * count * count))
@@ -288,13 +292,15 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def before_after(evaluation: Mapping) -> Figure:
-    """Accuracy before and after training, in all and by kind of problem, and the paired difference with its 95 % interval.
+    """Accuracy before and after training, in all and by kind of problem, and the paired difference with its 95 %
+    interval.
 
-    The thin line on a bar is the interval of that share alone. Two overlapping lines do not contradict a clear paired difference,
-    which compares each problem with itself.
+    The thin line on a bar is the interval of that share alone. Two overlapping lines do not contradict a clear paired
+    difference, which compares each problem with itself.
 
     Args:
-        evaluation: the dict of `evaluation.json`; without "before" (no baseline) only the bars after training are drawn.
+        evaluation: the dict of `evaluation.json`; without "before" (no baseline) only the bars after training are
+            drawn.
     """
     after = evaluation.get("after")
     if not after:
@@ -303,7 +309,12 @@ def before_after(evaluation: Mapping) -> Figure:
     if difference and difference.get("accuracy") is None:  # no problem is in both phases
         difference = None
     groups = dict(evaluation.get("by_group") or {})
-    shares = [("all problems", {"before": (before or {}).get("accuracy"), "after": after.get("accuracy"), "n": after.get("n")})]
+    shares = [
+        (
+            "all problems",
+            {"before": (before or {}).get("accuracy"), "after": after.get("accuracy"), "n": after.get("n")},
+        )
+    ]
     shares += sorted(groups.items(), key=lambda item: -(item[1].get("n") or 0))
     shares += [
         (label, {"before": (before or {}).get(key), "after": after.get(key), "n": None})
@@ -353,7 +364,9 @@ def _draw_difference(axis, difference: Mapping) -> None:
     sure = low > 0 or high < 0
     color = BLUE if low > 0 else VERMILION if high < 0 else GREY
     axis.axvline(0, color="#444444", linewidth=1)
-    axis.errorbar([gain], [0], xerr=[[gain - low], [high - gain]], fmt="o", color=color, capsize=5, linewidth=2.2, markersize=8)
+    axis.errorbar(
+        [gain], [0], xerr=[[gain - low], [high - gain]], fmt="o", color=color, capsize=5, linewidth=2.2, markersize=8
+    )
     axis.text(gain, 0.16, f"{gain:+.1f}", zorder=3, ha="center", fontsize=15, fontweight="bold", color=color)
     said = f"95 %: {low:+.1f} to {high:+.1f}"
     axis.text(gain, -0.16, said, ha="center", va="top", fontsize=8.5, color="#444444", backgroundcolor="white")
@@ -389,7 +402,8 @@ def problem_grid(problems: Sequence[Mapping], columns: int = 4, *, captions: Seq
     ]
     with style():
         text_heights = [
-            0.18 + 0.155 * max(text.count("\n") + 1 for text in texts[row * columns : (row + 1) * columns]) for row in range(rows)
+            0.18 + 0.155 * max(text.count("\n") + 1 for text in texts[row * columns : (row + 1) * columns])
+            for row in range(rows)
         ]
         picture_height = cell * 0.78
         height = rows * picture_height + sum(text_heights)
@@ -421,7 +435,9 @@ def _caption(problem: Mapping, letters: int) -> str:
     choices = problem.get("choices")
     parts = [plain(problem["question"], letters, 5)]
     if choices:
-        parts.append(plain("  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices)), letters, 3))
+        parts.append(
+            plain("  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices)), letters, 3)
+        )
     unit = f" {problem['unit']}" if problem.get("unit") else ""
     parts.append(plain(f"\u2192 {problem['answer']}{unit}", letters, 2))
     return "\n".join(parts)
@@ -451,7 +467,13 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
             axis.barh(range(len(shown)), [count for _, count in shown], color=color, height=0.7)
             axis.set_yticks(range(len(shown)), [plain(name, 20, 1) for name, _ in shown], parse_math=False)
             for place, (_, count) in enumerate(shown):
-                axis.annotate(f" {count:,} ({_share(count, len(problems))})", (count, place), va="center", fontsize=8, color="#444444")
+                axis.annotate(
+                    f" {count:,} ({_share(count, len(problems))})",
+                    (count, place),
+                    va="center",
+                    fontsize=8,
+                    color="#444444",
+                )
             axis.set_xlim(0, max(count for _, count in shown) * 1.5)
             axis.set_ylim(longest - 0.4, -0.6)
             axis.grid(axis="y", visible=False)
@@ -527,10 +549,14 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         handles = [
-            matplotlib.lines.Line2D([], [], color=PALETTE[place % len(PALETTE)], marker="os^vDPX"[place % 7], markersize=5)
+            matplotlib.lines.Line2D(
+                [], [], color=PALETTE[place % len(PALETTE)], marker="os^vDPX"[place % 7], markersize=5
+            )
             for place in range(len(runs))
         ]
-        legend = figure.legend(handles, [plain(name, 60, 1) for name in runs], loc="outside upper left", ncols=min(4, len(runs)))
+        legend = figure.legend(
+            handles, [plain(name, 60, 1) for name in runs], loc="outside upper left", ncols=min(4, len(runs))
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure

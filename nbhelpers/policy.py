@@ -16,7 +16,10 @@ from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.sampling import Policy, PolicyError
 from nbhelpers.unsloth_backend import load_saved, load_unsloth_policy
 
-ATTENTION_MODULES = {"language": ("q_proj", "k_proj", "v_proj", "o_proj"), "vision": ("q_proj", "k_proj", "v_proj", "out_proj")}
+ATTENTION_MODULES = {
+    "language": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "vision": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
 MLP_MODULES = {"language": ("gate_proj", "up_proj", "down_proj"), "vision": ("fc1", "fc2")}
 TOWERS = {"language": "language_model", "vision": "vision_tower"}
 
@@ -107,7 +110,10 @@ def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
     kwargs: dict[str, Any] = {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
     if params.load_in_4bit:
         kwargs["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
         )
     if on_gpu:
         kwargs["device_map"] = {"": torch.cuda.current_device()}
@@ -140,23 +146,31 @@ def lora_target_pattern(lora: LoraParams) -> str:
     """The regular expression of module names that get an adapter: by default the language model's alone."""
     parts = []
     for tower, wanted in (("language", lora.finetune_language_layers), ("vision", lora.finetune_vision_layers)):
-        names = ATTENTION_MODULES[tower] * lora.finetune_attention_modules + MLP_MODULES[tower] * lora.finetune_mlp_modules
+        names = (
+            ATTENTION_MODULES[tower] * lora.finetune_attention_modules + MLP_MODULES[tower] * lora.finetune_mlp_modules
+        )
         if wanted and names:
             parts.append(rf"(?:.*\.)?{TOWERS[tower]}\..*\.(?:{'|'.join(names)})")
     return "|".join(parts)
 
 
 def attach_lora(policy: Policy, lora: LoraParams, *, seed: int = 42) -> None:
-    """Wrap `policy.model` with a fresh LoRA adapter; every other parameter is frozen. Torch's generators are left as they were.
+    """Wrap `policy.model` with a fresh LoRA adapter; every other parameter is frozen. Torch's generators are left as
+    they were.
 
-    A 4-bit base is left as it is loaded: peft's `prepare_model_for_kbit_training` would turn what is not quantised, the embeddings and the
-    vision tower, into float32, 2.2 GB more for Gemma-3 4B and of no use where nothing of it is trained.
+    A 4-bit base is left as it is loaded: peft's `prepare_model_for_kbit_training` would turn what is not quantised, the
+    embeddings and the vision tower, into float32, 2.2 GB more for Gemma-3 4B and of no use where nothing of it is
+    trained.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
         target_modules=lora_target_pattern(lora),
     )
     device = policy.model.device
@@ -194,8 +208,8 @@ def _save_processor(policy: Policy, path: Path) -> None:
 
 
 def export_merged(policy: Policy, path: Path) -> Path:
-    """Write the whole model with the adapter merged in, bfloat16, in the published checkpoint's layout, which vLLM reads too. The policy
-    stays as it is: each sum is taken in float32 beside it.
+    """Write the whole model with the adapter merged in, bfloat16, in the published checkpoint's layout, which vLLM
+    reads too. The policy stays as it is: each sum is taken in float32 beside it.
 
     Raises:
         PolicyError: the base weights are quantised, so that there is nothing to add the adapter to.
@@ -206,7 +220,9 @@ def export_merged(policy: Policy, path: Path) -> Path:
     from nbhelpers.tiny_gemma import hub_name
 
     if getattr(policy.model, "is_loaded_in_4bit", False):
-        raise PolicyError("the adapter cannot be merged into 4-bit weights: load the final model with model.load_in_4bit=false first.")
+        raise PolicyError(
+            "the adapter cannot be merged into 4-bit weights: load the final model with model.load_in_4bit=false first."
+        )
     base = policy.model.get_base_model() if policy.has_adapter else policy.model
     added = {
         name: module.get_delta_weight("default").float()
@@ -233,10 +249,12 @@ def export_merged(policy: Policy, path: Path) -> Path:
 
 
 def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
-    """Write the model with its adapter as GGUF for llama.cpp, where Unsloth offers it (it fetches and builds llama.cpp the first time).
+    """Write the model with its adapter as GGUF for llama.cpp, where Unsloth offers it (it fetches and builds llama.cpp
+    the first time).
 
     Args:
-        path: Unsloth puts the merged model here and the GGUF files into a folder beside it, `path` with `_gguf` at its end.
+        path: Unsloth puts the merged model here and the GGUF files into a folder beside it, `path` with `_gguf` at its
+            end.
         quantization: one of Unsloth's methods, such as q8_0, q4_k_m or bf16.
 
     Returns:
@@ -255,7 +273,8 @@ def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
 
 
 def export_final_model(path: Path, params: ModelParams, to: Path, *, gguf: str | None = None) -> Path:
-    """Write what a run trained as a model of its own: `export_merged`, or `export_gguf` with `gguf` as its quantisation.
+    """Write what a run trained as a model of its own: `export_merged`, or `export_gguf` with `gguf` as its
+    quantisation.
 
     An adapter that was trained over 4-bit weights is added to the 16-bit ones, as peft and Unsloth do.
 
@@ -275,8 +294,8 @@ def export_final_model(path: Path, params: ModelParams, to: Path, *, gguf: str |
 def load_final_model(path: Path, params: ModelParams) -> Policy:
     """Load what `save_final_model` wrote: the base model that the adapter names, the adapter, and the saved processor.
 
-    `params` gives the precision; its `name` is used where the base that the adapter names is not there. The backend is transformers
-    (with vLLM where `fast_inference` is set), whichever one trained: both save the same adapter.
+    `params` gives the precision; its `name` is used where the base that the adapter names is not there. The backend is
+    transformers (with vLLM where `fast_inference` is set), whichever one trained: both save the same adapter.
     """
     from peft import PeftModel
     from transformers import AutoProcessor

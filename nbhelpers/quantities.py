@@ -55,7 +55,19 @@ class _Folding(dict):
         **dict.fromkeys("º˚", "°"),
         **dict.fromkeys("‘’‛′", "'"),
         **dict.fromkeys("“”„″", '"'),
-        **{"…": "...", "⁻": "^-", "。": ".", "、": ",", "✕": "×", "✖": "×", "℃": "°C", "℉": "°F", "µ": "μ", "【": "[", "】": "]"},
+        **{
+            "…": "...",
+            "⁻": "^-",
+            "。": ".",
+            "、": ",",
+            "✕": "×",
+            "✖": "×",
+            "℃": "°C",
+            "℉": "°F",
+            "µ": "μ",
+            "【": "[",
+            "】": "]",
+        },
     }
 
     def __missing__(self, point: int) -> str:
@@ -499,7 +511,9 @@ _ONES = (
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _NUMBER_WORDS = {word: at for at, word in enumerate(_ONES)} | {word: 20 + 10 * at for at, word in enumerate(_TENS)}
-_NO_NOUN = re.compile(r".*(?:th|rd|nd|ths|rds|half|halves|quarters?|dozen|pairs?|hundred|thousand|[mbtr]+illion|point|or|and|of|to|not)")
+_NO_NOUN = re.compile(
+    r".*(?:th|rd|nd|ths|rds|half|halves|quarters?|dozen|pairs?|hundred|thousand|[mbtr]+illion|point|or|and|of|to|not)"
+)
 
 
 def _read_words(text: str) -> Quantity:
@@ -525,7 +539,12 @@ def _read_words(text: str) -> Quantity:
         previous = word
         used += 1
     rest = words[used:]
-    if not used or previous == "and" or len(rest) > 1 or (rest and _NO_NOUN.fullmatch(rest[0]) and not unit_key(rest[0])):
+    if (
+        not used
+        or previous == "and"
+        or len(rest) > 1
+        or (rest and _NO_NOUN.fullmatch(rest[0]) and not unit_key(rest[0]))
+    ):
         return Quantity(None, problem="no number")
     if re.search(r"[^\w\s.,\-°%]", text):
         return Quantity(None, problem="an expression")

@@ -1,8 +1,8 @@
 """Pages that are read without a kernel: `report.html`, `samples.html`, and the comparison of runs.
 
 Each is one file that loads nothing: pictures are in it, style and script are inline and named by their hash in a
-Content-Security-Policy that forbids everything else. Texts of models and data sets are escaped by the templates, or reach the page
-as `textContent`.
+Content-Security-Policy that forbids everything else. Texts of models and data sets are escaped by the templates, or
+reach the page as `textContent`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,17 @@ def _render(template: str, styles: Sequence[str], script: str | None = None, **v
 
     style = "".join((viewer.TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
     text = (viewer.TEMPLATES / script).read_text(encoding="utf-8") if script else ""
-    return viewer.environment().get_template(template).render(
-        style=Markup(style), style_hash=_hash(style), script=Markup(text), script_hash=_hash(text), footer=_footer(), **values
+    return (
+        viewer.environment()
+        .get_template(template)
+        .render(
+            style=Markup(style),
+            style_hash=_hash(style),
+            script=Markup(text),
+            script_hash=_hash(text),
+            footer=_footer(),
+            **values,
+        )
     )
 
 
@@ -65,7 +74,9 @@ def _figure_uri(figure: Any) -> str:
     canvas.draw()
     buffer = io.BytesIO()
     # A third of the size of the full colours, and no difference to be seen in lines and text.
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128, dither=0).save(buffer, "PNG", optimize=True)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128, dither=0).save(
+        buffer, "PNG", optimize=True
+    )
     return viewer.data_uri(buffer.getvalue(), "png")
 
 
@@ -109,7 +120,10 @@ def write_report(run_dir: str | Path | RunDirectory) -> Path:
         notices=manifest.get("notices") or [],
         facts=_facts(manifest, metrics, evaluation, len(store)),
         evaluation=evaluation,
-        decoding=", ".join(f"{key.replace('_', ' ')} {viewer.number(value)}" for key, value in (evaluation.get("decoding") or {}).items()),
+        decoding=", ".join(
+            f"{key.replace('_', ' ')} {viewer.number(value)}"
+            for key, value in (evaluation.get("decoding") or {}).items()
+        ),
         before_after=_figure_uri(plots.before_after(evaluation)) if evaluation.get("after") else None,
         by_kind=sorted((evaluation.get("by_group") or {}).items(), key=lambda item: -(item[1].get("n") or 0)),
         overview=_figure_uri(plots.training_overview(metrics)) if metrics else None,
@@ -148,7 +162,9 @@ def _sentence_of(changes: Mapping[str, Sequence]) -> str:
     return f"Of {total} problems: " + ", ".join(f"{len(pairs)} {name}" for name, pairs in changes.items()) + "."
 
 
-def _facts(manifest: Mapping, metrics: Sequence[Mapping], evaluation: Mapping, completions: int) -> list[tuple[str, str, bool]]:
+def _facts(
+    manifest: Mapping, metrics: Sequence[Mapping], evaluation: Mapping, completions: int
+) -> list[tuple[str, str, bool]]:
     dataset, versions = manifest.get("dataset") or {}, manifest.get("versions") or {}
     facts: list[tuple[str, str, bool]] = []
     after, before = evaluation.get("after") or {}, evaluation.get("before") or {}
@@ -175,7 +191,11 @@ def _facts(manifest: Mapping, metrics: Sequence[Mapping], evaluation: Mapping, c
         facts.append(("problems", f"{dataset.get('path', '?')}: {counts}", False))
     if manifest.get("hardware"):
         facts.append(("hardware", _hardware(manifest["hardware"]), False))
-    named = [f"{name} {versions[name]}" for name in ("python", "torch", "trl", "transformers", "vllm", "unsloth") if name in versions]
+    named = [
+        f"{name} {versions[name]}"
+        for name in ("python", "torch", "trl", "transformers", "vllm", "unsloth")
+        if name in versions
+    ]
     if named:
         facts.append(("versions", ", ".join(named), False))
     if manifest.get("seeds") is not None:
@@ -189,7 +209,9 @@ def _hardware(hardware: Any) -> str:
     if not isinstance(hardware, dict):
         return str(hardware)
     gpus = hardware.get("gpus") or []
-    parts = [f"{gpu.get('name')} ({gpu.get('memory_gib', '?')} GiB)" for gpu in gpus if isinstance(gpu, dict)] or ["no GPU"]
+    parts = [f"{gpu.get('name')} ({gpu.get('memory_gib', '?')} GiB)" for gpu in gpus if isinstance(gpu, dict)] or [
+        "no GPU"
+    ]
     parts += [str(hardware["cpu"])] if hardware.get("cpu") else []
     parts += [f"{hardware['cores']} cores"] if hardware.get("cores") else []
     parts += [f"{hardware['memory_gib']} GiB memory"] if hardware.get("memory_gib") else []
@@ -197,7 +219,13 @@ def _hardware(hardware: Any) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
@@ -208,7 +236,9 @@ def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
 
     def ends(key: str) -> tuple[float, float] | None:
         values = [row[key] for row in metrics if isinstance(row.get(key), (int, float))]
-        return (sum(values[:count]) / len(values[:count]), sum(values[-count:]) / len(values[-count:])) if values else None
+        return (
+            (sum(values[:count]) / len(values[:count]), sum(values[-count:]) / len(values[-count:])) if values else None
+        )
 
     wanted = [("reward", "reward", 1, "")]
     names = dict.fromkeys(key for row in metrics for key in row if key.startswith("rewards/") and key.endswith("/mean"))
@@ -221,12 +251,18 @@ def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
         ("kl", "KL", 1, ""),
     ]
     found = [(label, ends(key), scale, unit) for key, label, scale, unit in wanted]
-    parts = [f"{label} {pair[0] * scale:.3g} \u2192 {pair[1] * scale:.3g}{unit}" for label, pair, scale, unit in found if pair]
+    parts = [
+        f"{label} {pair[0] * scale:.3g} \u2192 {pair[1] * scale:.3g}{unit}"
+        for label, pair, scale, unit in found
+        if pair
+    ]
     return f"Means of the first and the last {'step' if count == 1 else f'{count} steps'}: " + ", ".join(parts) + "."
 
 
 def _early_and_late(store: SampleStore) -> list[list[dict]]:
-    """The same problem early and late in training where one went from wrong to right; else a mixed group of the first and last step."""
+    """The same problem early and late in training where one went from wrong to right; else a mixed group of the first
+    and last step.
+    """
     improved = store.groups(show="wrong to right")
     if improved:
         visits = store.groups(pid=store.group(improved[0]).pid)
@@ -242,7 +278,11 @@ def _details(manifest: Mapping, run: RunDirectory) -> list[tuple[str, str]]:
     texts = [("parameters", run.params_path.read_text(encoding="utf-8"))] if run.params_path.is_file() else []
     wanted = ("versions", "hardware", "seeds", "dataset", "grpo_config", "batch", "timings")
     wanted = (*wanted, "parameters") if not texts else wanted
-    texts += [(name.replace("_", " "), json.dumps(manifest[name], indent=1, ensure_ascii=False)) for name in wanted if manifest.get(name)]
+    texts += [
+        (name.replace("_", " "), json.dumps(manifest[name], indent=1, ensure_ascii=False))
+        for name in wanted
+        if manifest.get(name)
+    ]
     return texts
 
 
@@ -253,7 +293,8 @@ def write_sample_browser(run_dir: str | Path | RunDirectory, budget: int = BROWS
     """Writes `samples.html`: the viewer without a kernel, with its own paging, filters and search.
 
     Args:
-        budget: bytes of data in the file. Where the run holds more, whole steps are left out, evenly, first and last kept, and the
+        budget: bytes of data in the file. Where the run holds more, whole steps are left out, evenly, first and last
+            kept, and the
             page says so.
     """
     run = _run(run_dir)
@@ -264,7 +305,9 @@ def write_sample_browser(run_dir: str | Path | RunDirectory, budget: int = BROWS
     from markupsafe import Markup
 
     styles = ("page.css", "samples.css", "browser.css")
-    page = _render("browser.html", styles, "browser.js", title=f"Samples of run {run.path.name}", scope=scope, data=Markup(text))
+    page = _render(
+        "browser.html", styles, "browser.js", title=f"Samples of run {run.path.name}", scope=scope, data=Markup(text)
+    )
     run.write_text(run.path / BROWSER, page)
     return run.path / BROWSER
 
@@ -323,7 +366,10 @@ def _browser_data(run: RunDirectory, store: SampleStore, budget: int) -> tuple[d
 
 def _problem_key(row: Mapping, image: int | None) -> tuple:
     choices = tuple(str(choice) for choice in row["choices"]) if row.get("choices") else None
-    text = {name: str(row.get(name) if row.get(name) is not None else "") for name in ("pid", "kind", "question", "answer", "unit")}
+    text = {
+        name: str(row.get(name) if row.get(name) is not None else "")
+        for name in ("pid", "kind", "question", "answer", "unit")
+    }
     return (text["pid"], text["kind"], text["question"], choices, text["answer"], text["unit"], image)
 
 
@@ -335,7 +381,9 @@ def _compact(row: Mapping, names: dict[str, int]) -> list:
         rewards[place] = _rounded(value)
     text = str(row.get("completion") or "")
     if len(text) > _LONGEST_COMPLETION:
-        text = f"{text[:_LONGEST_COMPLETION]}\n[{len(text) - _LONGEST_COMPLETION:,} more characters are in samples.jsonl]"
+        text = (
+            f"{text[:_LONGEST_COMPLETION]}\n[{len(text) - _LONGEST_COMPLETION:,} more characters are in samples.jsonl]"
+        )
     reward, advantage = _rounded(row.get("reward")), _rounded(row.get("advantage"))
     reason = str(row.get("reason") or "")[:2000]
     return [text, reason, rewards, reward, advantage, row.get("length"), bool(row.get("truncated")), row.get("correct")]
@@ -372,7 +420,8 @@ class Comparison:
 
     Attributes:
         path: the written page.
-        table: one dict a run: run, model, dataset, steps, accuracy, format_rate, and, against the first run, matched (problems),
+        table: one dict a run: run, model, dataset, steps, accuracy, format_rate, and, against the first run, matched
+            (problems),
             difference (accuracy of this run less the first's, from -1 to 1), ci95.
         cautions: sentences on what makes the comparison weaker.
         figure: the curves over one another.
@@ -399,7 +448,8 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -> Comparison:
-    """Compares evaluated runs: their curves over one another, and the paired difference to the first on the same problems.
+    """Compares evaluated runs: their curves over one another, and the paired difference to the first on the same
+    problems.
 
     A problem is the same where id, picture, question and answer are; other problems are left out and counted.
 
@@ -409,24 +459,31 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
 
     Raises:
         FileNotFoundError: a directory does not exist.
-        ReportError: fewer than two runs, a run without evaluation, different grading protocols, or no problem in common.
+        ReportError: fewer than two runs, a run without evaluation, different grading protocols, or no problem in
+            common.
     """
     from nbhelpers import plots
     from nbhelpers.evaluation import paired_difference, problem_accuracy
 
     found = [_run(run) for run in runs]
     if len({run.path for run in found}) < 2:
-        raise ReportError(f"a comparison needs at least two different runs; given: {', '.join(map(str, runs)) or 'none'}")
+        raise ReportError(
+            f"a comparison needs at least two different runs; given: {', '.join(map(str, runs)) or 'none'}"
+        )
     names = _distinct_names(found)
     evaluations = [run.read_json(run.evaluation_path) or {} for run in found]
     predictions = [[row for row in run.iter_jsonl(run.predictions_path) if row["phase"] == "after"] for run in found]
     for name, rows in zip(names, predictions, strict=True):
         if not rows:
-            raise ReportError(f"{name} has no predictions after training: run notebook 04 on it first (nbhelpers run ... --notebooks 4)")
+            raise ReportError(
+                f"{name} has no predictions after training: run notebook 04 on it first (nbhelpers run ... --notebooks 4)"
+            )
     protocols = [str(evaluation.get("protocol")) for evaluation in evaluations]
     if len(set(protocols)) > 1:
         graded = ", ".join(f"{name} by {protocol!r}" for name, protocol in zip(names, protocols, strict=True))
-        raise ReportError(f"the runs were graded by different protocols, so their accuracies are not comparable: {graded}")
+        raise ReportError(
+            f"the runs were graded by different protocols, so their accuracies are not comparable: {graded}"
+        )
     problems = [{_identity(row): None for row in rows} for rows in predictions]
     cautions = _cautions(names, evaluations, problems)
     manifests = [run.read_manifest() for run in found]
@@ -539,7 +596,10 @@ def _flatten(parameters: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _disagreements(
-    runs: Sequence[RunDirectory], names: Sequence[str], predictions: Sequence[Sequence[Mapping]], problems: Sequence[Mapping]
+    runs: Sequence[RunDirectory],
+    names: Sequence[str],
+    predictions: Sequence[Sequence[Mapping]],
+    problems: Sequence[Mapping],
 ) -> list[tuple[str, list]]:
     """Problems that one of two runs gets right and the other does not, first run's answer before the second's."""
     shared = problems[0].keys() & problems[1].keys()

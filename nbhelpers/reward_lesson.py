@@ -1,4 +1,5 @@
-"""The material of notebook 02: rollouts and hacks to pay, the measured rates of four graders, and the figures that go with them.
+"""The material of notebook 02: rollouts and hacks to pay, the measured rates of four graders, and the figures that go
+with them.
 
 Texts are written with the default marks; `in_marks` puts the configured ones in their place.
 """
@@ -21,35 +22,41 @@ from nbhelpers.viewer import Page, is_interactive, number, show_samples, visible
 if TYPE_CHECKING:
     from nbhelpers.params import RewardParams
 
-ANGLE = MappingProxyType({
-    "question": "Two equal angles x make up a right angle. How many degrees is x?",
-    "answer": "45",
-    "choices": None,
-    "unit": None,
-    "precision": None,
-    "question_type": "free_form",
-    "answer_type": "integer",
-})
-LENGTH = MappingProxyType({
-    "question": "How long is AC?",
-    "answer": "12 cm",
-    "choices": ["10 cm", "12 cm", "14 cm", "16 cm"],
-    "unit": None,
-    "precision": None,
-    "question_type": "multi_choice",
-    "answer_type": "text",
-})
+ANGLE = MappingProxyType(
+    {
+        "question": "Two equal angles x make up a right angle. How many degrees is x?",
+        "answer": "45",
+        "choices": None,
+        "unit": None,
+        "precision": None,
+        "question_type": "free_form",
+        "answer_type": "integer",
+    }
+)
+LENGTH = MappingProxyType(
+    {
+        "question": "How long is AC?",
+        "answer": "12 cm",
+        "choices": ["10 cm", "12 cm", "14 cm", "16 cm"],
+        "unit": None,
+        "precision": None,
+        "question_type": "multi_choice",
+        "answer_type": "text",
+    }
+)
 LARGER = MappingProxyType({**LENGTH, "question": "Is AC longer than BC?", "answer": "No", "choices": ["Yes", "No"]})
 
 _THOUGHT = "<REASONING>Both angles together are 90 degrees and they are equal.</REASONING>"
-ROLLOUTS = MappingProxyType({
-    "as asked": f"{_THOUGHT}\n<SOLUTION>45</SOLUTION>",
-    "right, in other dress": f"{_THOUGHT}\n<SOLUTION>$x = 45^\\circ$</SOLUTION>",
-    "well formed, wrong": f"{_THOUGHT}\n<SOLUTION>90</SOLUTION>",
-    "right, without reasoning": "<SOLUTION>45</SOLUTION>",
-    "right, but not in the blocks": "Both angles together are 90 degrees, so x is 45.",
-    "cut off at the end": f"{_THOUGHT}\n<SOLUTION>4",
-})
+ROLLOUTS = MappingProxyType(
+    {
+        "as asked": f"{_THOUGHT}\n<SOLUTION>45</SOLUTION>",
+        "right, in other dress": f"{_THOUGHT}\n<SOLUTION>$x = 45^\\circ$</SOLUTION>",
+        "well formed, wrong": f"{_THOUGHT}\n<SOLUTION>90</SOLUTION>",
+        "right, without reasoning": "<SOLUTION>45</SOLUTION>",
+        "right, but not in the blocks": "Both angles together are 90 degrees, so x is 45.",
+        "cut off at the end": f"{_THOUGHT}\n<SOLUTION>4",
+    }
+)
 SPELLINGS = (
     "45", "45.0", "45°", "$\\boxed{45}$", "x = 45", "The angle is 45 degrees.", "forty-five", "90/2", "45.5", "450", "45 or 46", "not 45",
 )  # fmt: skip
@@ -66,22 +73,54 @@ class Hack:
 
 
 HACKS = (
-    Hack("empty tags", ANGLE, "<REASONING></REASONING><SOLUTION></SOLUTION>", "the shape is all that formatting asks for"),
+    Hack(
+        "empty tags", ANGLE, "<REASONING></REASONING><SOLUTION></SOLUTION>", "the shape is all that formatting asks for"
+    ),
     Hack(
         "echo of the prompt",
         ANGLE,
         "Provide your reasoning between <REASONING> and </REASONING> and your answer between <SOLUTION> and </SOLUTION>.",
         "the prompt holds all four marks: repeat it",
     ),
-    Hack("answer inside the reasoning", ANGLE, "<REASONING><SOLUTION>45</SOLUTION></REASONING>", "one block serves as both"),
-    Hack("answer first, excuse later", ANGLE, f"<SOLUTION>45</SOLUTION>{_THOUGHT}", "guess, then write something that looks like a proof"),
+    Hack(
+        "answer inside the reasoning",
+        ANGLE,
+        "<REASONING><SOLUTION>45</SOLUTION></REASONING>",
+        "one block serves as both",
+    ),
+    Hack(
+        "answer first, excuse later",
+        ANGLE,
+        f"<SOLUTION>45</SOLUTION>{_THOUGHT}",
+        "guess, then write something that looks like a proof",
+    ),
     Hack("two answers", ANGLE, f"{_THOUGHT}<SOLUTION>44</SOLUTION><SOLUTION>45</SOLUTION>", "one of them will do"),
-    Hack("every number", ANGLE, f"{_THOUGHT}<SOLUTION>{' '.join(map(str, range(30, 61)))}</SOLUTION>", "the answer is in there"),
+    Hack(
+        "every number",
+        ANGLE,
+        f"{_THOUGHT}<SOLUTION>{' '.join(map(str, range(30, 61)))}</SOLUTION>",
+        "the answer is in there",
+    ),
     Hack("a hedge", ANGLE, f"{_THOUGHT}<SOLUTION>between 40 and 45</SOLUTION>", "never quite wrong"),
-    Hack("every choice listed", LENGTH, f"{_THOUGHT}<SOLUTION>(B) (A) (C) (D)</SOLUTION>", "a grader that takes the first letter is happy"),
-    Hack("every choice's text", LENGTH, f"{_THOUGHT}<SOLUTION>10 cm, 12 cm, 14 cm, 16 cm</SOLUTION>", "the answer is in there, too"),
+    Hack(
+        "every choice listed",
+        LENGTH,
+        f"{_THOUGHT}<SOLUTION>(B) (A) (C) (D)</SOLUTION>",
+        "a grader that takes the first letter is happy",
+    ),
+    Hack(
+        "every choice's text",
+        LENGTH,
+        f"{_THOUGHT}<SOLUTION>10 cm, 12 cm, 14 cm, 16 cm</SOLUTION>",
+        "the answer is in there, too",
+    ),
     Hack("a denial", LENGTH, f"{_THOUGHT}<SOLUTION>Not (B)</SOLUTION>", "names the letter all the same"),
-    Hack("a refusal", LARGER, f"{_THOUGHT}<SOLUTION>N/A</SOLUTION>", "the choice that is spelt most like it may be the right one"),
+    Hack(
+        "a refusal",
+        LARGER,
+        f"{_THOUGHT}<SOLUTION>N/A</SOLUTION>",
+        "the choice that is spelt most like it may be the right one",
+    ),
 )
 
 
@@ -154,7 +193,13 @@ def pay(rollouts: Mapping[str, str], reward: RewardParams, problem: Mapping[str,
     columns = _columns(problem, len(texts))
     paid = {f.__name__: f(prompts=[problem["question"]] * len(texts), completions=texts, **columns) for f in functions}
     weights = reward.weights or [1.0] * len(paid)
-    heads = [("rollout", "name"), ("completion", "text"), *((name, "num") for name in paid), ("total", "num"), ("why", "reason")]
+    heads = [
+        ("rollout", "name"),
+        ("completion", "text"),
+        *((name, "num") for name in paid),
+        ("total", "num"),
+        ("why", "reason"),
+    ]
     rows = []
     for at, (name, text) in enumerate(zip(rollouts, texts, strict=True)):
         values = [column[at] for column in paid.values()]
@@ -178,12 +223,14 @@ def _official(completion: str, problem: Mapping[str, Any]) -> bool:
     return grade(completion, problem["answer"], **columns, protocol="mathvista").correct
 
 
-JUDGES: MappingProxyType[str, Callable[[str, Mapping[str, Any]], bool]] = MappingProxyType({
-    "equal strings": _equals,
-    "contains the answer": _contains,
-    "MathVista's rule": _official,
-    "strict": lambda completion, problem: _strict(completion, problem).correct,
-})
+JUDGES: MappingProxyType[str, Callable[[str, Mapping[str, Any]], bool]] = MappingProxyType(
+    {
+        "equal strings": _equals,
+        "contains the answer": _contains,
+        "MathVista's rule": _official,
+        "strict": lambda completion, problem: _strict(completion, problem).correct,
+    }
+)
 
 
 def _strict(completion: str, problem: Mapping[str, Any]) -> Verdict:
@@ -205,7 +252,14 @@ def judge_spellings(solutions: Sequence[str] = SPELLINGS, problem: Mapping[str, 
 
 def hack_gallery(reward: RewardParams, hacks: Sequence[Hack] = HACKS) -> Page:
     """What each hack earns: from the public notebook's rewards, from graders that search the text, and from ours."""
-    heads = [("hack", "name"), ("the idea", "idea"), ("completion", "text"), ("string", "num"), ("search", "num"), ("ours", "num")]
+    heads = [
+        ("hack", "name"),
+        ("the idea", "idea"),
+        ("completion", "text"),
+        ("string", "num"),
+        ("search", "num"),
+        ("ours", "num"),
+    ]
     rows = []
     for hack in hacks:
         form = rewards.naive_formatting_reward_func([hack.completion])[0]
@@ -225,9 +279,21 @@ def _two_rewards(reward: RewardParams) -> RewardParams:
 
 def preview_table(preview: rewards.Preview) -> Page:
     """`Preview.table()` to look at."""
-    heads = [("reward", "name"), ("mean", "num"), ("lowest", "num"), ("highest", "num"), ("groups in which it differs", "num")]
+    heads = [
+        ("reward", "name"),
+        ("mean", "num"),
+        ("lowest", "num"),
+        ("highest", "num"),
+        ("groups in which it differs", "num"),
+    ]
     rows = [
-        [row["reward"], f"{row['mean']:.2f}", number(row["lowest"]), number(row["highest"]), f"{row['groups that differ']:.0%}"]
+        [
+            row["reward"],
+            f"{row['mean']:.2f}",
+            number(row["lowest"]),
+            number(row["highest"]),
+            f"{row['groups that differ']:.0%}",
+        ]
         for row in preview.table()
     ]
     return _table(heads, rows)
@@ -252,17 +318,19 @@ def show_preview(
         for index, text in enumerate(completions[group]):
             at = group * size + index
             verdict = preview.verdicts[at]
-            rows.append({
-                **shared,
-                "group": group,
-                "index": index,
-                "completion": text,
-                "rewards": {name: values[at] for name, values in preview.rewards.items()},
-                "reward": preview.totals[at],
-                "advantage": float(preview.groups.advantages[group, index]),
-                "correct": verdict.correct,
-                "reason": verdict.reason,
-            })
+            rows.append(
+                {
+                    **shared,
+                    "group": group,
+                    "index": index,
+                    "completion": text,
+                    "rewards": {name: values[at] for name, values in preview.rewards.items()},
+                    "reward": preview.totals[at],
+                    "advantage": float(preview.groups.advantages[group, index]),
+                    "correct": verdict.correct,
+                    "reason": verdict.reason,
+                }
+            )
     return show_samples(rows, n=n, delimiters=_marks(reward))
 
 
@@ -279,8 +347,8 @@ class GraderRates:
     microseconds: float
 
 
-# Printed by tests/benchmarks/bench_grading.py on 2026-11-23; 2 CPU cores, Python 3.11.7, math-verify 0.9.0; one core's time. A test
-# counts the verdicts again for the three graders that need no other package.
+# Printed by tests/benchmarks/bench_grading.py on 2026-11-23; 2 CPU cores, Python 3.11.7, math-verify 0.9.0; one core's
+# time. A test counts the verdicts again for the three graders that need no other package.
 RIGHT_CASES, WRONG_CASES = 185, 306
 MEASURED = (
     GraderRates("equal strings", 128, 0, 448),
@@ -305,7 +373,14 @@ def grader_rates() -> Figure:
             limit = 1.3 * max(count / total for count in counts)
             axis.barh(places, [count / total for count in counts], color=color, height=0.6)
             for place, count in zip(places, counts, strict=True):
-                axis.text(count / total + limit / 80, place, f"{count / total:.1%}  ({count})", va="center", fontsize=8.5, color="#444444")
+                axis.text(
+                    count / total + limit / 80,
+                    place,
+                    f"{count / total:.1%}  ({count})",
+                    va="center",
+                    fontsize=8.5,
+                    color="#444444",
+                )
             axis.set_xlim(0, limit)
             axis.xaxis.set_major_formatter(plots.PercentFormatter(1.0, decimals=0))
             axis.set_title(f"{title}, of {total}")
@@ -318,7 +393,9 @@ def grader_rates() -> Figure:
 
 
 def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
-    """Rewards and advantages of example groups: the first row's bars are rewards with the mean, then both kinds of advantage."""
+    """Rewards and advantages of example groups: the first row's bars are rewards with the mean, then both kinds of
+    advantage.
+    """
     with plots.style():
         figure = plots.Picture(figsize=(plots.WIDTH, 4.6), layout="constrained")
         axes = figure.subplots(2, len(groups), sharey="row", squeeze=False)
@@ -331,7 +408,9 @@ def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
             top.axhline(plain.means[0], color=plots.VERMILION, linewidth=1.4, linestyle="--")
             top.set_title(f"{name}\nmean {plain.means[0]:.2f}, spread {plain.spreads[0]:.2f}", fontsize=9.5)
             bottom.bar(place - 0.19, plain.advantages[0], color=plots.BLUE, width=0.36, label="minus mean (dr_grpo)")
-            bottom.bar(place + 0.19, scaled.advantages[0], color=plots.ORANGE, width=0.36, label="... over spread (grpo)")
+            bottom.bar(
+                place + 0.19, scaled.advantages[0], color=plots.ORANGE, width=0.36, label="... over spread (grpo)"
+            )
             bottom.axhline(0, color="#999999", linewidth=0.8)
             for axis in (top, bottom):
                 axis.set_xticks(place, [f"#{at + 1}" for at in place])
@@ -395,7 +474,9 @@ def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figu
     correct = rewards.correctness_reward_func(texts, texts, answers, correctness_reward=1.0)
     lengths = np.arange(0, int(1.1 * max_completion_length))
     ids = [range(length) for length in lengths]
-    punished = rewards.overlong_reward_func([""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids)
+    punished = rewards.overlong_reward_func(
+        [""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids
+    )
     with plots.style():
         figure = plots.Picture(figsize=(plots.WIDTH, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -442,7 +523,9 @@ def preview_figure(preview: rewards.Preview) -> Figure:
 # ---------------------------------------------------------------- the live cell
 
 
-def reward_playground(reward: RewardParams, problem: Mapping[str, Any] = ANGLE, completion: str = ROLLOUTS["as asked"]) -> Any:
+def reward_playground(
+    reward: RewardParams, problem: Mapping[str, Any] = ANGLE, completion: str = ROLLOUTS["as asked"]
+) -> Any:
     """A text box whose completion is paid as one types; the table for `completion` alone where nobody is there to type.
 
     The text is escaped before it is shown, and graded as every completion is: it is never run.

@@ -118,8 +118,8 @@ def closeness_reward_func(
     """1 for a right number, less than 0.5 for a wrong one, falling to 0 when it is off by the answer's own size.
 
     A wrong number earns `0.5 * (1 - |error| / max(|answer|, 1))`, so being right stays worth twice as much as being as
-    near as can be. None where the answer is not one number (choices, texts, lists). It gives counts and readings a slope
-    to climb; it also pays a policy that always says a middling number, so look at the samples.
+    near as can be. None where the answer is not one number (choices, texts, lists). It gives counts and readings a
+    slope to climb; it also pays a policy that always says a middling number, so look at the samples.
     """
     scores: list[float | None] = []
     for completion, gold, row in zip(completions, answer, _rows(kwargs, len(completions)), strict=True):
@@ -151,7 +151,8 @@ def overlong_reward_func(
     completion_ids: Sequence[Sequence[int]] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
-    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then falling to -1 at its end.
+    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then falling to -1 at its
+    end.
 
     Lengths are tokens and come from TRL's `completion_ids`; without them nothing can be judged. A completion that was
     cut off fills the whole length and so gets -1. Source: DAPO, section 3.4 (https://arxiv.org/abs/2503.14476), where
@@ -177,26 +178,30 @@ def repetition_reward_func(completions: Sequence[Any], *, size: int = 3, **kwarg
     return scores
 
 
-BUILT_IN: MappingProxyType[str, Reward] = MappingProxyType({
-    "formatting": formatting_reward_func,
-    "correctness": correctness_reward_func,
-    "closeness": closeness_reward_func,
-    "overlong": overlong_reward_func,
-    "repetition": repetition_reward_func,
-})
+BUILT_IN: MappingProxyType[str, Reward] = MappingProxyType(
+    {
+        "formatting": formatting_reward_func,
+        "correctness": correctness_reward_func,
+        "closeness": closeness_reward_func,
+        "overlong": overlong_reward_func,
+        "repetition": repetition_reward_func,
+    }
+)
 
 # Sections to give to `RunParams.load(...)`. "correctness_only" pays for nothing but the right answer and divides by
 # neither the length nor the group's spread, so that neither long nor short answers are favoured (Dr. GRPO,
 # https://arxiv.org/abs/2503.20783). It needs a policy that answers in the format already.
-RECIPES: MappingProxyType[str, dict[str, dict[str, Any]]] = MappingProxyType({
-    "two_rewards": {"reward": {"functions": ["formatting", "correctness"]}},
-    "correctness_only": {
-        "reward": {"functions": ["correctness"]},
-        "training": {"loss_type": "dr_grpo", "grpo": {"scale_rewards": "none"}},
-    },
-    "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
-    "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
-})
+RECIPES: MappingProxyType[str, dict[str, dict[str, Any]]] = MappingProxyType(
+    {
+        "two_rewards": {"reward": {"functions": ["formatting", "correctness"]}},
+        "correctness_only": {
+            "reward": {"functions": ["correctness"]},
+            "training": {"loss_type": "dr_grpo", "grpo": {"scale_rewards": "none"}},
+        },
+        "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
+        "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
+    }
+)
 
 
 def _own_function(name: str) -> Reward:
@@ -317,7 +322,8 @@ def group_statistics(rewards: Sequence[float | None], num_generations: int, scal
 
 
 def signal_chance(rate: float, num_generations: int) -> float:
-    """The chance that a group of `num_generations` completions, each right with probability `rate`, holds right and wrong
+    """The chance that a group of `num_generations` completions, each right with probability `rate`, holds right and
+    wrong
     ones: what a correctness reward needs to teach anything."""
     return 1 - rate**num_generations - (1 - rate) ** num_generations
 
@@ -353,15 +359,25 @@ class Preview:
         for name, values in [*self.rewards.items(), ("total", self.totals)]:
             judged = [value for value in values if value is not None]
             if not judged:
-                rows.append({"reward": name, "mean": math.nan, "lowest": math.nan, "highest": math.nan, "groups that differ": 0.0})
+                rows.append(
+                    {
+                        "reward": name,
+                        "mean": math.nan,
+                        "lowest": math.nan,
+                        "highest": math.nan,
+                        "groups that differ": 0.0,
+                    }
+                )
                 continue
-            rows.append({
-                "reward": name,
-                "mean": float(np.mean(judged)),
-                "lowest": min(judged),
-                "highest": max(judged),
-                "groups that differ": 1 - group_statistics(values, size).zero_variance,
-            })
+            rows.append(
+                {
+                    "reward": name,
+                    "mean": float(np.mean(judged)),
+                    "lowest": min(judged),
+                    "highest": max(judged),
+                    "groups that differ": 1 - group_statistics(values, size).zero_variance,
+                }
+            )
         return rows
 
 
@@ -393,7 +409,9 @@ def preview(
     size = sizes.pop()
     texts = [completion_text(text) for group in completions for text in group]
     rows = [problem for problem in problems for _ in range(size)]
-    columns = {key: [row.get(key) for row in rows] for key in ("pid", "question", "answer", "metadata", *GRADING_COLUMNS)}
+    columns = {
+        key: [row.get(key) for row in rows] for key in ("pid", "question", "answer", "metadata", *GRADING_COLUMNS)
+    }
     if lengths is not None:
         columns["completion_ids"] = [range(length) for group in lengths for length in group]
     functions = make_reward_funcs(reward_params, max_completion_length=max_completion_length)
@@ -438,7 +456,9 @@ def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float
 
 def _warning(correct: float, unparsed: float, zero_variance: float, size: int) -> str:
     if correct < 0.02:
-        cause = f"; from {unparsed:.0%} no answer can be read at all, so look at the format first" if unparsed > 0.5 else ""
+        cause = (
+            f"; from {unparsed:.0%} no answer can be read at all, so look at the format first" if unparsed > 0.5 else ""
+        )
         return (
             f"Only {correct:.1%} of the completions are right{cause}. Correctness pays almost nobody, so training would "
             "polish the format alone. Use easier problems, a stronger policy, or a short supervised warm-up."

@@ -1,8 +1,9 @@
 """Every sampled completion on disk: written while the policy trains, read by the viewer, the report and the tests.
 
-`samples.jsonl` holds one line a completion. A reader never loads it: it keeps the byte range of each line and the few numbers that
-the filters need, and parses a line when somebody looks at it. `SampleWriter` leaves those numbers in a side-car,
-`samples.index.jsonl`; a reader without one, or with one that does not fit the file, reads the lines themselves.
+`samples.jsonl` holds one line a completion. A reader never loads it: it keeps the byte range of each line and the few
+numbers that the filters need, and parses a line when somebody looks at it. `SampleWriter` leaves those numbers in a
+side-car, `samples.index.jsonl`; a reader without one, or with one that does not fit the file, reads the lines
+themselves.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class SampleWriter:
 
     Args:
         run: the `RunDirectory`; its `image_file(picture)` saves a picture once by content and gives the relative path.
-        resume_step: None begins a new file. N keeps the rows of optimiser steps up to N and drops later ones, so that a run
+        resume_step: None begins a new file. N keeps the rows of optimiser steps up to N and drops later ones, so that a
+            run
             resumed from checkpoint N samples them again without doubling them.
     """
 
@@ -87,9 +89,13 @@ class SampleWriter:
         self._end = self._samples.seek(0, os.SEEK_END)
 
     def write(self, rows: Sequence[dict], images: Sequence) -> None:
-        """Appends `rows`; `images[i]` is the PIL picture of `rows[i]`. A reader sees whole calls or, at worst, a torn last line."""
+        """Appends `rows`; `images[i]` is the PIL picture of `rows[i]`. A reader sees whole calls or, at worst, a torn
+        last line.
+        """
         if len(rows) != len(images):
-            raise ValueError(f"SampleWriter.write got {len(rows)} rows and {len(images)} images; it needs one image a row")
+            raise ValueError(
+                f"SampleWriter.write got {len(rows)} rows and {len(images)} images; it needs one image a row"
+            )
         files: dict[int, str] = {}  # a group shares one picture object: hash and save it once
         lines, index = [], []
         for row, image in zip(rows, images, strict=True):
@@ -149,7 +155,9 @@ def _replace(path: Path, lines: Iterable[bytes]) -> None:
 
 
 class Group(NamedTuple):
-    """The completions of one prompt in one rollout. `start` and `stop` are row numbers of the store; `stop - start` completions."""
+    """The completions of one prompt in one rollout. `start` and `stop` are row numbers of the store; `stop - start`
+    completions.
+    """
 
     number: int
     name: str
@@ -338,7 +346,13 @@ class SampleStore:
         return share[order[begins]][which], share[order[ends]][which]
 
     def groups(
-        self, *, step: int | None = None, pid: str | None = None, kind: str | None = None, show: str = "all", text: str = ""
+        self,
+        *,
+        step: int | None = None,
+        pid: str | None = None,
+        kind: str | None = None,
+        show: str = "all",
+        text: str = "",
     ) -> list[int]:
         """Numbers of the groups that match every condition given, in the order of sampling.
 
@@ -346,7 +360,8 @@ class SampleStore:
             step: optimiser step of the rollout.
             pid: one problem, through training.
             kind: problem kind.
-            show: a key of `FILTERS`. "wrong to right": the problem was met more than once, first with less than half of its
+            show: a key of `FILTERS`. "wrong to right": the problem was met more than once, first with less than half of
+                its
                 completions right, last with at least half; "right to wrong" the other way.
             text: found in question, answer or any completion, whatever the case.
         """
@@ -384,7 +399,8 @@ class SampleStore:
     def _holding(self, groups: np.ndarray, text: str) -> list[int]:
         table = self._table()
         wanted = text.strip().casefold()
-        # Letters, digits and spaces stand in the file as they are, so the bytes can rule out most lines before any is parsed.
+        # Letters, digits and spaces stand in the file as they are, so the bytes can rule out most lines before any is
+        # parsed.
         pieces = re.findall(r"[A-Za-z0-9 ]+", text.strip())
         candidates = None
         if pieces:

@@ -63,7 +63,9 @@ class Policy:
         return self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
 
     def prompt_ids(self, conversations: Sequence[list[dict]]) -> list[list[int]]:
-        """Each prompt's tokens with its picture's placeholder expanded (256 a picture for Gemma-3), without looking at the picture."""
+        """Each prompt's tokens with its picture's placeholder expanded (256 a picture for Gemma-3), without looking at
+        the picture.
+        """
         marker, expanded = self.processor.boi_token, self.processor.full_image_sequence
         texts = [self.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
         return self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -104,8 +106,14 @@ class Policy:
             )
         sampler = self.sampler or self._sample_with_transformers
         return sampler(
-            conversations, images, max_new_tokens=max_new_tokens, temperature=temperature,
-            samples_per_problem=samples_per_problem, seed=seed, batch_size=batch_size, progress=progress,
+            conversations,
+            images,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            samples_per_problem=samples_per_problem,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
         )
 
     def _sample_with_transformers(
@@ -131,12 +139,19 @@ class Policy:
                     inputs = self.processor(
                         images=[[image] for image in images[start : start + batch_size]],
                         text=[self.prompt_text(conversation) for conversation in chunk],
-                        padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt",
+                        padding=True,
+                        padding_side="left",
+                        add_special_tokens=False,
+                        return_tensors="pt",
                     ).to(device)
                     output = self.model.generate(
-                        **inputs, max_new_tokens=max_new_tokens, num_return_sequences=samples_per_problem,
-                        eos_token_id=eos_ids, pad_token_id=self.processor.tokenizer.pad_token_id,
-                        suppress_tokens=mends.never_sampled_ids(self.processor) or None, **decoding,
+                        **inputs,
+                        max_new_tokens=max_new_tokens,
+                        num_return_sequences=samples_per_problem,
+                        eos_token_id=eos_ids,
+                        pad_token_id=self.processor.tokenizer.pad_token_id,
+                        suppress_tokens=mends.never_sampled_ids(self.processor) or None,
+                        **decoding,
                     )
                     tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
                     flat = [self._completion(ids, eos_ids) for ids in tokens]

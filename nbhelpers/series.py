@@ -48,7 +48,9 @@ def select_notebooks(selection: str | None) -> list[Path]:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last <= len(paths):
-            raise SeriesError(f"--notebooks {selection!r}: expected numbers from 1 to {len(paths)} such as 3, 3-4 or 1,3.")
+            raise SeriesError(
+                f"--notebooks {selection!r}: expected numbers from 1 to {len(paths)} such as 3, 3-4 or 1,3."
+            )
         chosen |= set(range(first, last + 1))
     return [paths[number - 1] for number in sorted(chosen)]
 
@@ -81,8 +83,14 @@ def run_series(
         started = time.perf_counter()
         try:
             papermill.execute_notebook(
-                str(path), str(target), parameters=parameters, kernel_name="python3", progress_bar=False,
-                log_output=False, stdout_file=_Echo(echo), cwd=str(Path.cwd()),
+                str(path),
+                str(target),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=False,
+                stdout_file=_Echo(echo),
+                cwd=str(Path.cwd()),
             )
         except papermill.PapermillExecutionError as error:
             raise SeriesError(

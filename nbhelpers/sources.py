@@ -38,7 +38,9 @@ _PICTURE_COLUMNS = ("decoded_image", "image", "images")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"(.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?)?\.parquet")
 # In a question these would become tokens of the chat template, and the picture would be looked for in the wrong place.
-_SPECIAL_TOKEN = re.compile(r"<(?:start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|bos|eos|pad|unk|mask)>")
+_SPECIAL_TOKEN = re.compile(
+    r"<(?:start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|bos|eos|pad|unk|mask)>"
+)
 
 
 class DataError(ParamsError):
@@ -168,7 +170,9 @@ def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{key}: {file} cannot be read as UTF-8 text ({error}).") from None
     rows = [_parsed(line) for line in lines if line.strip()]
-    splits = list(dict.fromkeys(row["split"] for row in rows if isinstance(row, dict) and isinstance(row.get("split"), str)))
+    splits = list(
+        dict.fromkeys(row["split"] for row in rows if isinstance(row, dict) and isinstance(row.get("split"), str))
+    )
     notices: list[str] = []
     if splits:
         chosen, notices = _choose_split(splits, split, str(file), key)
@@ -215,9 +219,15 @@ def _check_columns(source: Source, key: str) -> None:
     columns = source.columns
     if not len(source.rows):
         raise DataError(f"{key}: {source.name} holds no rows.")
-    missing = [" or ".join(names) for names in (_QUESTION_COLUMNS, _PICTURE_COLUMNS, ("answer",)) if not set(names) & set(columns)]
+    missing = [
+        " or ".join(names)
+        for names in (_QUESTION_COLUMNS, _PICTURE_COLUMNS, ("answer",))
+        if not set(names) & set(columns)
+    ]
     if missing:
-        raise DataError(f"{key}: {source.name} has the columns {', '.join(columns) or 'of no JSON object'}; missing: {'; '.join(missing)}.")
+        raise DataError(
+            f"{key}: {source.name} has the columns {', '.join(columns) or 'of no JSON object'}; missing: {'; '.join(missing)}."
+        )
 
 
 # --- a row

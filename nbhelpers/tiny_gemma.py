@@ -57,7 +57,6 @@ _VISION = dict(
 FORMAT_SHARE = 0.6  # of the warm-up's completions show the whole output format
 
 
-
 class Round(NamedTuple):
     """A stretch of the warm-up with its own AdamW and cosine schedule.
 
@@ -74,9 +73,9 @@ class Round(NamedTuple):
 
 
 # Describing comes first: its many words about what is where teach the tower to see, which the few figures of an answer
-# alone do slowly. Where things are is learnt before what colour they have; the later rounds are there for the colours. The
-# last one breaks off early on purpose: a settled model answers 79 % right when greedy, and 60 steps of GRPO then add nothing
-# that 512 problems could show (+0.010, 95 % interval -0.020 to 0.039; 2026-11-23, 2 CPU cores).
+# alone do slowly. Where things are is learnt before what colour they have; the later rounds are there for the colours.
+# The last one breaks off early on purpose: a settled model answers 79 % right when greedy, and 60 steps of GRPO then
+# add nothing that 512 problems could show (+0.010, 95 % interval -0.020 to 0.039; 2026-11-23, 2 CPU cores).
 ROUNDS = (
     Round(560, 2e-3, (1.0, 0.0), first=0, horizon=560),
     Round(160, 1e-3, (0.4, 0.4), first=560, horizon=160),
@@ -295,9 +294,7 @@ def _batch(
     return inputs
 
 
-def _lesson(
-    processor: Gemma3Processor, problems: Sequence[dict], describing: float, rng: random.Random
-) -> dict:
+def _lesson(processor: Gemma3Processor, problems: Sequence[dict], describing: float, rng: random.Random) -> dict:
     prompts, targets = _prompts(problems), []
     for place, (problem, style) in enumerate(zip(problems, _styles(len(problems), rng), strict=True)):
         targets.append(target_text(problem, style))
@@ -307,7 +304,12 @@ def _lesson(
 
 
 def warm_up(
-    model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, stretch: Round, *, seed: int = 0, batch_size: int = 64
+    model: Gemma3ForConditionalGeneration,
+    processor: Gemma3Processor,
+    stretch: Round,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> float:
     """Teach the model for one round of supervised learning and give the mean loss of its last 30 steps."""
     import torch
@@ -316,7 +318,8 @@ def warm_up(
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=stretch.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 40) * (0.55 + 0.45 * math.cos(math.pi * min(1, step / stretch.horizon)))
+        optimizer,
+        lambda step: min(1, (step + 1) / 40) * (0.55 + 0.45 * math.cos(math.pi * min(1, step / stretch.horizon))),
     )
     losses: list[float] = []
     model.train()
@@ -365,7 +368,10 @@ def answer(
 
 
 def measure(
-    model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, problems: Sequence[dict], temperature: float = 0.0
+    model: Gemma3ForConditionalGeneration,
+    processor: Gemma3Processor,
+    problems: Sequence[dict],
+    temperature: float = 0.0,
 ) -> dict[str, float]:
     """Accuracy, overall and by kind, and format rate of the model's answers to the problems."""
     from nbhelpers.grading import check_format, grade

@@ -46,7 +46,8 @@ def check(params: RunParams) -> BatchPlan:
     """The arithmetic of a step, and what training would refuse, before a model is loaded.
 
     Raises:
-        ParamsError: `training.grpo` names a field that GRPOConfig has not. With the Unsloth backend that is found out in `train`, because
+        ParamsError: `training.grpo` names a field that GRPOConfig has not. With the Unsloth backend that is found out
+            in `train`, because
             Unsloth has to be imported before TRL.
     """
     if choose_backend(params.model)[0] != "unsloth":
@@ -69,7 +70,8 @@ def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_
     """The GRPOConfig fields that the parameters mean; `training.grpo` has the last word.
 
     What is set here although TRL has a default: dr_grpo divides by a constant length and does not scale advantages by
-    the group's spread (https://arxiv.org/abs/2503.20783), so `scale_rewards` is "none" with it; bfloat16 only where a GPU is.
+    the group's spread (https://arxiv.org/abs/2503.20783), so `scale_rewards` is "none" with it; bfloat16 only where a
+    GPU is.
 
     Raises:
         ParamsError: `training.grpo` names a field that GRPOConfig has not.
@@ -146,15 +148,27 @@ def _trainer_class() -> type:
                 inputs, completions, completion_ids, rewards, advantages, strict=True
             ):
                 text = completion if isinstance(completion, str) else completion[0]["content"]
-                by_function = {n: None if r != r else r for n, r in zip(self.reward_func_names, row_rewards, strict=True)}
+                by_function = {
+                    n: None if r != r else r for n, r in zip(self.reward_func_names, row_rewards, strict=True)
+                }
                 total = sum(w * r for w, r in zip(weights, by_function.values(), strict=True) if r is not None)
                 problem = {key: example.get(key) for key in PROBLEM_COLUMNS}
-                rows.append({
-                    "step": self.state.global_step + 1, "pid": example["pid"], "kind": example["kind"], **problem,
-                    "prompt": _conversation_text(example["prompt"]), "completion": text,
-                    "rewards": by_function, "reward": total, "advantage": advantage, "length": len(ids),
-                    "truncated": ids[-1] not in self.eos_token_ids, **grade_row(text, problem, self._delimiters),
-                })
+                rows.append(
+                    {
+                        "step": self.state.global_step + 1,
+                        "pid": example["pid"],
+                        "kind": example["kind"],
+                        **problem,
+                        "prompt": _conversation_text(example["prompt"]),
+                        "completion": text,
+                        "rewards": by_function,
+                        "reward": total,
+                        "advantage": advantage,
+                        "length": len(ids),
+                        "truncated": ids[-1] not in self.eos_token_ids,
+                        **grade_row(text, problem, self._delimiters),
+                    }
+                )
             return rows, [example["image"] for example in inputs]
 
         def _name_groups(self, rows: list[dict]) -> list[dict]:
@@ -174,14 +188,19 @@ def _conversation_text(conversation: list[dict]) -> str:
     parts = []
     for message in conversation:
         content = message["content"]
-        parts += [content] if isinstance(content, str) else [part["text"] for part in content if part.get("type") == "text"]
+        parts += (
+            [content] if isinstance(content, str) else [part["text"] for part in content if part.get("type") == "text"]
+        )
     return "\n".join(parts)
 
 
 def grade_row(completion: str, problem: dict, delimiters: grading.Delimiters, protocol: str = "strict") -> dict:
     """The grader's verdict on one completion as the columns `correct`, `parsed`, `reason`."""
     verdict = grading.grade(
-        completion, problem["answer"], delimiters=delimiters, protocol=protocol,
+        completion,
+        problem["answer"],
+        delimiters=delimiters,
+        protocol=protocol,
         **{key: problem.get(key) for key in ("choices", "unit", "precision", "question_type", "answer_type")},
     )
     return {"correct": verdict.correct, "parsed": verdict.parsed, "reason": verdict.reason}
@@ -192,8 +211,10 @@ def delimiters_of(reward: RewardParams) -> grading.Delimiters:
 
 
 def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]) -> tuple[Any, int]:
-    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt among them. A prompt
-    is never cut, because a cut through its image tokens makes every later step fail. `warn` is told how many were left out."""
+    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt
+    among them. A prompt is never cut, because a cut through its image tokens makes every later step fail. `warn` is
+    told how many were left out.
+    """
     room = params.model.max_seq_length - params.training.max_completion_length
     lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
     kept = [i for i, length in enumerate(lengths) if length <= room]
@@ -204,13 +225,18 @@ def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callab
             f"{params.training.max_completion_length}); the longest has {max(lengths)}."
         )
     if not kept:
-        raise TrainingError(f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for {room}.")
+        raise TrainingError(
+            f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for {room}."
+        )
     return problems.select(kept), max(lengths[i] for i in kept)
 
 
-def _must_recompute(policy: Policy, params: RunParams, plan: BatchPlan, longest_prompt: int, tell: Callable[[str], None]) -> bool:
-    """Whether activations are recomputed in the backward pass: always or never where `model.use_gradient_checkpointing` says so; with
-    "unsloth" on the transformers backend, where the GPU's free memory does not hold them."""
+def _must_recompute(
+    policy: Policy, params: RunParams, plan: BatchPlan, longest_prompt: int, tell: Callable[[str], None]
+) -> bool:
+    """Whether activations are recomputed in the backward pass: always or never where `model.use_gradient_checkpointing`
+    says so; with "unsloth" on the transformers backend, where the GPU's free memory does not hold them.
+    """
     import torch
 
     if params.model.use_gradient_checkpointing != "unsloth" or policy.backend != "transformers":
@@ -243,8 +269,8 @@ def train(
         problems: from `data.load_problems`; `problems.train` is used.
         on_log: called with each line of `metrics.jsonl` as it is written, with `max_steps` added.
 
-    Writes `metrics.jsonl`, `samples.jsonl` with `images/`, `checkpoints/`, `final_model/` and the manifest. A run that was
-    interrupted goes on from its last checkpoint when `training.resume` is true.
+    Writes `metrics.jsonl`, `samples.jsonl` with `images/`, `checkpoints/`, `final_model/` and the manifest. A run that
+    was interrupted goes on from its last checkpoint when `training.resume` is true.
 
     Raises:
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
@@ -285,7 +311,10 @@ def train(
         if warning:
             warn(warning)
         if policy.backend == "transformers":
-            trainer_class, generating = generation.weights_from_the_loss(trainer_class), generation.generating_with(engine)
+            trainer_class, generating = (
+                generation.weights_from_the_loss(trainer_class),
+                generation.generating_with(engine),
+            )
     if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
     with generating:
@@ -311,7 +340,9 @@ def train(
         with vision_cache.looking_once(policy.model, policy.processor), _fast_norms(policy):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(_out_of_memory(error, params, trainer.state.global_step, recomputes=config.gradient_checkpointing)) from error
+        raise TrainingError(
+            _out_of_memory(error, params, trainer.state.global_step, recomputes=config.gradient_checkpointing)
+        ) from error
     seconds = time.perf_counter() - started
 
     policy.model = trainer.accelerator.unwrap_model(trainer.model)
@@ -327,11 +358,11 @@ def _unsaid(sentence: str) -> None:
 
 
 def log_probs_in_chunks(trainer: Any) -> None:
-    """Let TRL take the log-probs without ever holding all logits, whose (tokens, 262208) matrix and copies are 6 GiB for four completions
-    of 512 tokens: exact, a little slower, and for where memory is short.
+    """Let TRL take the log-probs without ever holding all logits, whose (tokens, 262208) matrix and copies are 6 GiB
+    for four completions of 512 tokens: exact, a little slower, and for where memory is short.
 
-    TRL 1.14.2 offers it as `use_liger_kernel`, which asks for the package liger-kernel, replaces parts of the model, and needs none of that
-    for this (`GRPOTrainer._chunked_logps`). It is switched on here after the trainer is built.
+    TRL 1.14.2 offers it as `use_liger_kernel`, which asks for the package liger-kernel, replaces parts of the model,
+    and needs none of that for this (`GRPOTrainer._chunked_logps`). It is switched on here after the trainer is built.
     """
     from trl.trainer.grpo_trainer import _ForwardRedirection
 
@@ -374,7 +405,9 @@ def _num_processes() -> int:
 
 
 def _take_own_gpu() -> None:
-    """Of several processes each works on the GPU of its rank; without this all of them would load the model on the first."""
+    """Of several processes each works on the GPU of its rank; without this all of them would load the model on the
+    first.
+    """
     import torch
 
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
@@ -387,9 +420,13 @@ def _last_checkpoint(run: RunDirectory) -> Path | None:
 
 
 def _start_records(run: RunDirectory, params: RunParams, problems: data.ProblemSets, resumed_from: int) -> None:
-    """A resumed run keeps its lines up to the checkpoint; a new one sets earlier results aside, so that nothing is lost."""
+    """A resumed run keeps its lines up to the checkpoint; a new one sets earlier results aside, so that nothing is
+    lost.
+    """
     if resumed_from:
-        run.write_jsonl(run.metrics_path, [line for line in run.read_jsonl(run.metrics_path) if line["step"] <= resumed_from])
+        run.write_jsonl(
+            run.metrics_path, [line for line in run.read_jsonl(run.metrics_path) if line["step"] <= resumed_from]
+        )
     elif any(path.exists() for path in (run.metrics_path, run.samples_path, run.final_model_dir)):
         run.set_aside()
     run.record_run(params)
@@ -457,7 +494,9 @@ def _warn_about_signal(run: RunDirectory) -> None:
         )
     cut = sum(line.get("completions/clipped_ratio") or 0 for line in lines) / len(lines)
     if cut > 0.3:
-        run.add_warning(f"{cut:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's reward.")
+        run.add_warning(
+            f"{cut:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's reward."
+        )
     if all(not line.get("grad_norm") for line in lines):
         run.add_warning("Every gradient was 0: the policy has not learnt anything in this run.")
 
@@ -492,7 +531,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-dir")
     arguments = parser.parse_args(argv)
     try:
-        params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **parse_overrides(arguments.overrides))
+        params = RunParams.load(
+            arguments.preset, output_dir=arguments.output_dir, **parse_overrides(arguments.overrides)
+        )
         run = RunDirectory(params.output_dir)
         check(params)
         _take_own_gpu()

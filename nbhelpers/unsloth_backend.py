@@ -1,7 +1,7 @@
 """The Unsloth backend: `FastVisionModel` with vLLM over the same weights.
 
-Unsloth rewrites transformers, trl and peft when it is imported, so it comes before them; its settings are read from the environment at
-that moment. It runs on an NVIDIA GPU only.
+Unsloth rewrites transformers, trl and peft when it is imported, so it comes before them; its settings are read from the
+environment at that moment. It runs on an NVIDIA GPU only.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ REWRITTEN = ("trl", "peft", "transformers.models.gemma3.modeling_gemma3")
 def import_unsloth() -> list[str]:
     """Import Unsloth with its settings in place; returns sentences on what a person should know.
 
-    `UNSLOTH_VLLM_STANDBY` (vLLM sleeps while the policy learns) has to be set before the import. Unsloth 2026.10 calls it unstable for
-    vision models and switches it off unless `UNSLOTH_VLLM_STANDBY_VISION=1`; so it stays off here too, unless the user sets both.
+    `UNSLOTH_VLLM_STANDBY` (vLLM sleeps while the policy learns) has to be set before the import. Unsloth 2026.10 calls
+    it unstable for vision models and switches it off unless `UNSLOTH_VLLM_STANDBY_VISION=1`; so it stays off here too,
+    unless the user sets both.
     """
     notices = []
     if "unsloth" not in sys.modules:
@@ -34,16 +35,20 @@ def import_unsloth() -> list[str]:
             notices.append(
                 f"{', '.join(early)} was imported before Unsloth, which then cannot speed it up: load the policy first, in a fresh kernel."
             )
-        if os.environ.get("UNSLOTH_VLLM_STANDBY", "0") != "0" and os.environ.get("UNSLOTH_VLLM_STANDBY_VISION", "0") == "0":
+        if (
+            os.environ.get("UNSLOTH_VLLM_STANDBY", "0") != "0"
+            and os.environ.get("UNSLOTH_VLLM_STANDBY_VISION", "0") == "0"
+        ):
             notices.append(
                 "UNSLOTH_VLLM_STANDBY is set, and Unsloth switches it off for vision models; UNSLOTH_VLLM_STANDBY_VISION=1 forces it."
             )
         # Statistics are a download, and the run must not depend on the network.
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-        # It would compile each block of the model, forward and backward, in the first step: not done after 145 s for the embedded model
-        # (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.5 s. For a run of many hours UNSLOTH_COMPILE_DISABLE=0 may pay.
-        # Its loss is compiled all the same, and again when completions are of another length (45 s each time for Gemma-3 4B in 4 bit).
-        # TORCHDYNAMO_DISABLE=1 spares that and is worse: 40 GiB instead of 16 and 11.6 s a step instead of 8 (2026-11-24).
+        # It would compile each block of the model, forward and backward, in the first step: not done after 145 s for
+        # the embedded model (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.5 s. For a run of many hours
+        # UNSLOTH_COMPILE_DISABLE=0 may pay. Its loss is compiled all the same, and again when completions are of
+        # another length (45 s each time for Gemma-3 4B in 4 bit). TORCHDYNAMO_DISABLE=1 spares that and is worse: 40
+        # GiB instead of 16 and 11.6 s a step instead of 8 (2026-11-24).
         os.environ.setdefault("UNSLOTH_COMPILE_DISABLE", "1")
     try:
         import unsloth  # noqa: F401
@@ -80,17 +85,29 @@ def load_unsloth_policy(
     if params.fast_inference:
         vllm_setup.mend()
         options = {
-            "fast_inference": True, "gpu_memory_utilization": params.gpu_memory_utilization, "max_num_seqs": completions,
-            "max_lora_rank": lora.r if lora is not None else 16, "compilation_config": vllm_setup.compilation(completions),
+            "fast_inference": True,
+            "gpu_memory_utilization": params.gpu_memory_utilization,
+            "max_num_seqs": completions,
+            "max_lora_rank": lora.r if lora is not None else 16,
+            "compilation_config": vllm_setup.compilation(completions),
         }
     with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
-        model, processor = _from_pretrained(source, params, use_gradient_checkpointing=params.use_gradient_checkpointing, **options)
+        model, processor = _from_pretrained(
+            source, params, use_gradient_checkpointing=params.use_gradient_checkpointing, **options
+        )
     if lora is not None:
         model = FastVisionModel.get_peft_model(
-            model, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
-            finetune_vision_layers=lora.finetune_vision_layers, finetune_language_layers=lora.finetune_language_layers,
-            finetune_attention_modules=lora.finetune_attention_modules, finetune_mlp_modules=lora.finetune_mlp_modules,
-            use_gradient_checkpointing=params.use_gradient_checkpointing, random_state=seed,
+            model,
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            bias="none",
+            finetune_vision_layers=lora.finetune_vision_layers,
+            finetune_language_layers=lora.finetune_language_layers,
+            finetune_attention_modules=lora.finetune_attention_modules,
+            finetune_mlp_modules=lora.finetune_mlp_modules,
+            use_gradient_checkpointing=params.use_gradient_checkpointing,
+            random_state=seed,
         )
     return Policy(model, processor, backend="unsloth", source=source, notices=notices)
 

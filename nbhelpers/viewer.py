@@ -1,7 +1,7 @@
 """Looking at samples in a notebook: a viewer to click through, tables that need no kernel, a live view of training.
 
-Whatever a model or a data set wrote is text here: templates escape it, and characters that are not seen but change what is seen
-(control characters, marks that turn the direction of writing) appear by their number.
+Whatever a model or a data set wrote is text here: templates escape it, and characters that are not seen but change what
+is seen (control characters, marks that turn the direction of writing) appear by their number.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _LONGEST = 200_000  # characters of one text in a page, whatever a model wrote
 def is_interactive() -> bool:
     """Whether a person can answer this kernel.
 
-    `NBHELPERS_BATCH` decides where it is set (`nbhelpers run` sets it to 1; 0 says that somebody is there). Otherwise the kernel
-    is asked whether its front end takes input: JupyterLab, VS Code and Colab say yes, papermill and nbconvert say no. Outside a
-    notebook nobody is there.
+    `NBHELPERS_BATCH` decides where it is set (`nbhelpers run` sets it to 1; 0 says that somebody is there). Otherwise
+    the kernel is asked whether its front end takes input: JupyterLab, VS Code and Colab say yes, papermill and
+    nbconvert say no. Outside a notebook nobody is there.
     """
     batch = os.environ.get("NBHELPERS_BATCH", "").strip()
     if batch:
@@ -120,7 +120,9 @@ def environment():
     """The jinja2 environment of the project's pages; autoescape is on for every template."""
     import jinja2
 
-    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     found.filters |= {
         "visible": visible,
         "clipped": clipped,
@@ -149,7 +151,9 @@ def _in_notebook(body: str) -> str:
 
 
 def encode_image(image: Any, longest: int = 480) -> bytes:
-    """A PIL picture as WebP, at most `longest` pixels on a side: drawings of few colours without loss, which is smaller for them."""
+    """A PIL picture as WebP, at most `longest` pixels on a side: drawings of few colours without loss, which is smaller
+    for them.
+    """
     image = image.convert("RGB")
     image.thumbnail((longest, longest))
     buffer = io.BytesIO()
@@ -261,7 +265,10 @@ def show_samples(
         own = [images[place] if images is not None else rows[place].get("image") for place in first]
         pictures = [data_uri(encode_image(image.copy())) if hasattr(image, "convert") else None for image in own]
     draw = macro("group")
-    return Page("".join(draw(rows, picture, delimiters) for rows, picture in zip(groups, pictures, strict=True)) or _note("No rows."))
+    return Page(
+        "".join(draw(rows, picture, delimiters) for rows, picture in zip(groups, pictures, strict=True))
+        or _note("No rows.")
+    )
 
 
 CHANGES = {
@@ -274,8 +281,8 @@ CHANGES = {
 def sort_changes(predictions: Iterable[Mapping]) -> dict[str, list[tuple[Mapping | None, Mapping]]]:
     """Predictions as (before, after) pairs under "fixed", "broken", "still wrong" and "still right".
 
-    With several samples a problem, the first ones stand for it and the share of right ones decides (half is right). Without a
-    baseline a wrong problem counts as still wrong, with None before.
+    With several samples a problem, the first ones stand for it and the share of right ones decides (half is right).
+    Without a baseline a wrong problem counts as still wrong, with None before.
     """
     by_problem: dict[str, dict[str, list[Mapping]]] = {}
     for row in predictions:
@@ -297,9 +304,11 @@ def _mostly_right(rows: Sequence[Mapping]) -> bool:
     return sum(bool(row.get("correct")) for row in rows) * 2 >= len(rows)
 
 
-def most_instructive(pairs: Sequence[tuple[Mapping | None, Mapping]], limit: int) -> list[tuple[Mapping | None, Mapping]]:
-    """Up to `limit` of these pairs: first those where an answer could be read, so that reasoning is compared and not format, and one of
-    each kind in turn, so that a frequent kind does not fill the list.
+def most_instructive(
+    pairs: Sequence[tuple[Mapping | None, Mapping]], limit: int
+) -> list[tuple[Mapping | None, Mapping]]:
+    """Up to `limit` of these pairs: first those where an answer could be read, so that reasoning is compared and not
+    format, and one of each kind in turn, so that a frequent kind does not fill the list.
     """
     by_kind: dict[Any, list] = {}
     for pair in sorted(pairs, key=lambda pair: sum(row is not None and row.get("parsed") is None for row in pair)):
@@ -327,7 +336,9 @@ def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:
         shown = most_instructive(changes[name], limit)
         of = f" ({len(shown)} of {len(changes[name])})" if shown else ": none"
         parts.append(f"<h3>{title}{of}</h3>")
-        parts += [draw(before, after, _picture(str(run.path), after.get("image")), delimiters) for before, after in shown]
+        parts += [
+            draw(before, after, _picture(str(run.path), after.get("image")), delimiters) for before, after in shown
+        ]
     return Page("".join(parts))
 
 
@@ -335,10 +346,11 @@ def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:
 
 
 class SampleViewer:
-    """Click through a run's completions: sliders for step and problem, filters, text search, one problem through training.
+    """Click through a run's completions: sliders for step and problem, filters, text search, one problem through
+    training.
 
-    The last expression of a cell shows it; where nobody is there to click, two groups of the last step are shown instead. Tab moves
-    between the controls, the arrow keys move a slider.
+    The last expression of a cell shows it; where nobody is there to click, two groups of the last step are shown
+    instead. Tab moves between the controls, the arrow keys move a slider.
 
     Args:
         run_dir: a finished or a running run.
@@ -371,7 +383,9 @@ class SampleViewer:
         def wide(width: str) -> dict:
             return {"style": {"description_width": "56px"}, "layout": widgets.Layout(width=width)}
 
-        self._show = widgets.Dropdown(options=[(label, key) for key, label in FILTERS.items()], description="show", **wide("310px"))
+        self._show = widgets.Dropdown(
+            options=[(label, key) for key, label in FILTERS.items()], description="show", **wide("310px")
+        )
         self._kind = widgets.Dropdown(options=[("every kind", "")], description="kind", **wide("190px"))
         self._text = widgets.Text(
             placeholder="question, answer, completion", description="search", continuous_update=False,
@@ -383,10 +397,16 @@ class SampleViewer:
         )  # fmt: skip
         self._step = widgets.SelectionSlider(options=[("\u2013", 0)], description="step", **wide("460px"))
         self._problem = widgets.IntSlider(min=1, max=1, description="problem", **wide("460px"))
-        self._previous = widgets.Button(description="\u2039 previous", tooltip="the group before", layout=widgets.Layout(width="96px"))
-        self._next = widgets.Button(description="next \u203a", tooltip="the next group", layout=widgets.Layout(width="96px"))
+        self._previous = widgets.Button(
+            description="\u2039 previous", tooltip="the group before", layout=widgets.Layout(width="96px")
+        )
+        self._next = widgets.Button(
+            description="next \u203a", tooltip="the next group", layout=widgets.Layout(width="96px")
+        )
         self._again = widgets.Button(
-            description="refresh", tooltip="take in what a running run has written since", layout=widgets.Layout(width="96px")
+            description="refresh",
+            tooltip="take in what a running run has written since",
+            layout=widgets.Layout(width="96px"),
         )
         self._status = widgets.HTML()
         self._page = widgets.HTML()
@@ -430,7 +450,9 @@ class SampleViewer:
             self._quiet = False
 
     def _select(self, keep: bool = False) -> None:
-        """Finds the groups that the filters ask for and sets the sliders to them; `keep` stays at the group on show if it can."""
+        """Finds the groups that the filters ask for and sets the sliders to them; `keep` stays at the group on show if
+        it can.
+        """
         if self._quiet:
             return
         wanted = self._current if keep or self._through.value else None
@@ -483,7 +505,11 @@ class SampleViewer:
         if self._quiet:
             return
         if not self._found:
-            sampled = "No group matches; widen the filters." if len(self.store) else "No completion has been sampled yet; refresh later."
+            sampled = (
+                "No group matches; widen the filters."
+                if len(self.store)
+                else "No completion has been sampled yet; refresh later."
+            )
             self._status.value, self._page.value = "", _in_notebook(_note(sampled))
             return
         self._current = self._by_step[self._step.value][self._problem.value - 1]
@@ -558,7 +584,9 @@ class LiveView:
             self.rows = self.run.read_jsonl(self.run.metrics_path)
         else:
             if not self.rows:  # a resumed run: the curve begins where the run did
-                self.rows = [earlier for earlier in self.run.iter_jsonl(self.run.metrics_path) if earlier["step"] < row["step"]]
+                self.rows = [
+                    earlier for earlier in self.run.iter_jsonl(self.run.metrics_path) if earlier["step"] < row["step"]
+                ]
             self.rows.append(dict(row))
         if not self.rows:
             return
@@ -571,7 +599,9 @@ class LiveView:
             self._print_if_due(self.rows[-1])
 
     def follow(self, poll: Callable[[], Any], every: float = 1.0) -> Any:
-        """Watches `metrics.jsonl` until `poll()` gives something else than None, and gives that; for `subprocess.Popen.poll`."""
+        """Watches `metrics.jsonl` until `poll()` gives something else than None, and gives that; for
+        `subprocess.Popen.poll`.
+        """
         while (result := poll()) is None:
             self.update()
             time.sleep(every)
@@ -647,15 +677,19 @@ class LiveView:
         step = f"step {last['step']}" + (f" of {self.total_steps}" if self.total_steps else "")
         elapsed = f"{_duration(time.monotonic() - self._begun)} so far"
         finished = done and (not self.total_steps or last["step"] >= self.total_steps)
-        body = environment().get_template("live.html").render(
-            headline=f"Training done: {step}" if finished else f"Training: {step}",
-            timing=elapsed if finished or left is None else f"{elapsed}, about {_duration(left)} left",
-            share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
-            tiles=self._tiles(),
-            why_loss=(
-                "The loss is near 0 by construction: a group's advantages sum to 0 and the importance ratio of fresh "
-                "completions is 1. Its gradient is not 0. Watch the reward."
-            ),
+        body = (
+            environment()
+            .get_template("live.html")
+            .render(
+                headline=f"Training done: {step}" if finished else f"Training: {step}",
+                timing=elapsed if finished or left is None else f"{elapsed}, about {_duration(left)} left",
+                share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
+                tiles=self._tiles(),
+                why_loss=(
+                    "The loss is near 0 by construction: a group's advantages sum to 0 and the importance ratio of fresh "
+                    "completions is 1. Its gradient is not 0. Watch the reward."
+                ),
+            )
         )
         return body + self._newest_group()
 
@@ -675,14 +709,18 @@ class LiveView:
         ]
         tiles = []
         for key, label, unit, role in wanted:
-            values = [row[key] for row in self.rows if isinstance(row.get(key), (int, float)) and math.isfinite(row[key])]
+            values = [
+                row[key] for row in self.rows if isinstance(row.get(key), (int, float)) and math.isfinite(row[key])
+            ]
             if values:
                 shown = _percent(values[-1]) if unit == "%" else _short(values[-1])
                 tiles.append({"label": label, "value": shown, "unit": unit, "role": role, "points": sparkline(values)})
         return tiles
 
     def _newest_group(self) -> str:
-        """One group of the last step, with a right and a wrong completion where there is one: what the numbers are made of."""
+        """One group of the last step, with a right and a wrong completion where there is one: what the numbers are made
+        of.
+        """
         if not self.run.samples_path.exists():
             return ""
         if self._store is None:
@@ -707,7 +745,10 @@ def sparkline(values: Sequence[float], width: float = 100, height: float = 34) -
     low, high = min(values), max(values)
     reach = (high - low) or 1.0
     step = width / (len(values) - 1)
-    return " ".join(f"{place * step:.1f},{height - 2 - (value - low) / reach * (height - 4):.1f}" for place, value in enumerate(values))
+    return " ".join(
+        f"{place * step:.1f},{height - 2 - (value - low) / reach * (height - 4):.1f}"
+        for place, value in enumerate(values)
+    )
 
 
 def _short(value: Any) -> str:

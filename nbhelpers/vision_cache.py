@@ -1,8 +1,9 @@
 """Look at one picture once: GRPO shows the same picture `num_generations` times in every forward.
 
-Two caches, both exact and bounded. `FrozenVisionCache` keeps what the frozen vision tower and projector say about a picture, through
-sampling, log-probs, loss and later epochs. `PreparedPictures` keeps what the image processor makes of a picture, which TRL asks for
-twice a completion (once for the prompt, once for the loss; `GRPOTrainer._tokenize_prompts` and `_generate_and_score_completions`).
+Two caches, both exact and bounded. `FrozenVisionCache` keeps what the frozen vision tower and projector say about a
+picture, through sampling, log-probs, loss and later epochs. `PreparedPictures` keeps what the image processor makes of
+a picture, which TRL asks for twice a completion (once for the prompt, once for the loss;
+`GRPOTrainer._tokenize_prompts` and `_generate_and_score_completions`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ class VisionCacheError(RuntimeError):
 
 
 class FrozenVisionCache:
-    """Keeps the image features of the last `max_pictures` pictures, keyed by their pixels, on the device that computed them.
+    """Keeps the image features of the last `max_pictures` pictures, keyed by their pixels, on the device that computed
+    them.
 
-    Replaces `get_image_features` of the one `Gemma3Model` inside `model` (wrapped by PEFT or not) until `detach()`. The features carry
-    no graph: nothing before them is trained, and that is checked when the cache is attached.
+    Replaces `get_image_features` of the one `Gemma3Model` inside `model` (wrapped by PEFT or not) until `detach()`. The
+    features carry no graph: nothing before them is trained, and that is checked when the cache is attached.
 
     Args:
         model: Gemma-3 with vision; its vision tower and projector must be frozen.
@@ -42,7 +44,8 @@ class FrozenVisionCache:
         self._weights: dict[tuple, Any] = {}
         self._module = _vision_module(model)
         trained = [
-            name for name, parameter in self._module.named_parameters()
+            name
+            for name, parameter in self._module.named_parameters()
             if parameter.requires_grad and name.split(".")[0] in ("vision_tower", "multi_modal_projector")
         ]
         if trained:
@@ -86,8 +89,8 @@ class FrozenVisionCache:
     def _keys(self, pixel_values: Any) -> list[tuple]:
         """One key a picture: two random linear forms of its bits modulo 2^64, taken where the pixels lie.
 
-        Two different pictures share a key with a probability around 2^-64; copying the pixels to the CPU to hash them costs more than
-        it gives.
+        Two different pictures share a key with a probability around 2^-64; copying the pixels to the CPU to hash them
+        costs more than it gives.
         """
         import torch
 
@@ -101,8 +104,13 @@ class FrozenVisionCache:
         weights = self._weights[where]
         sums = torch.stack([(picture.to(torch.int64) * weights).sum(dim=1) for picture in bits])
         # Under autocast the same weights give features of another precision.
-        precision = (torch.get_autocast_dtype(flat.device.type) if torch.is_autocast_enabled(flat.device.type) else None, flat.dtype)
-        return [(first, second, tuple(pixel_values.shape[1:]), flat.device, precision) for first, second in sums.tolist()]
+        precision = (
+            torch.get_autocast_dtype(flat.device.type) if torch.is_autocast_enabled(flat.device.type) else None,
+            flat.dtype,
+        )
+        return [
+            (first, second, tuple(pixel_values.shape[1:]), flat.device, precision) for first, second in sums.tolist()
+        ]
 
 
 def _vision_module(model: Any) -> Any:
@@ -111,15 +119,17 @@ def _vision_module(model: Any) -> Any:
         parts = module._modules
         if "vision_tower" in parts and "multi_modal_projector" in parts and hasattr(module, "get_image_features"):
             return module
-    raise VisionCacheError(f"{type(model).__name__} has no vision tower with a projector: there are no vision features to keep.")
+    raise VisionCacheError(
+        f"{type(model).__name__} has no vision tower with a projector: there are no vision features to keep."
+    )
 
 
 class PreparedPictures:
     """Keeps what the image processor made of the last `max_pictures` pictures, keyed by their content.
 
-    Until `detach()`, `processor.image_processor` has a class of the same name whose `preprocess` asks the cache first (an attribute of
-    the object would end up in the saved processor_config.json). Only the plain case is answered from the cache, one PIL picture a
-    prompt; anything else goes to the image processor as it came.
+    Until `detach()`, `processor.image_processor` has a class of the same name whose `preprocess` asks the cache first
+    (an attribute of the object would end up in the saved processor_config.json). Only the plain case is answered from
+    the cache, one PIL picture a prompt; anything else goes to the image processor as it came.
 
     Args:
         processor: `Gemma3Processor`.
@@ -172,7 +182,9 @@ class PreparedPictures:
         self.seen += len(keys)
         self.computed += len(missing)
         batch = {
-            name: torch.stack([row[name] for row in rows]) if isinstance(value, torch.Tensor) else [row[name] for row in rows]
+            name: torch.stack([row[name] for row in rows])
+            if isinstance(value, torch.Tensor)
+            else [row[name] for row in rows]
             for name, value in rows[0].items()
         }
         return BatchFeature(batch)

@@ -41,9 +41,7 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (64, 70, 82), (214, 219, 226)
 _MAX_BAR = 8
 
 
-def make_problems(
-    n: int, seed: int | str = 0, kinds: Sequence[str] = KINDS, part: str = "train"
-) -> list[dict]:
+def make_problems(n: int, seed: int | str = 0, kinds: Sequence[str] = KINDS, part: str = "train") -> list[dict]:
     """Draw `n` problems with pairwise different pictures, the kinds in equal shares.
 
     Args:
@@ -262,8 +260,12 @@ class _Canvas:
     def disc(self, x: float, y: float, radius: float, colour: tuple) -> None:
         self._draw.ellipse(self._large(x - radius, y - radius, x + radius, y + radius), fill=colour)
 
-    def box(self, left: float, top: float, right: float, bottom: float, colour: tuple, outline: tuple | None = None) -> None:
-        self._draw.rectangle(self._large(left, top, right, bottom), fill=colour, outline=outline, width=self._large(2)[0])
+    def box(
+        self, left: float, top: float, right: float, bottom: float, colour: tuple, outline: tuple | None = None
+    ) -> None:
+        self._draw.rectangle(
+            self._large(left, top, right, bottom), fill=colour, outline=outline, width=self._large(2)[0]
+        )
 
     def slice(self, x: float, y: float, radius: float, start: float, end: float, colour: tuple) -> None:
         box = self._large(x - radius, y - radius, x + radius, y + radius)

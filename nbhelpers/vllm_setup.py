@@ -1,7 +1,8 @@
-"""What this project changes about vLLM before it starts: its environment, its graphs, and mends for what costs it time or truth.
+"""What this project changes about vLLM before it starts: its environment, its graphs, and mends for what costs it time
+or truth.
 
-Every mend is for vLLM 0.26. All of them leave the result of a request as it is, but for rounding and for `accept_expanded_prompts`, which
-mends it.
+Every mend is for vLLM 0.26. All of them leave the result of a request as it is, but for rounding and for
+`accept_expanded_prompts`, which mends it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ class VllmSetupError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Where compiled graphs and kernels stay between runs: `NBHELPERS_CACHE`, or `nbhelpers` in the user's cache folder."""
+    """Where compiled graphs and kernels stay between runs: `NBHELPERS_CACHE`, or `nbhelpers` in the user's cache
+    folder.
+    """
     base = os.environ.get("NBHELPERS_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nbhelpers"
 
 
 def prepare_environment() -> None:
-    """Settings that vLLM, Triton and Unsloth read from the environment; call it before they are imported. The user's own values stay."""
+    """Settings that vLLM, Triton and Unsloth read from the environment; call it before they are imported. The user's
+    own values stay.
+    """
     cache = cache_folder()
     for variable, value in {
         "VLLM_CACHE_ROOT": cache / "vllm",
@@ -45,9 +50,9 @@ def prepare_environment() -> None:
 def capture_sizes(completions: int) -> list[int]:
     """Batch sizes to capture graphs for, when at most `completions` are generated at once.
 
-    A group's completions end at different times, so every size below occurs, and a batch runs in the next larger graph. Decoding is
-    bound by reading the weights, so that the padded rows of powers of two cost next to nothing; vLLM's own steps of 8 are captured for
-    twice the batch.
+    A group's completions end at different times, so every size below occurs, and a batch runs in the next larger graph.
+    Decoding is bound by reading the weights, so that the padded rows of powers of two cost next to nothing; vLLM's own
+    steps of 8 are captured for twice the batch.
     """
     sizes = [1]
     while sizes[-1] * 2 < completions:
@@ -58,8 +63,9 @@ def capture_sizes(completions: int) -> list[int]:
 def compilation(completions: int) -> dict[str, Any]:
     """vLLM's `compilation_config` for at most `completions` at once.
 
-    Mode 0: no Inductor, whose compilation takes most of a minute at the first start. vLLM then drops its default graphs too, without a
-    word ("FULL_AND_PIECEWISE"), and a token takes twice as long; graphs of whole decode steps need no compilation.
+    Mode 0: no Inductor, whose compilation takes most of a minute at the first start. vLLM then drops its default graphs
+    too, without a word ("FULL_AND_PIECEWISE"), and a token takes twice as long; graphs of whole decode steps need no
+    compilation.
     """
     return {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": capture_sizes(completions)}
 
@@ -79,7 +85,8 @@ def collapse_pictures(ids: Sequence[int], sequence: Sequence[int], marker: int, 
     """Undo the processor's expansion of a picture's marker, so that vLLM can expand it itself.
 
     Args:
-        ids: prompt tokens in which each picture is `sequence`, its first and last newline perhaps merged with a neighbouring one.
+        ids: prompt tokens in which each picture is `sequence`, its first and last newline perhaps merged with a
+            neighbouring one.
         sequence: the tokens of `processor.full_image_sequence`, from newline to newline.
         marker: the token `<start_of_image>`.
         newlines: the tokens of 1, 2, 3 and 4 newlines.
@@ -109,9 +116,10 @@ def collapse_pictures(ids: Sequence[int], sequence: Sequence[int], marker: int, 
 def accept_expanded_prompts() -> None:
     """Let vLLM take prompts whose pictures are expanded to their tokens already, as TRL and Unsloth send them.
 
-    vLLM 0.26 expands `<start_of_image>` of a token prompt once more (`BaseMultiModalProcessor.apply`: a prompt of tokens counts as not
-    expanded), so that Gemma-3 sees a second row of image tokens without features. Nothing fails: with the embedded model the log-probs
-    were 1.6 nats a token away from the trainer's, and every importance weight was 0 (NVIDIA H200, trl 1.14.2, 2026-11-23).
+    vLLM 0.26 expands `<start_of_image>` of a token prompt once more (`BaseMultiModalProcessor.apply`: a prompt of
+    tokens counts as not expanded), so that Gemma-3 sees a second row of image tokens without features. Nothing fails:
+    with the embedded model the log-probs were 1.6 nats a token away from the trainer's, and every importance weight was
+    0 (NVIDIA H200, trl 1.14.2, 2026-11-23).
     """
     from vllm.model_executor.models.gemma3_mm import Gemma3MultiModalProcessor
 
@@ -126,15 +134,18 @@ def accept_expanded_prompts() -> None:
 def find_pictures_once() -> None:
     """Let vLLM look up once where a prompt's picture lies.
 
-    vLLM 0.26 finds the picture's tokens of each running request anew for every token that it decodes (`compute_mm_prefix_ranges`, for the
-    bidirectional attention among them), with half a dozen operations on a mask: time in which the GPU waits, in proportion to the batch.
+    vLLM 0.26 finds the picture's tokens of each running request anew for every token that it decodes
+    (`compute_mm_prefix_ranges`, for the bidirectional attention among them), with half a dozen operations on a mask:
+    time in which the GPU waits, in proportion to the batch.
     """
     from vllm.multimodal.inputs import PlaceholderRange
 
     find = PlaceholderRange.extract_embeds_range
 
     def found_once(self: Any) -> list[tuple[int, int]]:
-        kept = self.__dict__  # the dataclass is frozen; functools.cached_property, which it uses itself, writes here too
+        kept = (
+            self.__dict__
+        )  # the dataclass is frozen; functools.cached_property, which it uses itself, writes here too
         if "_embeds_range" not in kept:
             kept["_embeds_range"] = find(self)
         return kept["_embeds_range"]
@@ -156,12 +167,14 @@ def _picture_tokens(processor: Any) -> tuple[tuple[int, ...], int, tuple[int, ..
 
 @contextlib.contextmanager
 def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
-    """Inside, vLLM starts with what this process has already: the tokenizer of `source`, the folder or hub id that vLLM is given.
+    """Inside, vLLM starts with what this process has already: the tokenizer of `source`, the folder or hub id that vLLM
+    is given.
 
-    vLLM 0.26 loads the tokenizer once for itself and once for each processor that it builds, and keeps a pool of deep copies for threads
-    that are not there: with Gemma-3's 262,144 tokens 27 s of stock TRL's start, 4 s with shallow copies of one. It also starts a
-    second Python to look at the model's class, so as to keep CUDA out of this one, where CUDA runs already (19 s at the first start; its
-    answer is cached). Measured on the machine of README's table, 2026-11-23. Prompts arrive as token ids, and completions leave as such.
+    vLLM 0.26 loads the tokenizer once for itself and once for each processor that it builds, and keeps a pool of deep
+    copies for threads that are not there: with Gemma-3's 262,144 tokens 27 s of stock TRL's start, 4 s with shallow
+    copies of one. It also starts a second Python to look at the model's class, so as to keep CUDA out of this one,
+    where CUDA runs already (19 s at the first start; its answer is cached). Measured on the machine of README's table,
+    2026-11-23. Prompts arrive as token ids, and completions leave as such.
     """
     import copy
 

@@ -1,6 +1,6 @@
 """A made-up run directory in the project's own formats, for tests of what reads one: no model, no training, seeded.
 
-    python tests/synthetic_run.py FOLDER [--steps 60] [--prompts 32]
+python tests/synthetic_run.py FOLDER [--steps 60] [--prompts 32]
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def make_problems(count: int, seed: int = 0) -> list[dict]:
 
 
 def _completion(problem: dict, skill: float, rng: random.Random) -> dict:
-    right = rng.random() < skill * {"count": 1.15, "sum": 1.0, "bars": 0.9, "area": 0.7}[problem["metadata"]["category"]]
+    right = (
+        rng.random() < skill * {"count": 1.15, "sum": 1.0, "bars": 0.9, "area": 0.7}[problem["metadata"]["category"]]
+    )
     formed = rng.random() < 0.6 + 0.4 * skill
     cut = not formed and rng.random() < 0.4
     answer = problem["answer"] if right else str(max(0, int(problem["answer"]) + rng.choice([-2, -1, 1, 2, 3])))
@@ -118,7 +120,9 @@ def _completion(problem: dict, skill: float, rng: random.Random) -> dict:
         "completion": text,
         "correct": right,
         "parsed": answer if formed else None,
-        "reason": (f"{answer} is the answer" if right else f"{answer} is not {problem['answer']}") if formed else "no solution block",
+        "reason": (f"{answer} is the answer" if right else f"{answer} is not {problem['answer']}")
+        if formed
+        else "no solution block",
         "format_ok": formed,
         "truncated": cut,
         "length": len(text.split()) * 2 + rng.randint(0, 5),
@@ -142,7 +146,9 @@ def make_run(
     seed: int = 0,
     hostile: bool = False,
 ) -> Path:
-    """Writes a whole run directory; `hostile` replaces some questions, completions and reasons by the texts of `HOSTILE`."""
+    """Writes a whole run directory; `hostile` replaces some questions, completions and reasons by the texts of
+    `HOSTILE`.
+    """
     from nbhelpers.samples import SampleWriter, encode
 
     folder = Path(folder)
@@ -162,7 +168,9 @@ def make_run(
                     made = _completion(problem, skill, rng)
                     if hostile and step == 1 and place < len(HOSTILE):
                         text = list(HOSTILE.values())[place]
-                        made["completion"] = [text, f"<REASONING>{text}</REASONING><SOLUTION>{text[:200]}</SOLUTION>"][index % 2]
+                        made["completion"] = [text, f"<REASONING>{text}</REASONING><SOLUTION>{text[:200]}</SOLUTION>"][
+                            index % 2
+                        ]
                         made["reason"] = f"cannot read {text[:300]}"
                     formatting, correctness = 2.0 * made.pop("format_ok"), 2.0 * made["correct"]
                     group.append(
@@ -265,8 +273,16 @@ def _manifest(folder: Path, seed: int, hostile: bool) -> dict:
         "backend": "transformers",
         "versions": {"python": "3.11.2", "torch": "2.13.0+cpu", "trl": "1.14.2", "transformers": "5.17.0"},
         "seeds": {"training": seed, "dataset": 3407},
-        "parameters": {"training": {"learning_rate": 3e-4, "max_steps": 60, "num_generations": 4, "loss_type": "dr_grpo"}},
-        "dataset": {"path": "embedded", "fingerprint": "a1b2c3", "train": 256, "evaluation": 128, "dropped": {"no answer": 2}},
+        "parameters": {
+            "training": {"learning_rate": 3e-4, "max_steps": 60, "num_generations": 4, "loss_type": "dr_grpo"}
+        },
+        "dataset": {
+            "path": "embedded",
+            "fingerprint": "a1b2c3",
+            "train": 256,
+            "evaluation": 128,
+            "dropped": {"no answer": 2},
+        },
         "hardware": {"cpu": "2 cores", "gpu": None, "memory_gb": 23.4},
         "warnings": [HOSTILE["handler"]] if hostile else ["The batch was rounded up from 126 to 128 completions."],
         "notices": ["MathVista's licence forbids training on it."],

@@ -104,7 +104,9 @@ class TestPrompt:
         assert prompt_text(problem, RewardParams()).split("\n") == ["How much?", *hint, FORMAT]
 
     def test_the_users_own_delimiters_are_asked_for(self):
-        reward = RewardParams(reasoning_start="<think>", reasoning_end="</think>", solution_start="[[", solution_end="]]")
+        reward = RewardParams(
+            reasoning_start="<think>", reasoning_end="</think>", solution_start="[[", solution_end="]]"
+        )
         text = prompt_text(problem_from(row(), "0", 64), reward)
         assert text.endswith("between <think> and </think> and then your final answer between [[ and ]].")
 
@@ -503,7 +505,9 @@ class TestLoading:
         for problem, example in zip(problems.train, dataset, strict=True):
             assert example["prompt"] == conversation(problem, params.reward)
             assert example["kind"] == kind_of(problem)
-            assert {key: example[key] for key in FIELDS - {"image"}} == {key: problem[key] for key in FIELDS - {"image"}}
+            assert {key: example[key] for key in FIELDS - {"image"}} == {
+                key: problem[key] for key in FIELDS - {"image"}
+            }
             assert example["image"].tobytes() == problem["image"].tobytes()
 
     def test_the_types_are_counted_in_both_sets(self, folder):
@@ -531,7 +535,9 @@ class TestLoading:
 class TestCut:
     @settings(max_examples=200, deadline=None)
     @given(
-        rows=st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abcdefghijklmnopqrstuvwxyz")), min_size=2, max_size=80),
+        rows=st.lists(
+            st.tuples(st.integers(0, 40), st.sampled_from("abcdefghijklmnopqrstuvwxyz")), min_size=2, max_size=80
+        ),
         fraction=st.floats(0.05, 0.5),
         seed=st.integers(0, 5),
     )
@@ -552,7 +558,9 @@ class TestCut:
     @settings(max_examples=50, deadline=None)
     @given(n=st.integers(40, 300), fraction=st.floats(0.1, 0.5), seed=st.integers(0, 100))
     def test_the_fraction_is_reached_where_groups_are_small(self, n, fraction, seed):
-        cut = cut_problems([place // 2 for place in range(n)], [f"Question {place // 3}" for place in range(n)], fraction, seed)
+        cut = cut_problems(
+            [place // 2 for place in range(n)], [f"Question {place // 3}" for place in range(n)], fraction, seed
+        )
         assert abs(len(cut.evaluation) - n * fraction) <= 4
         assert cut.notices == []
         assert cut.largest_group <= 6
@@ -586,9 +594,7 @@ class TestCut:
 
 
 def test_data_imports_without_torch():
-    code = (
-        "import sys, nbhelpers.data, nbhelpers.sources;print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
-    )
+    code = "import sys, nbhelpers.data, nbhelpers.sources;print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -603,7 +609,10 @@ class TestDecodeOnce:
         once = decode_once(plain)
         fetched = once.__getitems__([0, 0, 1, 0, 1])
         assert [row["pid"] for row in fetched] == [plain[place]["pid"] for place in (0, 0, 1, 0, 1)]
-        assert all(row["image"].tobytes() == plain[place]["image"].tobytes() for row, place in zip(fetched, (0, 0, 1, 0, 1), strict=True))
+        assert all(
+            row["image"].tobytes() == plain[place]["image"].tobytes()
+            for row, place in zip(fetched, (0, 0, 1, 0, 1), strict=True)
+        )
         assert fetched[0]["image"] is fetched[1]["image"] is fetched[3]["image"] is not fetched[2]["image"]
         assert once.column_names == plain.column_names and once[:2]["question"] == plain[:2]["question"]
 

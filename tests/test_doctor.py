@@ -23,7 +23,9 @@ def pinned(extra):
     for line in doctor.requirements():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            versions[requirement.name] = next((p.version for p in requirement.specifier if p.operator in ("==", ">=")), "1.0")
+            versions[requirement.name] = next(
+                (p.version for p in requirement.specifier if p.operator in ("==", ">=")), "1.0"
+            )
     return versions
 
 
@@ -133,7 +135,9 @@ def _embedded():
 def test_nvidia_smi_is_read(monkeypatch):
     answer = "NVIDIA H200, 580.159.04, 143771, 143000, 9.0\nNVIDIA H200, 580.159.04, 143771, 10, [N/A]\n"
     monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, stdout=answer))
+    monkeypatch.setattr(
+        doctor.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, stdout=answer)
+    )
     first, second = doctor.find_gpus()
     assert first.capability == (9, 0) and first.total == pytest.approx(140.4, abs=0.1)
     assert second.capability is None

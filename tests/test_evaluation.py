@@ -15,13 +15,20 @@ def row(pid, phase, correct, kind="count", parsed="1", format_ok=True):
 
 
 def test_rates_are_counted_by_phase_and_kind():
-    result = compare([
-        row("a", "before", False, parsed=None, format_ok=False), row("b", "before", True, kind="bars"),
-        row("a", "after", True), row("b", "after", True, kind="bars"),
-    ])
+    result = compare(
+        [
+            row("a", "before", False, parsed=None, format_ok=False),
+            row("b", "before", True, kind="bars"),
+            row("a", "after", True),
+            row("b", "after", True, kind="bars"),
+        ]
+    )
     assert result["before"] == {"accuracy": 0.5, "format_rate": 0.5, "unparsed_rate": 0.5, "n": 2}
     assert result["after"]["accuracy"] == 1.0
-    assert result["by_group"] == {"bars": {"before": 1.0, "after": 1.0, "n": 1}, "count": {"before": 0.0, "after": 1.0, "n": 1}}
+    assert result["by_group"] == {
+        "bars": {"before": 1.0, "after": 1.0, "n": 1},
+        "count": {"before": 0.0, "after": 1.0, "n": 1},
+    }
 
 
 def test_the_interval_is_paired():
@@ -48,12 +55,18 @@ def test_the_interval_covers_as_often_as_it_says():
 
 
 def test_problems_that_only_one_side_answered_are_not_compared():
-    assert paired_difference({"a": 1.0, "b": 0.0}, {"b": 1.0, "c": 1.0}) == {"accuracy": 1.0, "ci95": [1.0, 1.0], "n_paired": 1}
+    assert paired_difference({"a": 1.0, "b": 0.0}, {"b": 1.0, "c": 1.0}) == {
+        "accuracy": 1.0,
+        "ci95": [1.0, 1.0],
+        "n_paired": 1,
+    }
     assert paired_difference({"a": 1.0}, {"b": 1.0})["n_paired"] == 0
 
 
 def test_several_samples_a_problem_are_averaged_before_they_are_paired():
-    result = compare([row("a", "before", False), row("a", "before", True), row("a", "after", True), row("a", "after", True)])
+    result = compare(
+        [row("a", "before", False), row("a", "before", True), row("a", "after", True), row("a", "after", True)]
+    )
     assert result["difference"] == {"accuracy": 0.5, "ci95": [0.5, 0.5], "n_paired": 1}
     assert result["after"]["n"] == 1
 
@@ -71,7 +84,13 @@ def test_a_trained_run_is_evaluated_on_unseen_problems(trained_run):
     params, run = trained_run["params"], trained_run["run"]
     problems = data.load_problems(params.dataset)
     seen = []
-    result = evaluate(trained_run["policy"], problems, params, run, progress=lambda phase, done, total: seen.append((phase, done, total)))
+    result = evaluate(
+        trained_run["policy"],
+        problems,
+        params,
+        run,
+        progress=lambda phase, done, total: seen.append((phase, done, total)),
+    )
     assert json.loads(run.evaluation_path.read_text()) == result
     rows = run.read_jsonl(run.predictions_path)
     assert [r["phase"] for r in rows] == ["before"] * 16 + ["after"] * 16

@@ -29,7 +29,10 @@ def logits(policy):
     problem = make_problems(1, seed=3)[0]
     conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": problem["question"]}]}]
     inputs = policy.processor(
-        images=[[problem["image"]]], text=[policy.prompt_text(conversation)], add_special_tokens=False, return_tensors="pt"
+        images=[[problem["image"]]],
+        text=[policy.prompt_text(conversation)],
+        add_special_tokens=False,
+        return_tensors="pt",
     )
     with torch.no_grad():
         return policy.model(**inputs).logits

@@ -60,7 +60,8 @@ class TestParity:
 
 class TestEngineArguments:
     @pytest.mark.parametrize(
-        ("completions", "sizes"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])]
+        ("completions", "sizes"),
+        [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])],
     )
     def test_graphs_are_captured_for_the_batch_sizes_that_occur(self, completions, sizes):
         assert capture_sizes(completions) == sizes
@@ -81,8 +82,14 @@ class TestEngineArguments:
         assert "enable_lora" not in arguments and arguments["max_num_seqs"] == 4
 
     def test_the_users_environment_is_left_alone(self, monkeypatch, tmp_path):
-        for variable in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL",
-                         "VLLM_USE_FLASHINFER_SAMPLER"):
+        for variable in (
+            "VLLM_CACHE_ROOT",
+            "TRITON_CACHE_DIR",
+            "TORCHINDUCTOR_CACHE_DIR",
+            "VLLM_NO_USAGE_STATS",
+            "VLLM_LOGGING_LEVEL",
+            "VLLM_USE_FLASHINFER_SAMPLER",
+        ):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
         monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
@@ -109,7 +116,17 @@ class TestCollapsePictures:
         return out
 
     @pytest.mark.parametrize(
-        "prompt", [[1, 7, 2], [1, 101, 7, 2], [1, 102, 7, 2], [1, 7, 101, 2], [101, 7, 102], [7], [1, 2, 3], [1, 7, 2, 101, 7, 101, 3]]
+        "prompt",
+        [
+            [1, 7, 2],
+            [1, 101, 7, 2],
+            [1, 102, 7, 2],
+            [1, 7, 101, 2],
+            [101, 7, 102],
+            [7],
+            [1, 2, 3],
+            [1, 7, 2, 101, 7, 101, 3],
+        ],
     )
     def test_a_collapsed_prompt_expands_to_what_it_was(self, prompt):
         expanded = self.expand(prompt)
@@ -127,7 +144,9 @@ class TestCollapsePictures:
         )
         ids = inputs["input_ids"][0]
         collapsed = vllm_setup.collapse_pictures(ids, *vllm_setup._picture_tokens(policy.processor))
-        text = policy.processor.tokenizer(policy.prompt_text(problems["prompt"][0]), add_special_tokens=False)["input_ids"]
+        text = policy.processor.tokenizer(policy.prompt_text(problems["prompt"][0]), add_special_tokens=False)[
+            "input_ids"
+        ]
         assert collapsed == text and len(ids) > len(text) + 15
 
 
@@ -154,7 +173,11 @@ def test_vllm_finds_a_prompts_picture_once(monkeypatch):
 
     inputs = ModuleType("vllm.multimodal.inputs")
     inputs.PlaceholderRange = PlaceholderRange
-    for name, module in (("vllm", ModuleType("vllm")), ("vllm.multimodal", ModuleType("multimodal")), (inputs.__name__, inputs)):
+    for name, module in (
+        ("vllm", ModuleType("vllm")),
+        ("vllm.multimodal", ModuleType("multimodal")),
+        (inputs.__name__, inputs),
+    ):
         monkeypatch.setitem(sys.modules, name, module)
     vllm_setup.find_pictures_once.__wrapped__()
     first, second = PlaceholderRange(5), PlaceholderRange(9)
@@ -163,7 +186,9 @@ def test_vllm_finds_a_prompts_picture_once(monkeypatch):
     assert looked == [5, 9] and first == PlaceholderRange(5)
 
 
-@pytest.mark.parametrize(("changes", "way"), [({}, MergedAdapter), ({"enable_lora": True, "max_lora_rank": 16}, LoraAdapter)])
+@pytest.mark.parametrize(
+    ("changes", "way"), [({}, MergedAdapter), ({"enable_lora": True, "max_lora_rank": 16}, LoraAdapter)]
+)
 def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkeypatch, changes, way):
     import dataclasses
     import sys
@@ -175,7 +200,9 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     runner = SimpleNamespace(get_model=lambda: torch.nn.Module())
     driver = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
     vllm = ModuleType("vllm")
-    llm = SimpleNamespace(llm_engine=SimpleNamespace(model_executor=driver), model_config=SimpleNamespace(model="embedded"))
+    llm = SimpleNamespace(
+        llm_engine=SimpleNamespace(model_executor=driver), model_config=SimpleNamespace(model="embedded")
+    )
     vllm.LLM = lambda **arguments: started.append(arguments) or llm
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     for name in ("mend", "prepare_environment"):
@@ -194,7 +221,9 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
 
 def test_too_little_memory_is_a_sentence_with_what_to_set():
     def no_memory(**arguments):
-        raise ValueError("Free memory on device (3.1/24.0 GiB) on startup is less than desired GPU memory utilization (0.5, 12.0 GiB).")
+        raise ValueError(
+            "Free memory on device (3.1/24.0 GiB) on startup is less than desired GPU memory utilization (0.5, 12.0 GiB)."
+        )
 
     with pytest.raises(GenerationError, match=r"Free memory.*model\.gpu_memory_utilization=0\.35"):
         generation._start(no_memory, {"gpu_memory_utilization": 0.5})
@@ -267,7 +296,11 @@ def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypa
     monkeypatch.setitem(sys.modules, "unsloth_zoo.vllm_utils", utils)
     monkeypatch.setattr(vllm_setup, "quick_start", quick_start)
     with unsloth_backend.vllm_started_quickly():
-        assert inspect.getfullargspec(utils.load_vllm).args == ["model_name", "config", "max_num_seqs"]  # as Unsloth asks
+        assert inspect.getfullargspec(utils.load_vllm).args == [
+            "model_name",
+            "config",
+            "max_num_seqs",
+        ]  # as Unsloth asks
         assert utils.load_vllm(model_name=policy.source, config="config", max_num_seqs=6) == "engine"
     marker = policy.processor.tokenizer.convert_tokens_to_ids("<start_of_image>")
     assert started == [(policy.source, "config", 6, (policy.source, marker))]
@@ -300,9 +333,18 @@ class TransformersEngine(generation.Engine):
         model.eval()
         with torch.no_grad():
             out = model.generate(
-                input_ids=input_ids, attention_mask=(input_ids != pad).long(), pixel_values=torch.stack([p for _, p in requests]),
-                token_type_ids=(input_ids == processor.tokenizer.image_token_id).long(), do_sample=True, temperature=temperature, top_k=0,
-                max_new_tokens=max_tokens, eos_token_id=self.stop_ids, pad_token_id=pad, return_dict_in_generate=True, output_logits=True,
+                input_ids=input_ids,
+                attention_mask=(input_ids != pad).long(),
+                pixel_values=torch.stack([p for _, p in requests]),
+                token_type_ids=(input_ids == processor.tokenizer.image_token_id).long(),
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                max_new_tokens=max_tokens,
+                eos_token_id=self.stop_ids,
+                pad_token_id=pad,
+                return_dict_in_generate=True,
+                output_logits=True,
                 suppress_tokens=self.banned_ids,
             )
         model.train(training)
@@ -324,7 +366,9 @@ def engine_for(policy):
 class TestCheckParity:
     def test_two_forwards_of_one_model_agree(self, policy):
         problems = some_problems(4)
-        report = generation.check_parity(policy, engine_for(policy), problems["prompt"], problems["image"], max_new_tokens=12)
+        report = generation.check_parity(
+            policy, engine_for(policy), problems["prompt"], problems["image"], max_new_tokens=12
+        )
         assert report.tokens >= 4 and report.max < 1e-3
 
     def test_a_shifted_engine_is_caught(self, policy):
@@ -340,12 +384,20 @@ def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
     from trl import GRPOTrainer
 
     return two_steps(
-        policy, folder, trainer_class=generation.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
-        built_inside=generation.generating_with(engine), use_vllm=True, vllm_mode="colocate", gradient_checkpointing=False, **arguments,
+        policy,
+        folder,
+        trainer_class=generation.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
+        built_inside=generation.generating_with(engine),
+        use_vllm=True,
+        vllm_mode="colocate",
+        gradient_checkpointing=False,
+        **arguments,
     )
 
 
-@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2}, {"vllm_importance_sampling_mode": "token_truncate"}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"gradient_accumulation_steps": 2}, {"vllm_importance_sampling_mode": "token_truncate"}]
+)
 def test_importance_weights_from_the_loss_train_as_trls_own(policy, tmp_path, arguments):
     engine = engine_for(policy)
     engine.noise = 0.02
@@ -355,7 +407,9 @@ def test_importance_weights_from_the_loss_train_as_trls_own(policy, tmp_path, ar
         torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-5, msg=name)
     for key in ("loss", "reward", "sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean"):
         ours_by_step = [line[key] for line in ours.state.log_history if key in line]
-        assert ours_by_step == pytest.approx([line[key] for line in stock.state.log_history if key in line], rel=1e-3, abs=1e-5), key
+        assert ours_by_step == pytest.approx(
+            [line[key] for line in stock.state.log_history if key in line], rel=1e-3, abs=1e-5
+        ), key
         assert len(ours_by_step) == 2
     moved = [n for n, p in policy.model.named_parameters() if n in trained and not torch.equal(p, trained[n])]
     assert moved
@@ -392,7 +446,14 @@ def test_sampling_uses_the_engine_and_leaves_the_adapter_out_when_asked(policy):
 
     engine = Recording(policy, None, mends.end_of_turn_ids(policy.processor, policy.model))
     problems = some_problems(3)
-    options = {"max_new_tokens": 6, "temperature": 1.0, "samples_per_problem": 2, "seed": 0, "batch_size": 2, "progress": None}
+    options = {
+        "max_new_tokens": 6,
+        "temperature": 1.0,
+        "samples_per_problem": 2,
+        "seed": 0,
+        "batch_size": 2,
+        "progress": None,
+    }
     completions = generation.sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
     with policy.without_adapter():
         generation.sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)

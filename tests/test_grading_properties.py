@@ -48,10 +48,43 @@ blanks = st.text(" \n\t", max_size=5)
 texts = st.one_of(
     st.text(max_size=200),
     st.lists(
-        st.sampled_from([
-            *DEFAULT_DELIMITERS, *CHOICES, "45", "0.75", "[2, 3]", "May", "A", "(B)", " ", "or", "not", "=", "-", ",", ".", "\\frac{",
-            "{", "}", "\\boxed{", "$", "^", "√", "½", "%", "the answer is", "\\text{", "e", "²", "１", "\u200b", "**", "10^", "/",
-        ]),  # fmt: skip
+        st.sampled_from(
+            [
+                *DEFAULT_DELIMITERS,
+                *CHOICES,
+                "45",
+                "0.75",
+                "[2, 3]",
+                "May",
+                "A",
+                "(B)",
+                " ",
+                "or",
+                "not",
+                "=",
+                "-",
+                ",",
+                ".",
+                "\\frac{",
+                "{",
+                "}",
+                "\\boxed{",
+                "$",
+                "^",
+                "√",
+                "½",
+                "%",
+                "the answer is",
+                "\\text{",
+                "e",
+                "²",
+                "１",
+                "\u200b",
+                "**",
+                "10^",
+                "/",
+            ]
+        ),  # fmt: skip
         max_size=30,
     ).map("".join),
 )
@@ -101,14 +134,33 @@ def test_a_fraction_is_read_in_every_dress(top, bottom):
     if top % bottom == 0:
         return
     gold = f"{round(Decimal(top) / Decimal(bottom), 5):f}"
-    for text in (f"{top}/{bottom}", f"{top} / {bottom}", rf"\frac{{{top}}}{{{bottom}}}", rf"$\dfrac{{{top}}}{{{bottom}}}$"):
+    for text in (
+        f"{top}/{bottom}",
+        f"{top} / {bottom}",
+        rf"\frac{{{top}}}{{{bottom}}}",
+        rf"$\dfrac{{{top}}}{{{bottom}}}$",
+    ):
         assert grade(solved(text), gold, answer_type="float", precision=5).correct
 
 
-@given(st.lists(st.text("abcdefgh ", min_size=4, max_size=12).map(str.strip).filter(len), min_size=2, max_size=6, unique=True), st.data())
+@given(
+    st.lists(
+        st.text("abcdefgh ", min_size=4, max_size=12).map(str.strip).filter(len), min_size=2, max_size=6, unique=True
+    ),
+    st.data(),
+)
 def test_a_letter_means_its_place_among_the_choices(choices, data):
     at = data.draw(st.integers(0, len(choices) - 1))
-    for dress in ("{}", "({})", "{}.", "**{}**", "Option {}", "The answer is {}.", r"\boxed{{{}}}", "{}) " + choices[at]):
+    for dress in (
+        "{}",
+        "({})",
+        "{}.",
+        "**{}**",
+        "Option {}",
+        "The answer is {}.",
+        r"\boxed{{{}}}",
+        "{}) " + choices[at],
+    ):
         letter = "ABCDEF"[at]
         given_verdict = grade(solved(dress.format(letter)), choices[at], choices=choices, question_type="multi_choice")
         if len(choices[at]) > 1 and "ABCDEF".find(choices[at].upper()) < 0:

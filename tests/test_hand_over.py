@@ -78,7 +78,9 @@ class TestDithered:
 
 
 class FakeVllm(torch.nn.Module):
-    """The language layers of vLLM's Gemma-3 around the policy's base weights, with q, k, v and gate, up as one matrix each."""
+    """The language layers of vLLM's Gemma-3 around the policy's base weights, with q, k, v and gate, up as one matrix
+    each.
+    """
 
     def __init__(self, policy):
         super().__init__()
@@ -86,14 +88,20 @@ class FakeVllm(torch.nn.Module):
         self.language_model.model = torch.nn.Module()
         self.language_model.model.layers = torch.nn.ModuleList()
         for layer in range(layers_of(policy)):
+
             def base(block, *parts, layer=layer):
                 weights = [wrapped(policy, layer, block, part).base_layer.weight for part in parts]
                 linear = torch.nn.Module()
-                linear.weight = torch.nn.Parameter(torch.cat([weight.detach().clone() for weight in weights]), requires_grad=False)
+                linear.weight = torch.nn.Parameter(
+                    torch.cat([weight.detach().clone() for weight in weights]), requires_grad=False
+                )
                 return linear
 
             attention, mlp = torch.nn.Module(), torch.nn.Module()
-            attention.qkv_proj, attention.o_proj = base("self_attn", "q_proj", "k_proj", "v_proj"), base("self_attn", "o_proj")
+            attention.qkv_proj, attention.o_proj = (
+                base("self_attn", "q_proj", "k_proj", "v_proj"),
+                base("self_attn", "o_proj"),
+            )
             attention.q_norm = torch.nn.RMSNorm(4)
             mlp.gate_up_proj, mlp.down_proj = base("mlp", "gate_proj", "up_proj"), base("mlp", "down_proj")
             both = torch.nn.Module()
@@ -117,7 +125,11 @@ class TestMergedAdapter:
             x = torch.randn(200, linear.weight.shape[1])
             with torch.no_grad():
                 expected = torch.cat(
-                    [x @ (module.base_layer.weight.float() + module.get_delta_weight("default")).T for module in modules], dim=1
+                    [
+                        x @ (module.base_layer.weight.float() + module.get_delta_weight("default")).T
+                        for module in modules
+                    ],
+                    dim=1,
                 )
                 gap = x @ linear.weight.float().T - expected
                 base = x @ torch.cat([module.base_layer.weight for module in modules]).float().T - expected
@@ -152,7 +164,9 @@ class TestMergedAdapter:
         vllm = FakeVllm(policy)
         before = vllm.weights()
         MergedAdapter(vllm).take(attention.model)
-        changed = {name.split(".")[-2] for name, value in vllm.weights().items() if not torch.equal(value, before[name])}
+        changed = {
+            name.split(".")[-2] for name, value in vllm.weights().items() if not torch.equal(value, before[name])
+        }
         assert changed == {"qkv_proj", "o_proj"}
 
 

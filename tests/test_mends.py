@@ -18,7 +18,9 @@ def problem():
 
 def second_pass_ids(processor, problem):
     """The ids as TRL 1.14.2 makes them for the loss: the rendered prompt, tokenised again with special tokens."""
-    text = processor.apply_chat_template(data.conversation(problem, RewardParams()), tokenize=False, add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        data.conversation(problem, RewardParams()), tokenize=False, add_generation_prompt=True
+    )
     return processor(images=[[problem["image"]]], text=[text], return_tensors="pt")["input_ids"][0].tolist()
 
 
@@ -26,7 +28,9 @@ def first_pass_ids(processor, problem):
     """The ids that the policy generates from."""
     conversation = copy.deepcopy(data.conversation(problem, RewardParams()))
     next(part for part in conversation[0]["content"] if part["type"] == "image")["image"] = problem["image"]
-    return processor.apply_chat_template([conversation], tokenize=True, return_dict=True, add_generation_prompt=True)["input_ids"][0]
+    return processor.apply_chat_template([conversation], tokenize=True, return_dict=True, add_generation_prompt=True)[
+        "input_ids"
+    ][0]
 
 
 def test_with_the_mend_the_loss_sees_the_tokens_that_were_generated_from(embedded_policy, problem):
@@ -87,9 +91,13 @@ def quantised_trainer(tmp_path):
     policy = load_policy(params.model, params.lora)
     policy.model.get_base_model().is_loaded_in_4bit = True
     return GRPOTrainer(
-        model=policy.model, processing_class=policy.processor, reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        model=policy.model,
+        processing_class=policy.processor,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": "?"}]]}),
-        args=GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, bf16=False, report_to="none"),
+        args=GRPOConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, bf16=False, report_to="none"
+        ),
     )
 
 

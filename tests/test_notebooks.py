@@ -23,7 +23,12 @@ def code_cells(path):
 
 
 def test_there_are_four():
-    assert [path.stem for path in NOTEBOOKS] == ["01_dataset_exploration", "02_reward_design", "03_grpo_training", "04_evaluation"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_dataset_exploration",
+        "02_reward_design",
+        "03_grpo_training",
+        "04_evaluation",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)

@@ -248,7 +248,12 @@ def test_a_relative_path_is_looked_for_here_then_in_the_checkout(tmp_path, monke
 
 
 def test_overrides_are_read_as_yaml():
-    settings = ["training.max_steps=5", "training.grpo.beta=0.04", "dataset.max_samples=null", "model.load_in_4bit=false"]
+    settings = [
+        "training.max_steps=5",
+        "training.grpo.beta=0.04",
+        "dataset.max_samples=null",
+        "model.load_in_4bit=false",
+    ]
     assert parse_overrides([*settings, "reward.functions=[correctness]", "dataset.path=a=b"]) == {
         "training": {"max_steps": 5, "grpo": {"beta": 0.04}},
         "dataset": {"max_samples": None, "path": "a=b"},
@@ -280,7 +285,9 @@ class TestBatchPlan:
         assert "4 instead of 1" in notice and "num_generations = 4" in notice
 
     def test_a_batch_of_whole_groups_is_left_alone(self):
-        plan = RunParams.load("smoke", training={"per_device_train_batch_size": 128, "num_generations": 4}).training.batch_plan()
+        plan = RunParams.load(
+            "smoke", training={"per_device_train_batch_size": 128, "num_generations": 4}
+        ).training.batch_plan()
         assert (plan.per_device_train_batch_size, plan.completions_per_step, plan.prompts_per_step) == (128, 128, 32)
         assert plan.notices == []
 

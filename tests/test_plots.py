@@ -118,7 +118,9 @@ def test_the_interval_of_a_share_is_wilsons():
 )
 def test_an_interval_is_described_for_what_it_is(interval, said):
     difference = {"accuracy": sum(interval) / 2, "ci95": interval, "n_paired": 5}
-    figure = plots.before_after({"before": {"accuracy": 0.5}, "after": {"accuracy": 0.5, "n": 5}, "difference": difference})
+    figure = plots.before_after(
+        {"before": {"accuracy": 0.5}, "after": {"accuracy": 0.5, "n": 5}, "difference": difference}
+    )
     assert said in texts(figure)
     drawn(figure)
 
@@ -148,11 +150,18 @@ def test_problems_are_shown_with_question_choices_and_answer():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_question_is_drawn_as_text_without_a_warning(name):
-    problem = {**make_problems(1)[0], "question": HOSTILE[name], "answer": HOSTILE[name][:40], "choices": [HOSTILE[name][:30], "$x^$"]}
+    problem = {
+        **make_problems(1)[0],
+        "question": HOSTILE[name],
+        "answer": HOSTILE[name][:40],
+        "choices": [HOSTILE[name][:30], "$x^$"],
+    }
     figure = plots.problem_grid([problem])
     drawn(figure)
     drawn(plots.answer_counts([{**problem, "metadata": {"category": HOSTILE[name]}}]))
-    assert not any(text.get_parse_math() for text in figure.findobj(Text) if text.get_text().startswith(HOSTILE[name][:8]))
+    assert not any(
+        text.get_parse_math() for text in figure.findobj(Text) if text.get_text().startswith(HOSTILE[name][:8])
+    )
 
 
 def test_marks_that_turn_the_direction_of_writing_are_boxes():

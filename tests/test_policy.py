@@ -17,7 +17,9 @@ SMOKE_MODEL = RunParams.load("smoke").model
 
 
 def conversations_of(problems):
-    return [data.conversation(problem, RewardParams()) for problem in problems], [problem["image"] for problem in problems]
+    return [data.conversation(problem, RewardParams()) for problem in problems], [
+        problem["image"] for problem in problems
+    ]
 
 
 def test_lora_goes_to_the_language_layers_alone_by_default():
@@ -61,7 +63,9 @@ def test_a_seed_repeats_a_sample_and_leaves_torch_as_it_was(embedded_policy):
     conversations, images = conversations_of(make_problems(4, seed=3))
     state = torch.random.get_rng_state()
     first, second, other = (
-        embedded_policy.sample(conversations, images, max_new_tokens=16, temperature=1.0, samples_per_problem=3, seed=seed)
+        embedded_policy.sample(
+            conversations, images, max_new_tokens=16, temperature=1.0, samples_per_problem=3, seed=seed
+        )
         for seed in (1, 1, 2)
     )
     assert first == second != other

@@ -34,7 +34,13 @@ def hostile(tmp_path_factory):
     path = run / "predictions.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row, text in zip(rows, [*HOSTILE.values()] * 4, strict=False):
-        row |= {"completion": text, "question": text[:2000], "reason": text[:400], "kind": text[:60], "answer": text[:50]}
+        row |= {
+            "completion": text,
+            "question": text[:2000],
+            "reason": text[:400],
+            "kind": text[:60],
+            "answer": text[:50],
+        }
     RunDirectory(run).write_jsonl(path, rows)
     evaluation = json.loads((run / "evaluation.json").read_text())
     evaluation["by_group"] = {HOSTILE["closers"]: {"before": 0.0, "after": 0.5, "n": 2}}
@@ -77,7 +83,9 @@ def test_a_page_loads_nothing_and_runs_only_what_its_policy_names(runs, name):
     page = Page(runs / "better" / name)
     policy = dict(
         part.strip().split(" ", 1)
-        for part in next(v for tag, k, v in page.attributes if tag == "meta" and k == "content" and "default-src" in v).split(";")
+        for part in next(
+            v for tag, k, v in page.attributes if tag == "meta" and k == "content" and "default-src" in v
+        ).split(";")
     )
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert policy["img-src"] == "data:"
@@ -143,7 +151,9 @@ def test_hostile_texts_are_text_in_every_page(hostile):
     assert "<" not in browser.raw["script"][0]
     texts = {one[0] for group in browser.data()["groups"] for one in group[2]}
     assert set(HOSTILE.values()) - texts == {HOSTILE["long"]}
-    assert any(text.startswith(HOSTILE["long"][:99_000]) and "more characters are in samples.jsonl" in text for text in texts)
+    assert any(
+        text.startswith(HOSTILE["long"][:99_000]) and "more characters are in samples.jsonl" in text for text in texts
+    )
 
 
 def test_the_browser_holds_every_sample_and_each_picture_once(runs):
@@ -151,7 +161,9 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     data = page.data()
     store = SampleStore(runs / "better")
     assert "All 320 sampled completions in 80 groups of 10 steps" in page.words
-    assert [one[0] for group in data["groups"] for one in group[2]] == [row["completion"] for row in store.rows(range(len(store)))]
+    assert [one[0] for group in data["groups"] for one in group[2]] == [
+        row["completion"] for row in store.rows(range(len(store)))
+    ]
     assert [group[0] for group in data["groups"]] == [store.group(number).step for number in store.groups()]
     assert len(data["images"]) == len(set(data["images"])) <= 32
     assert data["rewards"] == ["formatting", "correctness"]
@@ -187,7 +199,9 @@ def test_steps_are_taken_from_everywhere_first():
 def test_two_runs_are_compared_on_the_same_problems(runs, tmp_path):
     comparison = report.compare_runs([runs / "better", runs / "worse"], tmp_path / "c.html")
     first, second = comparison.table
-    better, worse = (json.loads((runs / name / "evaluation.json").read_text())["after"]["accuracy"] for name in ("better", "worse"))
+    better, worse = (
+        json.loads((runs / name / "evaluation.json").read_text())["after"]["accuracy"] for name in ("better", "worse")
+    )
     assert (first["accuracy"], second["accuracy"]) == (pytest.approx(better), pytest.approx(worse))
     assert second["difference"] == pytest.approx(worse - better)
     assert second["ci95"][0] <= second["difference"] <= second["ci95"][1] < 0

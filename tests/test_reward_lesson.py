@@ -11,18 +11,27 @@ from nbhelpers import reward_lesson as lesson
 from nbhelpers import rewards
 from nbhelpers.params import RewardParams
 
-CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "grader_cases.jsonl").read_text(encoding="utf-8").splitlines()]
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "data" / "grader_cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
 REWARD = RewardParams()
-OTHER_MARKS = RewardParams(reasoning_start="<think>", reasoning_end="</think>", solution_start="<answer>", solution_end="</answer>")
+OTHER_MARKS = RewardParams(
+    reasoning_start="<think>", reasoning_end="</think>", solution_start="<answer>", solution_end="</answer>"
+)
 
 
 @pytest.mark.parametrize(
-    ("place", "judge"), [(0, lesson._equals), (3, lesson._official), (4, lambda text, case: lesson._strict(text, case).correct)]
+    ("place", "judge"),
+    [(0, lesson._equals), (3, lesson._official), (4, lambda text, case: lesson._strict(text, case).correct)],
 )
 def test_the_stored_rates_are_those_of_the_cases(place, judge):
     verdicts = [(case["expected_correct"], judge(case["completion"], case)) for case in CASES]
     rates = lesson.MEASURED[place]
-    assert (sum(right for right, _ in verdicts), len(verdicts)) == (lesson.RIGHT_CASES, lesson.RIGHT_CASES + lesson.WRONG_CASES)
+    assert (sum(right for right, _ in verdicts), len(verdicts)) == (
+        lesson.RIGHT_CASES,
+        lesson.RIGHT_CASES + lesson.WRONG_CASES,
+    )
     assert sum(right and not given for right, given in verdicts) == rates.denied
     assert sum(given and not right for right, given in verdicts) == rates.credited
 
@@ -65,5 +74,7 @@ def test_every_figure_draws():
     ]  # fmt: skip
     assert all(figure._repr_png_()[0].startswith(b"\x89PNG") for figure in figures)
     assert "groups in which it differs" in str(lesson.preview_table(preview))
-    shown = str(lesson.show_preview(preview, [dict(lesson.ANGLE)] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD, n=1))
+    shown = str(
+        lesson.show_preview(preview, [dict(lesson.ANGLE)] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD, n=1)
+    )
     assert shown.count("45 is the answer") == 3

@@ -12,7 +12,10 @@ import pytest
 from nbhelpers import rewards
 from nbhelpers.params import REWARD_FUNCTIONS, RewardParams
 
-CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "grader_cases.jsonl").read_text(encoding="utf-8").splitlines()]
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "data" / "grader_cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
 RIGHT = "<REASONING>90 / 2</REASONING><SOLUTION>45</SOLUTION>"
 WRONG = "<REASONING>90 / 2</REASONING><SOLUTION>44</SOLUTION>"
 
@@ -21,7 +24,11 @@ def pay(function, *completions, answer="45", answer_type="integer", **columns):
     count = len(completions)
     columns = {key: [value] * count for key, value in columns.items()}
     return function(
-        prompts=["?"] * count, completions=list(completions), answer=[answer] * count, answer_type=[answer_type] * count, **columns
+        prompts=["?"] * count,
+        completions=list(completions),
+        answer=[answer] * count,
+        answer_type=[answer_type] * count,
+        **columns,
     )
 
 
@@ -32,19 +39,29 @@ def test_the_shared_cases_are_paid_as_trl_would_ask():
     prompts = [[{"role": "user", "content": "?"}]] * len(CASES)
     paid = rewards.correctness_reward_func(prompts, completions, answers, **columns)
     assert paid == [2.0 if case["expected_correct"] else 0.0 for case in CASES]
-    judged = [(case["expected_format"], score) for case, score in zip(CASES, rewards.formatting_reward_func(completions), strict=True)]
+    judged = [
+        (case["expected_format"], score)
+        for case, score in zip(CASES, rewards.formatting_reward_func(completions), strict=True)
+    ]
     assert all((score == 2.0) is expected for expected, score in judged if expected is not None)
 
 
 def test_the_public_notebooks_string_comparison_denies_most_right_answers():
-    paid = rewards.naive_correctness_reward_func([None] * len(CASES), [case["completion"] for case in CASES], [c["answer"] for c in CASES])
+    paid = rewards.naive_correctness_reward_func(
+        [None] * len(CASES), [case["completion"] for case in CASES], [c["answer"] for c in CASES]
+    )
     denied = sum(case["expected_correct"] and score == 0 for case, score in zip(CASES, paid, strict=True))
     credited = sum(not case["expected_correct"] and score > 0 for case, score in zip(CASES, paid, strict=True))
     assert (denied, credited) == (128, 0)
 
 
 @pytest.mark.parametrize(
-    "completion", [RIGHT, [{"role": "assistant", "content": RIGHT}], [{"role": "assistant", "content": [{"type": "text", "text": RIGHT}]}]]
+    "completion",
+    [
+        RIGHT,
+        [{"role": "assistant", "content": RIGHT}],
+        [{"role": "assistant", "content": [{"type": "text", "text": RIGHT}]}],
+    ],
 )
 def test_completions_are_texts_or_messages(completion):
     assert pay(rewards.correctness_reward_func, completion) == [2.0]
@@ -78,7 +95,12 @@ def test_closeness_rises_towards_the_answer_and_jumps_at_it():
 
 def test_overlong_falls_over_the_last_fifth_and_needs_token_counts():
     ids = [[0] * length for length in (10, 80, 90, 100)]
-    assert rewards.overlong_reward_func(["a"] * 4, max_completion_length=100, completion_ids=ids) == [0.0, 0.0, -0.5, -1.0]
+    assert rewards.overlong_reward_func(["a"] * 4, max_completion_length=100, completion_ids=ids) == [
+        0.0,
+        0.0,
+        -0.5,
+        -1.0,
+    ]
     assert rewards.overlong_reward_func(["a"], max_completion_length=100) == [None]
 
 
@@ -94,7 +116,10 @@ def test_configured_rewards_keep_order_names_values_and_marks():
     )  # fmt: skip
     functions = rewards.make_reward_funcs(params)
     assert [function.__name__ for function in functions] == ["correctness", "formatting"]
-    assert [pay(function, "<think>a</think><answer>45</answer>", RIGHT) for function in functions] == [[3.0, 0.0], [1.0, 0.0]]
+    assert [pay(function, "<think>a</think><answer>45</answer>", RIGHT) for function in functions] == [
+        [3.0, 0.0],
+        [1.0, 0.0],
+    ]
 
 
 def test_every_reward_that_parameters_allow_exists():
@@ -119,7 +144,9 @@ def test_a_user_brings_a_reward_of_their_own(tmp_path, monkeypatch):
 
 def test_unknown_rewards_name_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'correctness'"):
-        rewards.make_reward_funcs(RewardParams.model_construct(**{**RewardParams().model_dump(), "functions": ["corectness"]}))
+        rewards.make_reward_funcs(
+            RewardParams.model_construct(**{**RewardParams().model_dump(), "functions": ["corectness"]})
+        )
     with pytest.raises(ValueError, match="needs max_completion_length"):
         rewards.make_reward_funcs(RewardParams(functions=["overlong"]))
 

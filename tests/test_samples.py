@@ -39,7 +39,8 @@ def row(step, place=0, index=0, *, pid="p", kind="count", correct=False, reward=
 
 def group(step, place=0, *, rights=(), size=2, **values):
     return [
-        row(step, place, index, correct=index in rights, reward=2.0 * (index in rights), **values) for index in range(size)
+        row(step, place, index, correct=index in rights, reward=2.0 * (index in rights), **values)
+        for index in range(size)
     ]
 
 
@@ -207,7 +208,9 @@ def test_a_reward_that_could_not_judge_is_not_a_zero_variance_group(tmp_path):
     assert SampleStore(tmp_path).groups(show="zero variance") == []
 
 
-@pytest.mark.parametrize("wanted", ["TRIANGLE", "triangle abc", "Straße", "試題", 'say "yes"', "back\\slash", "50 % of"])
+@pytest.mark.parametrize(
+    "wanted", ["TRIANGLE", "triangle abc", "Straße", "試題", 'say "yes"', "back\\slash", "50 % of"]
+)
 def test_search_finds_text_as_it_was_written(tmp_path, wanted):
     text = 'The Triangle ABC, Straße, 試題, say "yes", back\\slash, 50 % of it'
     write(tmp_path, group(1, text="nothing here"), group(2, text=text))

@@ -12,13 +12,16 @@ from nbhelpers.params import RunParams
 def notebook(path, *sources, parameters="preset = 'smoke'\noutput_dir = None\ntraining = {}"):
     cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
-    book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}})
+    book = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}}
+    )
     nbformat.write(book, path)
     return path
 
 
 @pytest.mark.parametrize(
-    ("selection", "numbers"), [(None, "01 02 03 04"), ("3-4", "03 04"), ("2", "02"), ("1,3", "01 03"), ("1, 3-4", "01 03 04")]
+    ("selection", "numbers"),
+    [(None, "01 02 03 04"), ("3-4", "03 04"), ("2", "02"), ("1,3", "01 03"), ("1, 3-4", "01 03 04")],
 )
 def test_notebooks_are_chosen_by_number(selection, numbers):
     assert [path.name[:2] for path in series.select_notebooks(selection)] == numbers.split()

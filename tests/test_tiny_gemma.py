@@ -67,11 +67,14 @@ def test_special_and_newline_tokens_are_single_tokens_of_the_vocabulary(processo
         assert processor.tokenizer.encode(token, add_special_tokens=False) == [vocabulary[token]]
 
 
-@pytest.mark.parametrize("text", [
-    "".join(map(chr, range(32, 127))),
-    "设三角形的面积为 x, 求 $\\frac{\\sqrt{3}}{2}$ in m² – «ça va» 🙂",
-    "two  spaces\tand a tab\n\n\n\n\nfive newlines",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(map(chr, range(32, 127))),
+        "设三角形的面积为 x, 求 $\\frac{\\sqrt{3}}{2}$ in m² – «ça va» 🙂",
+        "two  spaces\tand a tab\n\n\n\n\nfive newlines",
+    ],
+)
 def test_any_text_survives_the_tokenizer(processor, text):
     ids = processor.tokenizer.encode(text, add_special_tokens=False)
     assert processor.tokenizer.unk_token_id not in ids

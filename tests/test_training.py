@@ -31,7 +31,9 @@ def test_every_trained_parameter_moved_and_no_frozen_one_did(trained_run):
 
 def test_the_adapter_is_saved_with_processor_and_config(trained_run):
     final = trained_run["run"].final_model_dir
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "config.json"} <= {p.name for p in final.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "config.json"} <= {
+        p.name for p in final.iterdir()
+    }
     assert trained_run["result"].adapter_norm > 0
 
 
@@ -39,7 +41,14 @@ def test_there_is_a_line_of_metrics_a_step(trained_run):
     run = trained_run["run"]
     lines = run.read_jsonl(run.metrics_path)
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert {"reward", "rewards/formatting/mean", "rewards/correctness/mean", "frac_reward_zero_std", "loss", "entropy"} <= set(lines[0])
+    assert {
+        "reward",
+        "rewards/formatting/mean",
+        "rewards/correctness/mean",
+        "frac_reward_zero_std",
+        "loss",
+        "entropy",
+    } <= set(lines[0])
 
 
 def test_every_completion_is_recorded_with_its_group_reward_and_advantage(trained_run):
@@ -86,7 +95,12 @@ def test_the_manifest_says_what_was_run(trained_run):
 def test_the_same_seed_gives_the_same_samples(trained_run, tmp_path, tiny_params):
     params = tiny_params(tmp_path)
     again = RunDirectory(params.output_dir)
-    train(load_policy(params.model, params.lora, seed=params.training.seed), data.load_problems(params.dataset), params, again)
+    train(
+        load_policy(params.model, params.lora, seed=params.training.seed),
+        data.load_problems(params.dataset),
+        params,
+        again,
+    )
     first = trained_run["run"]
     norms = [[line["grad_norm"] for line in run.read_jsonl(run.metrics_path)] for run in (first, again)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
@@ -114,7 +128,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(trained_run, tmp_path,
     params = tiny_params(tmp_path)
     run = RunDirectory(params.output_dir)
     with pytest.raises(Stop):
-        train(load_policy(params.model, params.lora), data.load_problems(params.dataset), params, run, on_log=stop_after_two)
+        train(
+            load_policy(params.model, params.lora),
+            data.load_problems(params.dataset),
+            params,
+            run,
+            on_log=stop_after_two,
+        )
     resumed = tiny_params(tmp_path, training={"resume": True})
     result = train(load_policy(resumed.model, resumed.lora), data.load_problems(resumed.dataset), resumed, run)
     assert (result.resumed_from, result.steps) == (2, 3)
@@ -159,7 +179,10 @@ def test_dr_grpo_does_not_divide_by_the_spread_unless_told_to(loss, scale):
     params = RunParams.load("smoke")
     section = params.training.model_copy(update={"loss_type": loss, "grpo": {}})
     arguments = grpo_arguments(
-        params.model_copy(update={"training": section}), section.batch_plan(), RunDirectory(params.output_dir), on_gpu=False
+        params.model_copy(update={"training": section}),
+        section.batch_plan(),
+        RunDirectory(params.output_dir),
+        on_gpu=False,
     )
     assert arguments["scale_rewards"] == scale
 
@@ -198,14 +221,19 @@ def test_out_of_memory_names_the_settings_that_would_fit():
 
 
 @pytest.mark.parametrize(
-    ("setting", "free", "recomputes"), [("unsloth", 60, False), ("unsloth", 6, True), (True, 60, True), (False, 6, False)]
+    ("setting", "free", "recomputes"),
+    [("unsloth", 60, False), ("unsloth", 6, True), (True, 60, True), (False, 6, False)],
 )
-def test_activations_are_kept_where_the_memory_holds_them(embedded_policy, tmp_path, monkeypatch, setting, free, recomputes):
+def test_activations_are_kept_where_the_memory_holds_them(
+    embedded_policy, tmp_path, monkeypatch, setting, free, recomputes
+):
     """Gemma-3 4B's shape with 4 completions of 512 tokens needs some 22 GiB."""
     params = RunParams.load("full", output_dir=tmp_path, model={"use_gradient_checkpointing": setting})
     text = {"num_hidden_layers": 34, "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 8, "head_dim": 256,
             "vocab_size": 262208}  # fmt: skip
-    policy = SimpleNamespace(backend="transformers", model=SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(**text))))
+    policy = SimpleNamespace(
+        backend="transformers", model=SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(**text)))
+    )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
     told = []
     assert training._must_recompute(policy, params, params.training.batch_plan(), 330, told.append) is recomputes
@@ -236,7 +264,9 @@ def test_two_processes_train_one_policy_and_keep_every_sample(tmp_path):
     groups = {}
     for row in run.read_jsonl(run.samples_path):
         groups.setdefault(row["group"], []).append(row)
-    assert list(groups) == [f"{step}-{place}" for step in (1, 2) for place in range(4)]  # 2 processes x 8 completions, groups of 4
+    assert list(groups) == [
+        f"{step}-{place}" for step in (1, 2) for place in range(4)
+    ]  # 2 processes x 8 completions, groups of 4
     for rows in groups.values():
         assert len({row["pid"] for row in rows}) == 1 and [row["index"] for row in rows] == [0, 1, 2, 3]
         assert sum(row["advantage"] for row in rows) == pytest.approx(0, abs=1e-5)
@@ -248,7 +278,9 @@ def heads_used_by(policy, folder, before=lambda trainer: None):
     """The adapter and the log after two steps with TRL, and the widths of what the language head made for the loss."""
     widths = []
     head = policy.model.get_output_embeddings()
-    hook = head.register_forward_hook(lambda module, inputs, out: widths.append(out.shape[1]) if out.requires_grad else None)
+    hook = head.register_forward_hook(
+        lambda module, inputs, out: widths.append(out.shape[1]) if out.requires_grad else None
+    )
     trainer, adapter = two_steps(policy, folder, before=before, gradient_checkpointing=True)
     hook.remove()
     return adapter, trainer.state.log_history, widths
@@ -264,4 +296,6 @@ def test_log_probs_in_chunks_train_as_all_at_once_without_the_logits(tmp_path):
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5, msg=name)
     for key in ("loss", "entropy", "reward"):
-        assert [line[key] for line in log_of_parts if key in line] == pytest.approx([line[key] for line in log if key in line], abs=1e-4)
+        assert [line[key] for line in log_of_parts if key in line] == pytest.approx(
+            [line[key] for line in log if key in line], abs=1e-4
+        )

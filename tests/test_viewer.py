@@ -99,7 +99,10 @@ def test_a_block_that_never_closes_is_labelled_so():
 
 
 def test_own_delimiters_are_used_and_are_not_patterns():
-    assert viewer.segments("[[a]] (b)", ("[[", "]]", "(", ")")) == [("reasoning", "reasoning", "a"), ("solution", "solution", "b")]
+    assert viewer.segments("[[a]] (b)", ("[[", "]]", "(", ")")) == [
+        ("reasoning", "reasoning", "a"),
+        ("solution", "solution", "b"),
+    ]
 
 
 # pictures
@@ -113,7 +116,15 @@ def test_a_picture_outside_the_run_directory_is_not_read(tmp_path):
     (folder / "images" / "text.png").write_text("not a picture")
     (folder / "images" / "out.png").symlink_to(tmp_path / "secret.png")
     assert viewer.load_image(folder, "images/own.png").size == (4, 4)
-    for name in ("../secret.png", str(tmp_path / "secret.png"), "images/out.png", "images/text.png", "none.png", None, 3):
+    for name in (
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        "images/out.png",
+        "images/text.png",
+        "none.png",
+        None,
+        3,
+    ):
         assert viewer.load_image(folder, name) is None
 
 
@@ -154,7 +165,9 @@ def test_an_empty_run_and_an_empty_filter_say_so(tmp_path, run):
 
 def test_rows_with_few_fields_and_their_own_pictures_are_shown():
     problem = make_problems(1)[0]
-    rows = [{"pid": problem["pid"], "question": problem["question"], "answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}]
+    rows = [
+        {"pid": problem["pid"], "question": problem["question"], "answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}
+    ]
     page = assert_harmless(viewer.show_samples(rows, images=[problem["image"]]))
     assert "img" in page.tags and "not judged" in page.text
     assert "no picture" in str(viewer.show_samples(rows))
@@ -298,7 +311,16 @@ def test_one_problem_is_followed_through_training_and_left_again(looking, run):
 
 def test_a_running_run_is_taken_in_on_refresh(tmp_path):
     picture = Image.new("RGB", (8, 8))
-    row = {"group": "1-0", "pid": "p", "kind": "k", "question": "q", "answer": "1", "completion": "1", "reward": 0.0, "correct": False}
+    row = {
+        "group": "1-0",
+        "pid": "p",
+        "kind": "k",
+        "question": "q",
+        "answer": "1",
+        "completion": "1",
+        "reward": 0.0,
+        "correct": False,
+    }
     looking = viewer.SampleViewer(tmp_path)
     assert "No completion has been sampled yet" in looking.widget.children[-1].value
     with SampleWriter(RunDirectory(tmp_path)) as writer:

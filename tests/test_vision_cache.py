@@ -23,15 +23,31 @@ def model():
     torch.manual_seed(0)
     config = Gemma3Config(
         text_config={
-            "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64,
-            "max_position_embeddings": 128, "layer_types": ["sliding_attention", "full_attention"],
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 64,
+            "max_position_embeddings": 128,
+            "layer_types": ["sliding_attention", "full_attention"],
         },
         vision_config={
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
-            "patch_size": 8, "vision_use_head": False,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "vision_use_head": False,
         },
-        mm_tokens_per_image=4, image_token_index=IMAGE_TOKEN, boi_token_index=61, eoi_token_index=62,
+        mm_tokens_per_image=4,
+        image_token_index=IMAGE_TOKEN,
+        boi_token_index=61,
+        eoi_token_index=62,
     )
     model = Gemma3ForConditionalGeneration(config)
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
@@ -43,7 +59,8 @@ def with_adapter(model):
 
     torch.manual_seed(1)
     return get_peft_model(
-        model, LoraConfig(r=4, target_modules=r".*language_model\..*\.(q_proj|v_proj|down_proj)", init_lora_weights=False)
+        model,
+        LoraConfig(r=4, target_modules=r".*language_model\..*\.(q_proj|v_proj|down_proj)", init_lora_weights=False),
     )
 
 
@@ -55,7 +72,9 @@ def batch(pictures, repeats):
     ids = torch.randint(1, 50, (rows, 12), generator=generator)
     ids[:, 1:5] = IMAGE_TOKEN
     return {
-        "input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels,
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels,
         "token_type_ids": (ids == IMAGE_TOKEN).long(),
     }
 
@@ -65,7 +84,9 @@ def counted_tower(model):
     """Numbers of pictures in each call of the vision tower."""
     calls = []
     tower = next(module for name, module in model.named_modules() if name.endswith("vision_tower"))
-    hook = tower.register_forward_pre_hook(lambda _, args, kwargs: calls.append(len(kwargs["pixel_values"])), with_kwargs=True)
+    hook = tower.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
     yield calls
     hook.remove()
 
@@ -198,8 +219,13 @@ class TestPreparedPictures:
 
     def test_pan_and_scan_is_left_to_the_image_processor(self, processor):
         wide = Image.new("RGB", (900, 300))
-        options = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 64, "pan_and_scan_max_num_crops": 3,
-                   "pan_and_scan_min_ratio_to_activate": 1.2, "return_tensors": "pt"}
+        options = {
+            "do_pan_and_scan": True,
+            "pan_and_scan_min_crop_size": 64,
+            "pan_and_scan_max_num_crops": 3,
+            "pan_and_scan_min_ratio_to_activate": 1.2,
+            "return_tensors": "pt",
+        }
         expected = processor.image_processor(images=[[wide]], **options)["pixel_values"].shape
         prepared = PreparedPictures(processor)
         assert processor.image_processor(images=[[wide]], **options)["pixel_values"].shape == expected
@@ -217,7 +243,9 @@ class TestPreparedPictures:
         original = vision_cache._fingerprint
         monkeypatch.setattr(vision_cache, "_fingerprint", lambda picture: looked.append(picture) or original(picture))
         prepared = PreparedPictures(processor)
-        processor.image_processor(images=[[pictures[0]], [pictures[1]], [pictures[0]], [pictures[1]]], return_tensors="pt")
+        processor.image_processor(
+            images=[[pictures[0]], [pictures[1]], [pictures[0]], [pictures[1]]], return_tensors="pt"
+        )
         assert len(looked) == 2 and prepared.computed == 2 and prepared.seen == 4
         prepared.detach()
 

@@ -11,7 +11,18 @@ from PIL import ImageChops
 from nbhelpers import visual_math
 from nbhelpers.visual_math import KINDS, PARTS, SIZE, make_problem, make_problems
 
-FIELDS = {"pid", "question", "image", "choices", "unit", "precision", "answer", "question_type", "answer_type", "metadata"}
+FIELDS = {
+    "pid",
+    "question",
+    "image",
+    "choices",
+    "unit",
+    "precision",
+    "answer",
+    "question_type",
+    "answer_type",
+    "metadata",
+}
 
 
 def pixels(problem: dict) -> bytes:

@@ -1,4 +1,6 @@
-"""The embedded policy with an adapter that has learnt something, and two GRPO steps with it, for tests that compare adapters."""
+"""The embedded policy with an adapter that has learnt something, and two GRPO steps with it, for tests that compare
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,12 @@ def some_problems(number):
 
     problems = make_problems(number, seed=5)
     content = [[{"type": "image"}, {"type": "text", "text": problem["question"]}] for problem in problems]
-    return Dataset.from_dict({
-        "prompt": [[{"role": "user", "content": parts}] for parts in content], "image": [problem["image"] for problem in problems],
-    })
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": parts}] for parts in content],
+            "image": [problem["image"] for problem in problems],
+        }
+    )
 
 
 def two_steps(policy, folder, *, trainer_class=None, built_inside=None, before=lambda trainer: None, **arguments):
@@ -50,15 +55,34 @@ def two_steps(policy, folder, *, trainer_class=None, built_inside=None, before=l
     import torch
     from trl import GRPOConfig, GRPOTrainer
 
-    start = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
+    start = {
+        name: parameter.detach().clone()
+        for name, parameter in policy.model.named_parameters()
+        if parameter.requires_grad
+    }
     config = GRPOConfig(
-        output_dir=str(folder), per_device_train_batch_size=8, num_generations=4, max_steps=2, learning_rate=1e-3, max_completion_length=12,
-        bf16=False, report_to="none", logging_steps=1, save_strategy="no", disable_tqdm=True, beta=0.0, seed=1, **arguments,
+        output_dir=str(folder),
+        per_device_train_batch_size=8,
+        num_generations=4,
+        max_steps=2,
+        learning_rate=1e-3,
+        max_completion_length=12,
+        bf16=False,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        beta=0.0,
+        seed=1,
+        **arguments,
     )
     torch.manual_seed(0)
     with built_inside or contextlib.nullcontext():
         trainer = (trainer_class or GRPOTrainer)(
-            model=policy.model, processing_class=policy.processor, args=config, train_dataset=some_problems(8),
+            model=policy.model,
+            processing_class=policy.processor,
+            args=config,
+            train_dataset=some_problems(8),
             reward_funcs=lambda completions, **_: [float(len(c[0]["content"])) for c in completions],
         )
     before(trainer)

@@ -2,9 +2,10 @@
 
 usage: python bench_decode.py --model DIR [--variants merged inductor lora] [--completions 4] [--tokens 256]
 
-merged: as this project does. inductor: with vLLM's compilation instead of graphs of whole decode steps alone. lora: with LoRA kernels
-instead of merged weights, as for a quantised base. Each variant starts an engine of its own in one process, so each takes
-`--utilization` of the GPU. The gap between vLLM's and the trainer's log-probs is told for an adapter that has learnt something.
+merged: as this project does. inductor: with vLLM's compilation instead of graphs of whole decode steps alone. lora:
+with LoRA kernels instead of merged weights, as for a quantised base. Each variant starts an engine of its own in one
+process, so each takes `--utilization` of the GPU. The gap between vLLM's and the trainer's log-probs is told for an
+adapter that has learnt something.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def engine_of(variant: str, policy, params, completions: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--variants", nargs="+", default=["merged", "inductor", "lora"], choices=["merged", "inductor", "lora"])
+    parser.add_argument(
+        "--variants", nargs="+", default=["merged", "inductor", "lora"], choices=["merged", "inductor", "lora"]
+    )
     parser.add_argument("--completions", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--utilization", type=float, default=0.15)
@@ -47,7 +50,11 @@ def main() -> None:
     from nbhelpers.policy import load_policy
 
     params = ModelParams(
-        name=args.model, backend="transformers", load_in_4bit=False, max_seq_length=2048, gpu_memory_utilization=args.utilization
+        name=args.model,
+        backend="transformers",
+        load_in_4bit=False,
+        max_seq_length=2048,
+        gpu_memory_utilization=args.utilization,
     )
     policy = load_policy(params, LoraParams())
     torch.manual_seed(0)
@@ -66,7 +73,9 @@ def main() -> None:
         for prompt, image in zip(prompts, images, strict=True):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            engine.generate([prompt], [image], n=args.completions, max_tokens=args.tokens, ignore_eos=True, temperature=1.0)
+            engine.generate(
+                [prompt], [image], n=args.completions, max_tokens=args.tokens, ignore_eos=True, temperature=1.0
+            )
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         log(f"{variant}: {min(seconds) / args.tokens * 1000:.2f} ms a token (best of {len(seconds)})")

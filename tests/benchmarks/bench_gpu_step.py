@@ -1,13 +1,14 @@
-"""Seconds a GRPO step of Gemma-3 4B's shape takes on one GPU: this project's path, Unsloth's, and stock TRL with colocated vLLM.
+"""Seconds a GRPO step of Gemma-3 4B's shape takes on one GPU: this project's path, Unsloth's, and stock TRL with
+colocated vLLM.
 
 usage: python bench_gpu_step.py {ours,unsloth,stock} --model DIR [--shapes 1x4x256 8x8x512] [--steps 8]
 
-A shape is prompts x completions a prompt x tokens. Several shapes of one call share the engine, which is started for the largest batch
-of this project's and Unsloth's arms and for the first shape's batch of stock TRL's.
+A shape is prompts x completions a prompt x tokens. Several shapes of one call share the engine, which is started for
+the largest batch of this project's and Unsloth's arms and for the first shape's batch of stock TRL's.
 
-Each arm is one process, because each sets up its own vLLM; run them one after the other on the same machine. The last line is JSON.
-`--ideas` takes this project's ideas away one at a time, a few steps each, in the same process. DIR is Gemma-3 4B or what
-`make_true_shape.py` writes.
+Each arm is one process, because each sets up its own vLLM; run them one after the other on the same machine. The last
+line is JSON. `--ideas` takes this project's ideas away one at a time, a few steps each, in the same process. DIR is
+Gemma-3 4B or what `make_true_shape.py` writes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arm", choices=["ours", "unsloth", "stock"])
     parser.add_argument("--model", required=True)
-    parser.add_argument("--shapes", nargs="+", default=[(1, 4, 256)], type=lambda text: tuple(map(int, text.split("x"))))
+    parser.add_argument(
+        "--shapes", nargs="+", default=[(1, 4, 256)], type=lambda text: tuple(map(int, text.split("x")))
+    )
     parser.add_argument("--micro-batch", type=int, default=8, help="completions in one forward")
     parser.add_argument("--steps", type=int, default=8, dest="first_steps")
     parser.add_argument("--warm-up", type=int, default=3, help="steps left out of the median")
@@ -62,13 +65,23 @@ def dataset(args: argparse.Namespace):
     from nbhelpers.visual_math import make_problems
 
     problems = make_problems(args.prompts * args.steps, seed=1)
-    return Dataset.from_dict({
-        "prompt": [
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": f"{row['question']} Reason step by step."}]}]
-            for row in problems
-        ],
-        "image": [row["image"].resize((512, 512)) for row in problems],
-    })
+    return Dataset.from_dict(
+        {
+            "prompt": [
+                [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image"},
+                            {"type": "text", "text": f"{row['question']} Reason step by step."},
+                        ],
+                    }
+                ]
+                for row in problems
+            ],
+            "image": [row["image"].resize((512, 512)) for row in problems],
+        }
+    )
 
 
 def reward(completions, **_):
@@ -110,12 +123,29 @@ def config_of(args: argparse.Namespace, **more):
     completions = args.prompts * args.generations
     micro = min(args.micro_batch, completions)
     return GRPOConfig(
-        output_dir="/tmp/bench", use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=args.utilization,
-        vllm_max_model_length=2048, per_device_train_batch_size=micro, gradient_accumulation_steps=completions // micro,
-        num_generations=args.generations, max_completion_length=args.tokens, max_steps=args.steps, learning_rate=5e-6, beta=0.0,
-        loss_type="dr_grpo", scale_rewards="none", bf16=True, gradient_checkpointing=not args.no_checkpointing, report_to="none",
-        logging_steps=1, save_strategy="no", disable_tqdm=True, seed=1,
-        generation_kwargs={"logit_bias": {262144: -100.0}} if args.arm != "ours" else None, **more,
+        output_dir="/tmp/bench",
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=args.utilization,
+        vllm_max_model_length=2048,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=completions // micro,
+        num_generations=args.generations,
+        max_completion_length=args.tokens,
+        max_steps=args.steps,
+        learning_rate=5e-6,
+        beta=0.0,
+        loss_type="dr_grpo",
+        scale_rewards="none",
+        bf16=True,
+        gradient_checkpointing=not args.no_checkpointing,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=1,
+        generation_kwargs={"logit_bias": {262144: -100.0}} if args.arm != "ours" else None,
+        **more,
     )
 
 
@@ -125,15 +155,21 @@ def load(args: argparse.Namespace):
 
     backend = "unsloth" if args.arm == "unsloth" else "transformers"
     model = ModelParams(
-        name=args.model, backend=backend, load_in_4bit=args.load_in_4bit, max_seq_length=2048, fast_inference=True,
-        gpu_memory_utilization=args.utilization, use_gradient_checkpointing="unsloth" if backend == "unsloth" else True,
+        name=args.model,
+        backend=backend,
+        load_in_4bit=args.load_in_4bit,
+        max_seq_length=2048,
+        fast_inference=True,
+        gpu_memory_utilization=args.utilization,
+        use_gradient_checkpointing="unsloth" if backend == "unsloth" else True,
     )
     return load_policy(model, LoraParams(**LORA)), model
 
 
 def hub_parameter_name(name: str) -> str:
-    """transformers' name of a Gemma-3 parameter as vLLM's `load_weights` knows it (trl 1.14.2 + transformers 5.17 + vllm 0.26 stop at
-    `vision_tower.embeddings` without it)."""
+    """transformers' name of a Gemma-3 parameter as vLLM's `load_weights` knows it (trl 1.14.2 + transformers 5.17 +
+    vllm 0.26 stop at `vision_tower.embeddings` without it).
+    """
     if "vision_tower." in name and "vision_tower.vision_model." not in name:
         return name.replace("vision_tower.", "vision_tower.vision_model.")
     return name
@@ -148,11 +184,15 @@ def stock(args):
     from trl.generation.vllm_generation import VLLMGeneration
 
     fix, start = VLLMGeneration._fix_param_name_to_vllm, VLLMGeneration._init_vllm
-    VLLMGeneration._fix_param_name_to_vllm = lambda self, name, extra_prefixes=None: hub_parameter_name(fix(self, name, extra_prefixes))
+    VLLMGeneration._fix_param_name_to_vllm = lambda self, name, extra_prefixes=None: hub_parameter_name(
+        fix(self, name, extra_prefixes)
+    )
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.bfloat16, device_map={"": 0})
     log("model loaded")
     adapter = LoraConfig(
-        r=LORA["r"], lora_alpha=LORA["alpha"], task_type="CAUSAL_LM",
+        r=LORA["r"],
+        lora_alpha=LORA["alpha"],
+        task_type="CAUSAL_LM",
         target_modules=r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
     )
     engines = []
@@ -168,7 +208,11 @@ def stock(args):
     processor = AutoProcessor.from_pretrained(args.model)
     while True:
         trainer = GRPOTrainer(
-            model=model, processing_class=processor, args=config_of(args), reward_funcs=reward, train_dataset=dataset(args),
+            model=model,
+            processing_class=processor,
+            args=config_of(args),
+            reward_funcs=reward,
+            train_dataset=dataset(args),
             peft_config=adapter,
         )
         model, adapter = trainer.model, None
@@ -189,7 +233,11 @@ def ours(args):
     from nbhelpers.gemma_norm import fused_norms
     from nbhelpers.vision_cache import FrozenVisionCache, PreparedPictures
 
-    vision, pictures, norms = FrozenVisionCache(policy.model), PreparedPictures(policy.processor), contextlib.ExitStack()
+    vision, pictures, norms = (
+        FrozenVisionCache(policy.model),
+        PreparedPictures(policy.processor),
+        contextlib.ExitStack(),
+    )
     norms.enter_context(fused_norms(policy.model))
     while True:
         keep_activations(args, policy)
@@ -198,7 +246,11 @@ def ours(args):
         log(f"parity: {report}")
         with generation.generating_with(engine):
             trainer = generation.weights_from_the_loss(GRPOTrainer)(
-                model=policy.model, processing_class=policy.processor, args=config_of(args), reward_funcs=reward, train_dataset=rows
+                model=policy.model,
+                processing_class=policy.processor,
+                args=config_of(args),
+                reward_funcs=reward,
+                train_dataset=rows,
             )
         changes = changes_for_ideas(policy.model.get_base_model(), trainer, norms, vision, pictures)
         yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "changes": changes}
@@ -211,10 +263,14 @@ def keep_activations(args, policy) -> None:
     from nbhelpers.memory import GIB, TextShape, fits, kept_activations
 
     completions = min(args.micro_batch, args.prompts * args.generations)
-    needed = kept_activations(TextShape.of(policy.model.config.text_config), completions, 300 + args.tokens, args.tokens)
+    needed = kept_activations(
+        TextShape.of(policy.model.config.text_config), completions, 300 + args.tokens, args.tokens
+    )
     free, total = torch.cuda.mem_get_info()
     args.no_checkpointing = fits(needed, free, total)
-    log(f"activations would take {needed / GIB:.1f} of {free / GIB:.1f} GiB: {'kept' if args.no_checkpointing else 'recomputed'}")
+    log(
+        f"activations would take {needed / GIB:.1f} of {free / GIB:.1f} GiB: {'kept' if args.no_checkpointing else 'recomputed'}"
+    )
 
 
 def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
@@ -245,7 +301,11 @@ def unsloth(args):
         report = generation.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
         trainer = GRPOTrainer(
-            model=policy.model, processing_class=policy.processor, args=config_of(args), reward_funcs=reward, train_dataset=rows
+            model=policy.model,
+            processing_class=policy.processor,
+            args=config_of(args),
+            reward_funcs=reward,
+            train_dataset=rows,
         )
         yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)]}
 
@@ -305,17 +365,27 @@ def measure(args, trainer, extra: dict) -> dict:
     median = statistics.median(seconds[args.warm_up : args.first_steps])
     free, total = torch.cuda.mem_get_info()
     result = {
-        "arm": args.arm, "shape": f"{args.prompts}x{args.generations}x{args.tokens}",
-        "ready_s": round(train_start - STARTED, 1), "first_update_s": round(train_start - STARTED + seconds[0], 1),
-        "step_s": round(median, 3), "completions_per_s": round(args.prompts * args.generations / median, 2),
+        "arm": args.arm,
+        "shape": f"{args.prompts}x{args.generations}x{args.tokens}",
+        "ready_s": round(train_start - STARTED, 1),
+        "first_update_s": round(train_start - STARTED + seconds[0], 1),
+        "step_s": round(median, 3),
+        "completions_per_s": round(args.prompts * args.generations / median, 2),
         "steps_s": [round(value, 2) for value in seconds],
-        "peak_torch_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2), "used_gib": round((total - free) / 2**30, 2),
+        "peak_torch_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "used_gib": round((total - free) / 2**30, 2),
         "metrics": {
             key: trainer.state.log_history[0].get(key)
-            for key in ("loss", "grad_norm", "completions/mean_length", "sampling/sampling_logp_difference/mean",
-                        "sampling/importance_sampling_ratio/mean")
+            for key in (
+                "loss",
+                "grad_norm",
+                "completions/mean_length",
+                "sampling/sampling_logp_difference/mean",
+                "sampling/importance_sampling_ratio/mean",
+            )
         },
-        "parts": steps[args.first_steps - 1], **extra,
+        "parts": steps[args.first_steps - 1],
+        **extra,
     }
     for name, start in zip(args.ideas_here, starts, strict=True):
         result[name] = round(statistics.median(seconds[start + 1 : start + IDEA_STEPS]), 3)

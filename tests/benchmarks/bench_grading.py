@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_grading.py            # a minute or two
     python tests/benchmarks/bench_grading.py --fuzz 0   # without the 100,000 fuzzed texts
 
-One process, one core, CPU time (so that a busy neighbour does not count). Prints completions a second and the rates of wrong
-verdicts on tests/data/grader_cases.jsonl, the slowest of a set of hostile completions of 100 KB, and whether any fuzzed text
-raised or was credited.
+One process, one core, CPU time (so that a busy neighbour does not count). Prints completions a second and the rates of
+wrong verdicts on tests/data/grader_cases.jsonl, the slowest of a set of hostile completions of 100 KB, and whether any
+fuzzed text raised or was credited.
 """
 
 from __future__ import annotations
@@ -70,7 +70,12 @@ def measure(name: str, judge: Callable[[dict], bool], cases: list[dict], rounds:
         f"{name:28} {rate:>10,.0f} completions/s   {1e6 * seconds / len(cases):>8,.0f} us each   "
         f"denied {denied:>3} of {sum(wanted)}   credited {credited:>3} of {len(cases) - sum(wanted)}"
     )
-    return {"grader": name, "per_second": rate, "denied": denied / sum(wanted), "credited": credited / (len(cases) - sum(wanted))}
+    return {
+        "grader": name,
+        "per_second": rate,
+        "denied": denied / sum(wanted),
+        "credited": credited / (len(cases) - sum(wanted)),
+    }
 
 
 GOLDS = [
@@ -95,8 +100,44 @@ def hostile_completions() -> dict[str, str]:
         "digits": f"{start}{'9' * SIZE}{end}",
         "angle brackets": start + "<" * SIZE + end,
     }
-    pieces = ["1,", "- ", "4", "1 234 ", "\\frac{", "{", "(", "[", "x=", "=", "A ", "B) ", "(B) ", "½", "²", "**", "`", "\\text{"]
-    pieces += ["\\boxed{", "or ", "the answer is ", "is ", "√{", "1/", "1e", ".", "10^", "minus ", "°", "^", "\\", "five ", "°^{", "0,"]
+    pieces = [
+        "1,",
+        "- ",
+        "4",
+        "1 234 ",
+        "\\frac{",
+        "{",
+        "(",
+        "[",
+        "x=",
+        "=",
+        "A ",
+        "B) ",
+        "(B) ",
+        "½",
+        "²",
+        "**",
+        "`",
+        "\\text{",
+    ]
+    pieces += [
+        "\\boxed{",
+        "or ",
+        "the answer is ",
+        "is ",
+        "√{",
+        "1/",
+        "1e",
+        ".",
+        "10^",
+        "minus ",
+        "°",
+        "^",
+        "\\",
+        "five ",
+        "°^{",
+        "0,",
+    ]
     for piece in pieces:
         body = (piece * (MAX_SOLUTION // len(piece)))[: MAX_SOLUTION - 3]
         filler = "<REASONING>" + "why " * ((SIZE - MAX_SOLUTION) // 4) + "</REASONING>"

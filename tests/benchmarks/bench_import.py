@@ -1,6 +1,6 @@
 """How long `import nbhelpers` and its modules take, beside an empty interpreter, in one run.
 
-    python tests/benchmarks/bench_import.py
+python tests/benchmarks/bench_import.py
 """
 
 from __future__ import annotations

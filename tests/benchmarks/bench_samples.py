@@ -1,6 +1,6 @@
 """How long a store of many samples takes to open, to turn a page and to search.
 
-    python tests/benchmarks/bench_samples.py [--samples 100000] [--words 150]
+python tests/benchmarks/bench_samples.py [--samples 100000] [--words 150]
 """
 
 from __future__ import annotations
@@ -26,7 +26,23 @@ class Run:
 
 def write(folder: Path, samples: int, words: int) -> None:
     rng = random.Random(0)
-    vocabulary = ["the", "triangle", "angle", "side", "is", "twice", "3", "12", "degrees", "so", "we", "add", "and", "find", "area"]
+    vocabulary = [
+        "the",
+        "triangle",
+        "angle",
+        "side",
+        "is",
+        "twice",
+        "3",
+        "12",
+        "degrees",
+        "so",
+        "we",
+        "add",
+        "and",
+        "find",
+        "area",
+    ]
     picture = object()
     with SampleWriter(Run(folder)) as writer:
         for step in range(1, samples // 100 + 1):
@@ -71,12 +87,16 @@ def main() -> None:
         print(f"first filter:              {listing * 1e3:6.1f} ms")
         rng = random.Random(1)
         pages = [seconds(lambda: store.completions(rng.randrange(options.samples // 4)))[0] for _ in range(200)]
-        print(f"turn a page:               {statistics.median(pages) * 1e3:6.2f} ms median, {max(pages) * 1e3:.2f} ms worst of 200")
+        print(
+            f"turn a page:               {statistics.median(pages) * 1e3:6.2f} ms median, {max(pages) * 1e3:.2f} ms worst of 200"
+        )
         building, looking = seconds(lambda: viewer.SampleViewer(folder))
         building += seconds(lambda: looking.widget)[0]
         turns = [seconds(lambda: looking._next.click())[0] for _ in range(100)]
         print(f"the viewer opens:          {building:6.2f} s")
-        print(f"the viewer turns a page:   {statistics.median(turns) * 1e3:6.1f} ms median, {max(turns) * 1e3:.1f} ms worst of 100")
+        print(
+            f"the viewer turns a page:   {statistics.median(turns) * 1e3:6.1f} ms median, {max(turns) * 1e3:.1f} ms worst of 100"
+        )
         searching, found = seconds(lambda: store.groups(text="12 degrees so we add"))
         print(f"search:                    {searching:6.2f} s ({len(found)} groups)")
         searching, found = seconds(lambda: store.groups(text="angle"))

@@ -1,10 +1,12 @@
-"""Write a Gemma-3 4B vision checkpoint of the true shape with random weights, for timing where the real weights cannot be had.
+"""Write a Gemma-3 4B vision checkpoint of the true shape with random weights, for timing where the real weights cannot
+be had.
 
 usage: python make_true_shape.py TOKENIZER_DIR OUT_DIR        (a GPU or 20 GB of memory; 8.6 GB on disk)
 
-TOKENIZER_DIR holds Gemma-3's tokenizer.json and tokenizer_config.json. The names are the published checkpoint's, which vLLM and Unsloth
-expect. It answers nonsense. Each layer adds little to its input (post-norms of 0.1), so that bfloat16 rounding does not grow from layer
-to layer as it does in other random networks, and vLLM's log-probs can be compared with the trainer's.
+TOKENIZER_DIR holds Gemma-3's tokenizer.json and tokenizer_config.json. The names are the published checkpoint's, which
+vLLM and Unsloth expect. It answers nonsense. Each layer adds little to its input (post-norms of 0.1), so that bfloat16
+rounding does not grow from layer to layer as it does in other random networks, and vLLM's log-probs can be compared
+with the trainer's.
 """
 
 from __future__ import annotations
@@ -14,29 +16,56 @@ import sys
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
+from transformers import (
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
+)
 
 from nbhelpers.tiny_gemma import hub_name
 
 
 def main(tokenizer_dir: str, out: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    image_processor = Gemma3ImageProcessor(size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    image_processor = Gemma3ImageProcessor(
+        size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
     processor = Gemma3Processor(
-        image_processor=image_processor, tokenizer=tokenizer, chat_template=tokenizer.chat_template, image_seq_length=256
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        chat_template=tokenizer.chat_template,
+        image_seq_length=256,
     )
     config = Gemma3Config(
         text_config={
-            "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "num_attention_heads": 8,
-            "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208, "sliding_window": 1024,
-            "max_position_embeddings": 131072, "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 1e6,
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "vocab_size": 262208,
+            "sliding_window": 1024,
+            "max_position_embeddings": 131072,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "rope_theta": 1e6,
             "query_pre_attn_scalar": 256,
         },
         vision_config={
-            "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 896,
-            "patch_size": 14, "vision_use_head": False,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "image_size": 896,
+            "patch_size": 14,
+            "vision_use_head": False,
         },
-        mm_tokens_per_image=256, boi_token_index=255999, eoi_token_index=256000, image_token_index=262144,
+        mm_tokens_per_image=256,
+        boi_token_index=255999,
+        eoi_token_index=256000,
+        image_token_index=262144,
     )
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)

@@ -19,9 +19,13 @@ class Jupyter:
         home = self.root / ".home"
         env = {name: value for name, value in os.environ.items() if name != "NBHELPERS_BATCH"}
         env |= {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-        env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+        env |= {
+            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        }
         env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        # No question about news over what the test looks at, and cells that stay in the page when they are out of sight.
+        # No question about news over what the test looks at, and cells that stay in the page when they are out of
+        # sight.
         for name, setting in (
             ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False}),
             ("notebook-extension/tracker", {"windowingMode": "none"}),
@@ -54,11 +58,20 @@ class Jupyter:
     def notebook(self, name: str, *cells: str) -> None:
         """Writes a notebook of code cells into the served folder."""
         made = [
-            {"cell_type": "code", "id": f"cell{place}", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
+            {
+                "cell_type": "code",
+                "id": f"cell{place}",
+                "metadata": {},
+                "source": source,
+                "outputs": [],
+                "execution_count": None,
+            }
             for place, source in enumerate(cells)
         ]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        (self.root / name).write_text(json.dumps({"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+        (self.root / name).write_text(
+            json.dumps({"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+        )
 
     def open(self, browser, name: str) -> None:
         """Opens the notebook and waits until its kernel is ready."""

@@ -2,8 +2,8 @@
 
     python tests/browser/take_screenshots.py [--folder WORK]
 
-Notebook 03 is opened, Restart & Run All is pressed, training is caught half-way, then the viewer's slider and filter are used; notebook 04
-evaluates and writes report.html, which is opened from its file.
+Notebook 03 is opened, Restart & Run All is pressed, training is caught half-way, then the viewer's slider and filter
+are used; notebook 04 evaluates and writes report.html, which is opened from its file.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def take(folder: Path) -> None:
 def use_the_viewer(browser) -> None:
     filters = browser.find_element(By.XPATH, "//label[text()='show']/following-sibling::select")
     Select(filters).select_by_visible_text("right and wrong together")
-    handle = browser.find_element(By.XPATH, "//label[text()='step']/following-sibling::*//*[contains(@class, 'noUi-handle')]")
+    handle = browser.find_element(
+        By.XPATH, "//label[text()='step']/following-sibling::*//*[contains(@class, 'noUi-handle')]"
+    )
     handle.send_keys(Keys.END)
     time.sleep(2)
     show(browser, ".widget-dropdown")

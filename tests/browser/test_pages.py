@@ -1,4 +1,6 @@
-"""report.html and samples.html in a real browser, opened from a file: they page, filter and search, and run nothing else."""
+"""report.html and samples.html in a real browser, opened from a file: they page, filter and search, and run nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("hostile") / "run", steps=2, prompts=12, problems=12, evaluation=8, hostile=True)
+    run = make_run(
+        tmp_path_factory.mktemp("hostile") / "run", steps=2, prompts=12, problems=12, evaluation=8, hostile=True
+    )
     write_report(run)
     return run
 
@@ -63,7 +67,9 @@ def test_the_report_opens_from_a_file_with_its_pictures(browser, run):
 
 def test_the_report_follows_the_dark_theme(browser, run):
     def colours(scheme):
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
         visit(browser, run / "report.html")
         return browser.execute_script(
             "const style = (of) => getComputedStyle(document.querySelector(of));"
@@ -114,7 +120,9 @@ def test_step_kind_and_search_narrow_down(browser, run):
 def test_one_problem_is_followed_through_training(browser, run):
     visit(browser, run / "samples.html")
     browser.find_element(By.CSS_SELECTOR, ".group .link").click()
-    assert [head.split(" kind")[0] for head in groups(browser)] == [f"step {step} problem count-0000" for step in (1, 5, 9)]
+    assert [head.split(" kind")[0] for head in groups(browser)] == [
+        f"step {step} problem count-0000" for step in (1, 5, 9)
+    ]
     browser.find_element(By.ID, "all").click()
     assert place(browser) == "page 1 of 20 (96 groups)"
 

@@ -97,7 +97,9 @@ def test_hostile_samples_do_nothing_in_jupyterlab(jupyter, browser):
     assert browser.execute_script("return window.PWNED === undefined")
     for name in ("script", "handler", "svg", "closers", "math"):
         assert HOSTILE[name] in seen
-    assert browser.find_elements(By.CSS_SELECTOR, ".nbh script, .nbh textarea, .nbh svg[onload], .nbh img[onerror]") == []
+    assert (
+        browser.find_elements(By.CSS_SELECTOR, ".nbh script, .nbh textarea, .nbh svg[onload], .nbh img[onerror]") == []
+    )
 
 
 def test_training_is_watched_in_one_place(jupyter, browser):
@@ -113,5 +115,7 @@ def test_training_is_watched_in_one_place(jupyter, browser):
     jupyter.open(browser, "live.ipynb")
     jupyter.run_all(browser)
     wait_for(browser, "return document.querySelector('.nbh .live')?.textContent.includes('Training: step')", 90)
-    wait_for(browser, "return document.querySelector('.nbh .live')?.textContent.includes('Training done: step 6 of 6')", 60)
+    wait_for(
+        browser, "return document.querySelector('.nbh .live')?.textContent.includes('Training done: step 6 of 6')", 60
+    )
     assert len(browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output")) == 1

@@ -1,7 +1,7 @@
 """The embedded model with the real vLLM: run on an NVIDIA GPU with the extra `gpu`, `pytest -m gpu tests/gpu`.
 
-One process holds one engine, so the tests share it. All passed in 108 s beside one other process on one NVIDIA H200 (2026-11-24,
-torch 2.11.0+cu130, vllm 0.26.0, trl 1.14.2, transformers 5.17.0).
+One process holds one engine, so the tests share it. All passed in 108 s beside one other process on one NVIDIA H200
+(2026-11-24, torch 2.11.0+cu130, vllm 0.26.0, trl 1.14.2, transformers 5.17.0).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def setting(tmp_path_factory):
     from nbhelpers.policy import load_policy
 
     params = RunParams.load(
-        "smoke", output_dir=tmp_path_factory.mktemp("run"),
+        "smoke",
+        output_dir=tmp_path_factory.mktemp("run"),
         model={"fast_inference": True, "gpu_memory_utilization": 0.1, "max_seq_length": 512},
     )
     policy = load_policy(params.model, params.lora)
@@ -43,7 +44,14 @@ def test_greedy_completions_are_those_of_transformers(setting):
     _, policy, _, _, rows = setting
     ours = policy.sample(rows["prompt"], rows["image"], max_new_tokens=48)
     reference = policy._sample_with_transformers(
-        rows["prompt"], rows["image"], max_new_tokens=48, temperature=0.0, samples_per_problem=1, seed=0, batch_size=32, progress=None
+        rows["prompt"],
+        rows["image"],
+        max_new_tokens=48,
+        temperature=0.0,
+        samples_per_problem=1,
+        seed=0,
+        batch_size=32,
+        progress=None,
     )
     same = sum(a[0].text == b[0].text for a, b in zip(ours, reference, strict=True))
     assert same >= 30  # bfloat16 may break a tie the other way
@@ -69,7 +77,14 @@ def test_vllm_without_the_adapter_is_the_base_model(setting):
     with policy.without_adapter():
         ours = policy.sample(rows["prompt"], rows["image"], max_new_tokens=48)
         reference = policy._sample_with_transformers(
-            rows["prompt"], rows["image"], max_new_tokens=48, temperature=0.0, samples_per_problem=1, seed=0, batch_size=32, progress=None
+            rows["prompt"],
+            rows["image"],
+            max_new_tokens=48,
+            temperature=0.0,
+            samples_per_problem=1,
+            seed=0,
+            batch_size=32,
+            progress=None,
         )
     assert sum(a[0].text == b[0].text for a, b in zip(ours, reference, strict=True)) >= 30
 
