@@ -76,8 +76,8 @@ def _load(arguments: argparse.Namespace):
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from nbhelpers.report import write_report
     from nbhelpers.series import run_series, select_notebooks
+    from nbhelpers.show import write_report
 
     params, overrides = _load(arguments)
     notebooks = select_notebooks(arguments.notebooks)
@@ -89,14 +89,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from nbhelpers.report import write_report
+    from nbhelpers.show import write_report
 
     print(write_report(arguments.run_dir))
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from nbhelpers.report import ReportError, compare_runs
+    from nbhelpers.show import ReportError, compare_runs
 
     try:
         print(compare_runs(arguments.run_dirs, output=arguments.output))
@@ -109,7 +109,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from nbhelpers.params import RunParams
     from nbhelpers.policy import PolicyError, export_final_model
-    from nbhelpers.run_directory import RunDirectory
+    from nbhelpers.runs import RunDirectory
 
     if not (arguments.run_dir / "params.yaml").is_file():
         raise FileNotFoundError(f"{arguments.run_dir} is no run directory: it holds no params.yaml.")

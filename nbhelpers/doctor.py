@@ -9,24 +9,13 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers.memory import GIB, memory_estimate, parameter_count
 from nbhelpers.params import RunParams, repository_root, resolve_path
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU as `nvidia-smi` reports it; memory in GiB."""
-
-    name: str
-    driver: str
-    total: float
-    free: float
-    capability: tuple[int, int] | None = None
+from nbhelpers.policy import GIB, memory_estimate, parameter_count
+from nbhelpers.runs import Gpu, find_gpus
 
 
 @dataclass(frozen=True)
@@ -101,30 +90,6 @@ def _needs_gpu(params: RunParams) -> list[str]:
         "model.load_in_4bit=true": model.load_in_4bit,
     }
     return [setting for setting, wanted in asked.items() if wanted]
-
-
-def find_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs of this machine; none where there is no driver."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    fields = "name,driver_version,memory.total,memory.free,compute_cap"
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
-    except (subprocess.SubprocessError, OSError):
-        return []
-    gpus = []
-    for line in answer.strip().splitlines():
-        name, driver, total, free, capability = (part.strip() for part in line.split(","))
-        major, _, minor = capability.partition(".")
-        known = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
-        gpus.append(Gpu(name, driver, float(total) / 1024, float(free) / 1024, known))
-    return gpus
 
 
 def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> list[Check]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbhelpers.params import RunParams
-from nbhelpers.run_directory import RunDirectory
+from nbhelpers.runs import RunDirectory
 
 _CHECKOUT = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().parent / "_notebooks"

@@ -15,7 +15,7 @@ os.environ["NBHELPERS_BATCH"] = "1"
 @pytest.fixture(scope="session")
 def tiny_params():
     """`tiny_params(output_dir, training={...})`: the smoke preset cut down to 3 steps and a few problems."""
-    from nbhelpers.params import RunParams
+    from nbhelpers.params.run_params import RunParams
 
     def make(output_dir, **sections):
         merged = {
@@ -31,8 +31,8 @@ def tiny_params():
 @pytest.fixture(scope="session")
 def embedded_policy():
     """The untrained embedded policy, loaded once; tests must not change its weights."""
-    from nbhelpers.params import RunParams
-    from nbhelpers.policy import load_policy
+    from nbhelpers.params.run_params import RunParams
+    from nbhelpers.policy.loading import load_policy
 
     return load_policy(RunParams.load("smoke").model)
 
@@ -40,14 +40,14 @@ def embedded_policy():
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory, tiny_params):
     """A finished run of 3 steps: (params, run directory, policy before training's weights by name, result)."""
-    from nbhelpers import data
-    from nbhelpers.policy import load_policy
-    from nbhelpers.run_directory import RunDirectory
-    from nbhelpers.training import train
+    from nbhelpers.policy.loading import load_policy
+    from nbhelpers.problems import loading
+    from nbhelpers.runs.directory import RunDirectory
+    from nbhelpers.training.trainer import train
 
     params = tiny_params(tmp_path_factory.mktemp("run"))
     run = RunDirectory(params.output_dir)
     policy = load_policy(params.model, params.lora, seed=params.training.seed)
     before = {name: (p.requires_grad, p.detach().clone()) for name, p in policy.model.named_parameters()}
-    result = train(policy, data.load_problems(params.dataset), params, run)
+    result = train(policy, loading.load_problems(params.dataset), params, run)
     return {"params": params, "run": run, "policy": policy, "before": before, "result": result}

@@ -149,7 +149,7 @@ def make_run(
     """Writes a whole run directory; `hostile` replaces some questions, completions and reasons by the texts of
     `HOSTILE`.
     """
-    from nbhelpers.samples import SampleWriter, encode
+    from nbhelpers.runs.samples import SampleWriter, encode
 
     folder = Path(folder)
     rng = random.Random(seed)

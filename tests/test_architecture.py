@@ -1,49 +1,111 @@
-"""The house: one-way imports, nothing heavy at the door."""
+"""The house: wings on floors, one-way imports through their faces, nothing heavy at the door."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import nbhelpers
 
-ROOMS = [
-    "params", "memory", "run_directory", "visual_math", "sources", "data", "quantities", "grading", "rewards",
-    "tiny_gemma", "mends", "vision_cache", "sampling", "gemma_norm", "vllm_setup",
-    "unsloth_backend", "hand_over", "generation", "policy", "samples",
-    "training", "evaluation", "plots", "viewer", "reward_lesson", "report", "series", "doctor", "cli",
-]  # fmt: skip
+FLOORS = {
+    "params": 0,
+    "grading": 1, "runs": 1,
+    "problems": 2, "rewards": 2,
+    "policy": 3, "embedded": 3,
+    "training": 4,
+    "evaluation": 5,
+    "show": 6,
+    "series": 7, "doctor": 7, "cli": 7,
+}  # fmt: skip
+# Neighbours on one floor that may use each other: the policy's weights may lie in `embedded`; the command calls the rest.
+NEIGHBOURS = {("policy", "embedded"), ("cli", "series"), ("cli", "doctor")}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth", "vllm", "bitsandbytes", "scipy"}
-PACKAGE = Path(nbhelpers.__file__).parent
-MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+HOUSE = Path(nbhelpers.__file__).parent
+MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem != "__init__")
+FACES = sorted(path for path in HOUSE.glob("*/__init__.py"))
 
 
-def imported_rooms(tree: ast.AST) -> set[str]:
-    rooms = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "nbhelpers":
-            rooms |= {alias.name for alias in node.names if alias.name in ROOMS}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbhelpers."):
-            rooms.add(node.module.split(".")[1])
-    return rooms
+def name_of(path: Path) -> str:
+    parts = path.relative_to(HOUSE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def test_every_module_has_its_place_in_the_house():
-    assert {path.stem for path in MODULES} <= set(ROOMS)
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package, such as `policy` or `policy.vllm.engine`, that a module imports anywhere in its text."""
+    names = {name_of(module) for module in MODULES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nbhelpers":
+            base = node.module.removeprefix("nbhelpers").removeprefix(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".strip(".")
+                found.add(inner if inner in names else base)
+        elif isinstance(node, ast.Import):
+            found |= {
+                alias.name.removeprefix("nbhelpers.") for alias in node.names if alias.name.startswith("nbhelpers.")
+            }
+    return found - {"", "__version__"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_a_module_imports_only_from_the_rooms_before_it(path):
-    allowed = set(ROOMS[: ROOMS.index(path.stem)])
-    assert imported_rooms(ast.parse(path.read_text())) - allowed - {path.stem} == set()
+def ids(path: Path) -> str:
+    return name_of(path)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_every_module_stands_in_a_wing_of_the_plan():
+    assert {name_of(path).split(".")[0] for path in MODULES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_imports_go_down_the_floors_and_through_the_faces(path):
+    own = name_of(path).split(".")[0]
+    for target in imports_of(path):
+        wing, _, inner = target.partition(".")
+        if wing == own:
+            continue
+        assert FLOORS[wing] < FLOORS[own] or (own, wing) in NEIGHBOURS, f"{own} may not use {wing}"
+        assert not inner, f"{name_of(path)} reaches into {target}; its face is nbhelpers.{wing}"
+
+
+@pytest.mark.parametrize("face", FACES, ids=ids)
+def test_inside_a_wing_nothing_goes_round_in_a_circle(face):
+    modules = {name_of(path): path for path in MODULES if path.is_relative_to(face.parent) and path.stem != "__init__"}
+    uses = {name: imports_of(path) & modules.keys() for name, path in modules.items()}
+    while free := [name for name, used in uses.items() if not used & uses.keys()]:
+        for name in free:
+            del uses[name]
+    assert uses == {}, "these import each other"
+
+
+@pytest.mark.parametrize("face", FACES, ids=ids)
+def test_a_face_only_hands_on_names_and_is_short(face):
+    tree = ast.parse(face.read_text())
+    assert len(face.read_text().splitlines()) < 40
+    assert not [node for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_nothing_heavy_is_imported_before_it_is_needed(path):
     """Unsloth has to come before transformers, trl and peft, so no module may bring them in at its top."""
     top = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {alias.name.split(".")[0] for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {(node.module or "").split(".")[0] for node in top if isinstance(node, ast.ImportFrom)}
     assert names & HEAVY == set()
+
+
+def test_the_faces_together_load_neither_torch_nor_matplotlib():
+    wings = [name_of(face) for face in FACES]
+    code = f"import sys, {', '.join(f'nbhelpers.{wing}' for wing in wings)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "matplotlib", "transformers", "datasets"} & set(loaded) == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_no_function_is_longer_than_a_screen(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 60, f"{node.name} has {lines} lines"

@@ -17,24 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nbhelpers.data import (
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.params.sections import RewardParams
+from nbhelpers.problems.asking import conversation, decode_once, grpo_dataset, kind_of, prompt_text
+from nbhelpers.problems.cutting import cut_problems
+from nbhelpers.problems.describing import guessing_rates, overlap, type_counts
+from nbhelpers.problems.loading import (
     IN_EVALUATION,
     MATHVISTA_LICENCE,
     OUTSIDE_ANSWER_TYPES,
-    conversation,
-    cut_problems,
-    decode_once,
-    grpo_dataset,
-    guessing_rates,
-    kind_of,
     licence_notice,
     load_problems,
-    overlap,
-    prompt_text,
-    type_counts,
 )
-from nbhelpers.params import RewardParams, RunParams
-from nbhelpers.sources import DataError, Unusable, prepare_image, problem_from
+from nbhelpers.problems.pictures import Unusable, prepare_image
+from nbhelpers.problems.rows import problem_from
+from nbhelpers.problems.sources import DataError
 
 FIELDS = {
     "pid", "question", "image", "choices", "unit", "precision", "answer", "question_type", "answer_type", "metadata"
@@ -594,7 +591,7 @@ class TestCut:
 
 
 def test_data_imports_without_torch():
-    code = "import sys, nbhelpers.data, nbhelpers.sources;print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
+    code = "import sys, nbhelpers.problems;print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -7,9 +7,11 @@ import subprocess
 import pytest
 
 from nbhelpers import doctor
-from nbhelpers.doctor import Gpu, diagnose
-from nbhelpers.memory import SIZES, memory_estimate, parameter_count, text_shape
-from nbhelpers.params import RunParams
+from nbhelpers.doctor import diagnose
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.policy.memory import SIZES, memory_estimate, parameter_count, text_shape
+from nbhelpers.runs import machine
+from nbhelpers.runs.machine import Gpu
 
 H200 = Gpu("NVIDIA H200", "580.159.04", 139.8, 139.0, (9, 0))
 CARD_24 = Gpu("NVIDIA RTX 4090", "580.95.05", 24.0, 23.5, (8, 9))
@@ -127,18 +129,18 @@ def test_parameters_are_counted_from_the_config():
 
 
 def _embedded():
-    from nbhelpers.tiny_gemma import embedded_path
+    from nbhelpers.embedded.model import embedded_path
 
     return embedded_path()
 
 
 def test_nvidia_smi_is_read(monkeypatch):
     answer = "NVIDIA H200, 580.159.04, 143771, 143000, 9.0\nNVIDIA H200, 580.159.04, 143771, 10, [N/A]\n"
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(
-        doctor.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, stdout=answer)
+        machine.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, stdout=answer)
     )
-    first, second = doctor.find_gpus()
+    first, second = machine.find_gpus()
     assert first.capability == (9, 0) and first.total == pytest.approx(140.4, abs=0.1)
     assert second.capability is None
 
@@ -147,6 +149,6 @@ def test_a_broken_driver_counts_as_no_gpu(monkeypatch):
     def fail(*args, **kwargs):
         raise subprocess.CalledProcessError(9, "nvidia-smi")
 
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    monkeypatch.setattr(doctor.subprocess, "run", fail)
-    assert doctor.find_gpus() == []
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(machine.subprocess, "run", fail)
+    assert machine.find_gpus() == []

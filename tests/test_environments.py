@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nbhelpers.params import available_presets, repository_root
+from nbhelpers.params.places import available_presets, repository_root
 
 ROOT = repository_root()
 pytestmark = pytest.mark.skipif(ROOT is None, reason="the files lie in the checkout, not in the wheel")

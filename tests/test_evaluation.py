@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from nbhelpers import data
-from nbhelpers.evaluation import compare, evaluate, headline, paired_difference
+from nbhelpers.evaluation.evaluating import evaluate, headline
+from nbhelpers.evaluation.statistics import compare, paired_difference
+from nbhelpers.problems import loading
 
 
 def row(pid, phase, correct, kind="count", parsed="1", format_ok=True):
@@ -82,7 +83,7 @@ def test_the_headline_does_not_claim_more_than_the_interval(interval, word):
 
 def test_a_trained_run_is_evaluated_on_unseen_problems(trained_run):
     params, run = trained_run["params"], trained_run["run"]
-    problems = data.load_problems(params.dataset)
+    problems = loading.load_problems(params.dataset)
     seen = []
     result = evaluate(
         trained_run["policy"],

@@ -12,10 +12,12 @@ from tiny_policy import policy_with_adapter
 torch = pytest.importorskip("torch")
 
 from nbhelpers import cli  # noqa: E402
-from nbhelpers.params import RunParams  # noqa: E402
-from nbhelpers.policy import PolicyError, export_gguf, export_merged, load_policy, save_final_model  # noqa: E402
-from nbhelpers.run_directory import RunDirectory  # noqa: E402
-from nbhelpers.visual_math import make_problems  # noqa: E402
+from nbhelpers.params.run_params import RunParams  # noqa: E402
+from nbhelpers.policy.loading import load_policy  # noqa: E402
+from nbhelpers.policy.policy import PolicyError  # noqa: E402
+from nbhelpers.policy.saving import export_gguf, export_merged, save_final_model  # noqa: E402
+from nbhelpers.problems.drawn import make_problems  # noqa: E402
+from nbhelpers.runs.directory import RunDirectory  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_the_merged_model_answers_as_the_adapter_does(policy, tmp_path):
 def test_the_names_are_the_published_checkpoints(policy, tmp_path):
     from safetensors import safe_open
 
-    from nbhelpers.tiny_gemma import embedded_path
+    from nbhelpers.embedded.model import embedded_path
 
     names = []
     for folder in (export_merged(policy, tmp_path / "merged"), embedded_path()):

@@ -11,16 +11,24 @@ from tiny_policy import policy_with_adapter, some_problems, two_steps
 
 torch = pytest.importorskip("torch")
 
-from nbhelpers import generation, mends, vllm_setup  # noqa: E402
-from nbhelpers.generation import (  # noqa: E402
-    GenerationError,
-    engine_arguments,
-    importance_weights,
-    judge_parity,
-    parity_report,
+from nbhelpers.policy import mends
+from nbhelpers.policy.vllm import engine as engine_module
+from nbhelpers.policy.vllm import parity, setup
+from nbhelpers.policy.vllm.engine import (  # noqa: E402
+    Engine,
+    _start,
+    engine_arguments,  # noqa: E402
+    sample_with_engine,
+    start_engine,
 )
-from nbhelpers.hand_over import LoraAdapter, MergedAdapter  # noqa: E402
-from nbhelpers.vllm_setup import capture_sizes  # noqa: E402
+from nbhelpers.policy.vllm.hand_over import LoraAdapter, MergedAdapter  # noqa: E402
+from nbhelpers.policy.vllm.parity import judge_parity, parity_report
+from nbhelpers.policy.vllm.setup import (
+    GenerationError,  # noqa: E402
+    capture_sizes,  # noqa: E402
+)
+from nbhelpers.training import losses
+from nbhelpers.training.losses import importance_weights  # noqa: E402
 
 
 class TestParity:
@@ -93,7 +101,7 @@ class TestEngineArguments:
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
         monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
-        vllm_setup.prepare_environment()
+        setup.prepare_environment()
         import os
 
         assert os.environ["TRITON_CACHE_DIR"] == "/mine"
@@ -130,12 +138,12 @@ class TestCollapsePictures:
     )
     def test_a_collapsed_prompt_expands_to_what_it_was(self, prompt):
         expanded = self.expand(prompt)
-        collapsed = vllm_setup.collapse_pictures(expanded, self.SEQUENCE, 7, self.NEWLINES)
+        collapsed = setup.collapse_pictures(expanded, self.SEQUENCE, 7, self.NEWLINES)
         assert collapsed == prompt
         assert self.expand(collapsed) == expanded
 
     def test_a_prompt_that_is_not_expanded_stays(self):
-        assert vllm_setup.collapse_pictures([1, 101, 7, 2], self.SEQUENCE, 7, self.NEWLINES) == [1, 101, 7, 2]
+        assert setup.collapse_pictures([1, 101, 7, 2], self.SEQUENCE, 7, self.NEWLINES) == [1, 101, 7, 2]
 
     def test_the_embedded_processors_prompts_collapse_to_one_marker(self, policy):
         problems = some_problems(1)
@@ -143,7 +151,7 @@ class TestCollapsePictures:
             images=[[problems["image"][0]]], text=[policy.prompt_text(problems["prompt"][0])], add_special_tokens=False
         )
         ids = inputs["input_ids"][0]
-        collapsed = vllm_setup.collapse_pictures(ids, *vllm_setup._picture_tokens(policy.processor))
+        collapsed = setup.collapse_pictures(ids, *setup._picture_tokens(policy.processor))
         text = policy.processor.tokenizer(policy.prompt_text(problems["prompt"][0]), add_special_tokens=False)[
             "input_ids"
         ]
@@ -179,7 +187,7 @@ def test_vllm_finds_a_prompts_picture_once(monkeypatch):
         (inputs.__name__, inputs),
     ):
         monkeypatch.setitem(sys.modules, name, module)
-    vllm_setup.find_pictures_once.__wrapped__()
+    setup.find_pictures_once.__wrapped__()
     first, second = PlaceholderRange(5), PlaceholderRange(9)
     assert [first.extract_embeds_range() for _ in range(3)] == [[(5, 8)]] * 3
     assert second.extract_embeds_range() == [(9, 12)]
@@ -194,7 +202,7 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     import sys
     from types import ModuleType, SimpleNamespace
 
-    from nbhelpers.params import ModelParams
+    from nbhelpers.params.sections import ModelParams
 
     started = []
     runner = SimpleNamespace(get_model=lambda: torch.nn.Module())
@@ -206,15 +214,15 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     vllm.LLM = lambda **arguments: started.append(arguments) or llm
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     for name in ("mend", "prepare_environment"):
-        monkeypatch.setattr(vllm_setup, name, lambda: None)
-    monkeypatch.setattr(vllm_setup, "quick_start", lambda source, tokenizer: contextlib.nullcontext())
-    monkeypatch.setattr(generation, "sample_first_token", lambda policy, engine: None)
+        monkeypatch.setattr(engine_module, name, lambda: None)
+    monkeypatch.setattr(engine_module, "quick_start", lambda source, tokenizer: contextlib.nullcontext())
+    monkeypatch.setattr(engine_module, "sample_first_token", lambda policy, engine: None)
     monkeypatch.setattr(way, "take", lambda self, model: "taken")
     for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(variable, "0")
     one = dataclasses.replace(policy, engine=None, sampler=None)
     params = ModelParams(name="embedded", backend="transformers", load_in_4bit=False, max_seq_length=512)
-    engine = generation.start_engine(one, params, completions=6, **changes)
+    engine = start_engine(one, params, completions=6, **changes)
     assert isinstance(engine.hand_over, way) and engine.request == "taken" and one.engine is engine
     assert started[0]["max_num_seqs"] == 6 and started[0].get("enable_lora", False) == ("enable_lora" in changes)
 
@@ -226,7 +234,7 @@ def test_too_little_memory_is_a_sentence_with_what_to_set():
         )
 
     with pytest.raises(GenerationError, match=r"Free memory.*model\.gpu_memory_utilization=0\.35"):
-        generation._start(no_memory, {"gpu_memory_utilization": 0.5})
+        _start(no_memory, {"gpu_memory_utilization": 0.5})
 
 
 def test_other_failures_of_vllm_are_not_dressed_up():
@@ -234,7 +242,7 @@ def test_other_failures_of_vllm_are_not_dressed_up():
         raise ValueError("unknown architecture")
 
     with pytest.raises(ValueError, match="unknown architecture"):
-        generation._start(other, {"gpu_memory_utilization": 0.5})
+        _start(other, {"gpu_memory_utilization": 0.5})
 
 
 def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monkeypatch):
@@ -256,7 +264,7 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for place in range(1, len(parts)):
             setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
-    with vllm_setup.quick_start(policy.source, policy.processor.tokenizer):
+    with setup.quick_start(policy.source, policy.processor.tokenizer):
         assert registry._run_in_subprocess(lambda: 7) == 7
         shared = AutoProcessor.from_pretrained(policy.source).tokenizer
         assert renderers.maybe_make_thread_pool(shared, 2) is shared
@@ -265,7 +273,7 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
     assert shared._tokenizer is policy.processor.tokenizer._tokenizer
     assert renderers.maybe_make_thread_pool is pool and registry._run_in_subprocess is second_python
     assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
-    with vllm_setup.quick_start("unsloth/gemma-3-4b-it", policy.processor.tokenizer):
+    with setup.quick_start("unsloth/gemma-3-4b-it", policy.processor.tokenizer):
         snapshot = AutoTokenizer.from_pretrained("/cache/hub/models--unsloth--gemma-3-4b-it/snapshots/0a1b")
         other = AutoTokenizer.from_pretrained(policy.source)
     assert snapshot._tokenizer is policy.processor.tokenizer._tokenizer is not other._tokenizer
@@ -276,7 +284,7 @@ def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypa
     import sys
     from types import ModuleType
 
-    from nbhelpers import unsloth_backend
+    from nbhelpers.policy import unsloth
 
     inside, started = [], []
 
@@ -294,8 +302,8 @@ def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypa
     zoo.vllm_utils, utils.load_vllm = utils, load_vllm
     monkeypatch.setitem(sys.modules, "unsloth_zoo", zoo)
     monkeypatch.setitem(sys.modules, "unsloth_zoo.vllm_utils", utils)
-    monkeypatch.setattr(vllm_setup, "quick_start", quick_start)
-    with unsloth_backend.vllm_started_quickly():
+    monkeypatch.setattr(unsloth, "quick_start", quick_start)
+    with unsloth.vllm_started_quickly():
         assert inspect.getfullargspec(utils.load_vllm).args == [
             "model_name",
             "config",
@@ -307,7 +315,7 @@ def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypa
     assert utils.load_vllm is load_vllm
 
 
-class TransformersEngine(generation.Engine):
+class TransformersEngine(Engine):
     """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as another kernel would."""
 
     noise = 0.0
@@ -366,7 +374,7 @@ def engine_for(policy):
 class TestCheckParity:
     def test_two_forwards_of_one_model_agree(self, policy):
         problems = some_problems(4)
-        report = generation.check_parity(
+        report = parity.check_parity(
             policy, engine_for(policy), problems["prompt"], problems["image"], max_new_tokens=12
         )
         assert report.tokens >= 4 and report.max < 1e-3
@@ -375,7 +383,7 @@ class TestCheckParity:
         engine = engine_for(policy)
         engine.noise = 1.0
         problems = some_problems(2)
-        report = generation.check_parity(policy, engine, problems["prompt"], problems["image"], max_new_tokens=12)
+        report = parity.check_parity(policy, engine, problems["prompt"], problems["image"], max_new_tokens=12)
         assert report.mean == pytest.approx(1.0, abs=1e-3) and report.stops
 
 
@@ -386,8 +394,8 @@ def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
     return two_steps(
         policy,
         folder,
-        trainer_class=generation.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
-        built_inside=generation.generating_with(engine),
+        trainer_class=losses.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
+        built_inside=losses.generating_with(engine),
         use_vllm=True,
         vllm_mode="colocate",
         gradient_checkpointing=False,
@@ -423,9 +431,9 @@ def test_a_group_is_one_request_and_the_adapter_goes_over_each_step(policy, tmp_
 
 
 def test_prompts_that_are_no_groups_are_requested_one_by_one():
-    assert generation._repeats([[1], [1], [2], [2]], 2)
-    assert not generation._repeats([[1], [2], [2], [1]], 2)
-    assert not generation._repeats([[1], [1], [1]], 2)
+    assert losses._repeats([[1], [1], [2], [2]], 2)
+    assert not losses._repeats([[1], [2], [2], [1]], 2)
+    assert not losses._repeats([[1], [1], [1]], 2)
 
 
 def test_weights_outside_the_bounds_are_masked_or_truncated():
@@ -454,8 +462,8 @@ def test_sampling_uses_the_engine_and_leaves_the_adapter_out_when_asked(policy):
         "batch_size": 2,
         "progress": None,
     }
-    completions = generation.sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
+    completions = sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
     with policy.without_adapter():
-        generation.sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
+        sample_with_engine(policy, engine, problems["prompt"], problems["image"], **options)
     assert [len(group) for group in completions] == [2, 2, 2]
     assert calls == ["adapter", "adapter", None, None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nbhelpers.grading import MAX_SOLUTION, Delimiters, Verdict, can_grade, check_format, grade, split_completion
+from nbhelpers.grading.rules import MAX_SOLUTION, Delimiters, Verdict, can_grade, check_format, grade, split_completion
 
 DATA = Path(__file__).parent / "data"
 COLUMNS = ("choices", "unit", "precision", "question_type", "answer_type")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers.grading import DEFAULT_DELIMITERS, PROTOCOLS, check_format, grade
-from nbhelpers.rewards import correctness_reward_func, formatting_reward_func
+from nbhelpers.grading.rules import DEFAULT_DELIMITERS, PROTOCOLS, check_format, grade
+from nbhelpers.rewards.functions import correctness_reward_func, formatting_reward_func
 
 # A busy machine is no failure of the grader; its time is measured in tests/benchmarks/bench_grading.py.
 settings.register_profile("no deadline", deadline=None)

@@ -9,7 +9,7 @@ from tiny_policy import policy_with_adapter
 
 torch = pytest.importorskip("torch")
 
-from nbhelpers.hand_over import (  # noqa: E402
+from nbhelpers.policy.vllm.hand_over import (
     ADAPTER_ID,
     HandOverError,
     MergedAdapter,

@@ -6,9 +6,10 @@ import copy
 
 import pytest
 
-from nbhelpers import data, mends
-from nbhelpers.params import RewardParams
-from nbhelpers.visual_math import make_problems
+from nbhelpers.params.sections import RewardParams
+from nbhelpers.policy import mends
+from nbhelpers.problems import asking
+from nbhelpers.problems.drawn import make_problems
 
 
 @pytest.fixture
@@ -19,14 +20,14 @@ def problem():
 def second_pass_ids(processor, problem):
     """The ids as TRL 1.14.2 makes them for the loss: the rendered prompt, tokenised again with special tokens."""
     text = processor.apply_chat_template(
-        data.conversation(problem, RewardParams()), tokenize=False, add_generation_prompt=True
+        asking.conversation(problem, RewardParams()), tokenize=False, add_generation_prompt=True
     )
     return processor(images=[[problem["image"]]], text=[text], return_tensors="pt")["input_ids"][0].tolist()
 
 
 def first_pass_ids(processor, problem):
     """The ids that the policy generates from."""
-    conversation = copy.deepcopy(data.conversation(problem, RewardParams()))
+    conversation = copy.deepcopy(asking.conversation(problem, RewardParams()))
     next(part for part in conversation[0]["content"] if part["type"] == "image")["image"] = problem["image"]
     return processor.apply_chat_template([conversation], tokenize=True, return_dict=True, add_generation_prompt=True)[
         "input_ids"
@@ -84,8 +85,8 @@ def quantised_trainer(tmp_path):
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from nbhelpers.params import RunParams
-    from nbhelpers.policy import load_policy
+    from nbhelpers.params.run_params import RunParams
+    from nbhelpers.policy.loading import load_policy
 
     params = RunParams.load("smoke")
     policy = load_policy(params.model, params.lora)

@@ -10,7 +10,9 @@ import papermill
 import pytest
 from tiny_run import REPOSITORY, TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
 
-from nbhelpers.params import SECTIONS, RunParams, available_presets
+from nbhelpers.params.places import available_presets
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.params.sections import SECTIONS
 from nbhelpers.series import notebook_paths
 
 NOTEBOOKS = notebook_paths()

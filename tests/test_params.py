@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nbhelpers.params import (
-    _OWN_PLACE,
-    REWARD_FUNCTIONS,
-    SECTIONS,
-    ParamsError,
-    RunParams,
-    TrainingParams,
-    available_presets,
-    parse_overrides,
-    presets_folder,
-    repository_root,
-    resolve_path,
-)
+from nbhelpers.params.files import parse_overrides
+from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.params.sections import _OWN_PLACE, REWARD_FUNCTIONS, SECTIONS, TrainingParams
+from nbhelpers.params.sentences import ParamsError
 
 
 def test_every_shipped_preset_loads_and_names_itself():
@@ -161,7 +153,7 @@ def test_a_users_own_reward_is_named_by_module_and_function():
 
 
 def test_the_reward_names_are_those_that_the_package_has():
-    from nbhelpers.rewards import BUILT_IN
+    from nbhelpers.rewards.functions import BUILT_IN
 
     assert set(REWARD_FUNCTIONS) == set(BUILT_IN)
 

@@ -11,8 +11,8 @@ from matplotlib.text import Text
 from PIL import Image
 from synthetic_run import HOSTILE, make_problems, make_run
 
-from nbhelpers import plots
-from nbhelpers.run_directory import RunDirectory
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.show import evaluation_plots, figures, problem_plots, training_plots
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +45,30 @@ def titles(figure) -> list[str]:
 def test_a_notebook_shows_a_figure_once_and_at_notebook_width(metrics):
     from matplotlib import pyplot
 
-    figure = plots.training_overview(metrics)
+    figure = training_plots.training_overview(metrics)
     png, size = figure._repr_png_()
     assert Image.open(io.BytesIO(png)).width > size["width"] == 921
     assert pyplot.get_fignums() == []
 
 
 def test_the_overview_shows_what_was_logged_and_the_loss_last(metrics):
-    figure = plots.training_overview(metrics)
+    figure = training_plots.training_overview(metrics)
     assert titles(figure)[-1] == "Loss"
     assert "near 0 by construction" in texts(figure)
     assert {"formatting", "correctness", "total"} <= set(texts(figure).splitlines())
     assert "KL to the reference policy" not in titles(figure)
     with_kl = [{**row, "kl": 0.01 * row["step"]} for row in metrics]
-    assert "KL to the reference policy" in titles(plots.training_overview(with_kl))
+    assert "KL to the reference policy" in titles(training_plots.training_overview(with_kl))
     drawn(figure)
 
 
 def test_every_axis_is_labelled(metrics):
-    for figure in (plots.training_overview(metrics), plots.image_sizes(make_problems(4))):
+    for figure in (training_plots.training_overview(metrics), problem_plots.image_sizes(make_problems(4))):
         assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
 
 
 def test_the_drawn_curve_is_the_logged_reward(metrics):
-    top = plots.training_overview(metrics).axes[0]
+    top = training_plots.training_overview(metrics).axes[0]
     thin = [line for line in top.lines if line.get_alpha()]
     logged = [row["reward"] for row in metrics]
     assert any(np.array_equal(line.get_ydata(), logged) for line in thin)
@@ -76,18 +76,18 @@ def test_the_drawn_curve_is_the_logged_reward(metrics):
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_a_run_that_has_hardly_begun_is_drawn(metrics, rows):
-    drawn(plots.training_overview(metrics[:rows]))
-    drawn(plots.compare_curves({"a": metrics[:rows], "b": metrics}))
+    drawn(training_plots.training_overview(metrics[:rows]))
+    drawn(training_plots.compare_curves({"a": metrics[:rows], "b": metrics}))
 
 
 def test_metrics_without_a_value_are_left_out():
     rows = [{"step": step, "reward": None, "loss": 0.0, "rewards/own/mean": None} for step in range(1, 5)]
-    drawn(plots.training_overview(rows))
+    drawn(training_plots.training_overview(rows))
 
 
 def test_smoothing_keeps_a_constant_and_ignores_gaps():
-    assert np.allclose(plots.smooth([2.0] * 20, 5), 2.0)
-    assert np.allclose(plots.smooth([1.0, np.nan, 1.0, 1.0], 3), 1.0)
+    assert np.allclose(figures.smooth([2.0] * 20, 5), 2.0)
+    assert np.allclose(figures.smooth([1.0, np.nan, 1.0, 1.0], 3), 1.0)
 
 
 def test_before_and_after_carry_the_figures_of_the_evaluation():
@@ -97,7 +97,7 @@ def test_before_and_after_carry_the_figures_of_the_evaluation():
         "difference": {"accuracy": 0.25, "ci95": [0.05, 0.45], "n_paired": 8},
         "by_group": {"count": {"before": None, "after": 1.0, "n": 4}},
     }
-    figure = plots.before_after(evaluation)
+    figure = evaluation_plots.before_after(evaluation)
     shown = texts(figure)
     assert {"25.0%", "50.0%", "75.0%", "100.0%", "+25.0"} <= set(shown.splitlines())
     assert "95 %: +5.0 to +45.0" in shown
@@ -110,7 +110,9 @@ def test_the_interval_of_a_share_is_wilsons():
 
     for right, count in [(0, 7), (3, 7), (7, 7), (41, 512)]:
         expected = binomtest(right, count).proportion_ci(method="wilson")
-        assert plots.wilson_interval(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-4)
+        assert evaluation_plots.wilson_interval(right / count, count) == pytest.approx(
+            (expected.low, expected.high), abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_the_interval_of_a_share_is_wilsons():
 )
 def test_an_interval_is_described_for_what_it_is(interval, said):
     difference = {"accuracy": sum(interval) / 2, "ci95": interval, "n_paired": 5}
-    figure = plots.before_after(
+    figure = evaluation_plots.before_after(
         {"before": {"accuracy": 0.5}, "after": {"accuracy": 0.5, "n": 5}, "difference": difference}
     )
     assert said in texts(figure)
@@ -135,14 +137,14 @@ def test_an_interval_is_described_for_what_it_is(interval, said):
     ],
 )
 def test_an_evaluation_in_part_is_drawn_in_part(evaluation):
-    figure = plots.before_after(evaluation)
+    figure = evaluation_plots.before_after(evaluation)
     assert "before training" not in texts(figure)
     drawn(figure)
 
 
 def test_problems_are_shown_with_question_choices_and_answer():
     problems = make_problems(6)
-    shown = texts(plots.problem_grid(problems, columns=3))
+    shown = texts(problem_plots.problem_grid(problems, columns=3))
     assert "How many red dots" in shown
     assert "(A)" in shown and "\u2192 " + problems[0]["answer"] in shown
     assert "squares" in shown
@@ -156,49 +158,54 @@ def test_a_question_is_drawn_as_text_without_a_warning(name):
         "answer": HOSTILE[name][:40],
         "choices": [HOSTILE[name][:30], "$x^$"],
     }
-    figure = plots.problem_grid([problem])
+    figure = problem_plots.problem_grid([problem])
     drawn(figure)
-    drawn(plots.answer_counts([{**problem, "metadata": {"category": HOSTILE[name]}}]))
+    drawn(problem_plots.answer_counts([{**problem, "metadata": {"category": HOSTILE[name]}}]))
     assert not any(
         text.get_parse_math() for text in figure.findobj(Text) if text.get_text().startswith(HOSTILE[name][:8])
     )
 
 
 def test_marks_that_turn_the_direction_of_writing_are_boxes():
-    assert plots.plain("a\u202e54\u202cb\x07") == "a\u25a154\u25a1b\u25a1"
+    assert figures.drawable("a\u202e54\u202cb\x07") == "a\u25a154\u25a1b\u25a1"
 
 
 def test_a_long_question_is_cut_and_says_so():
-    wrapped = plots.plain(HOSTILE["long"], 30, 5)
+    wrapped = figures.drawable(HOSTILE["long"], 30, 5)
     assert wrapped.count("\n") == 4 and wrapped.endswith("\u2026")
 
 
 def test_chinese_wraps_at_half_the_letters():
-    assert max(map(len, plots._wrap("\u9898" * 100, 30))) == 15
+    assert max(map(len, figures._wrap("\u9898" * 100, 30))) == 15
 
 
 def test_pictures_of_any_shape_and_mode_fit_the_grid():
     problems = make_problems(3)
     for problem, (size, mode) in zip(problems, [((900, 80), "RGB"), ((60, 700), "L"), ((30, 30), "RGBA")], strict=True):
         problem["image"] = Image.new(mode, size)
-    drawn(plots.problem_grid(problems))
-    drawn(plots.image_sizes(problems))
+    drawn(problem_plots.problem_grid(problems))
+    drawn(problem_plots.image_sizes(problems))
 
 
 def test_counts_add_up():
-    figure = plots.answer_counts(make_problems(40), top=3)
+    figure = problem_plots.answer_counts(make_problems(40), top=3)
     widths = [sum(bar.get_width() for bar in axis.patches) for axis in figure.axes]
     assert widths[:2] == [40, 40]
     assert "others" in texts(figure)
 
 
 def test_nothing_to_draw_is_said():
-    for figure in (plots.problem_grid([]), plots.answer_counts([]), plots.image_sizes([]), plots.compare_curves({})):
+    for figure in (
+        problem_plots.problem_grid([]),
+        problem_plots.answer_counts([]),
+        problem_plots.image_sizes([]),
+        training_plots.compare_curves({}),
+    ):
         assert "no " in texts(figure)
 
 
 def test_compared_runs_have_their_own_colour_and_name(metrics):
-    figure = plots.compare_curves({"first $x$": metrics, "second": metrics})
+    figure = training_plots.compare_curves({"first $x$": metrics, "second": metrics})
     assert {"first $x$", "second"} <= set(texts(figure).splitlines())
     lines = [line.get_color() for line in figure.axes[0].lines if not line.get_alpha()]
     assert len(set(lines)) == 2

@@ -7,17 +7,20 @@ import re
 import pytest
 import torch
 
-from nbhelpers import data
-from nbhelpers.params import LoraParams, ModelParams, RewardParams, RunParams
-from nbhelpers.policy import load_final_model, load_policy, lora_target_pattern, save_final_model, trainable_parameters
-from nbhelpers.sampling import PolicyError
-from nbhelpers.visual_math import make_problems
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.params.sections import LoraParams, ModelParams, RewardParams
+from nbhelpers.policy.adapter import lora_target_pattern, trainable_parameters
+from nbhelpers.policy.loading import load_final_model, load_policy
+from nbhelpers.policy.policy import PolicyError
+from nbhelpers.policy.saving import save_final_model
+from nbhelpers.problems import asking
+from nbhelpers.problems.drawn import make_problems
 
 SMOKE_MODEL = RunParams.load("smoke").model
 
 
 def conversations_of(problems):
-    return [data.conversation(problem, RewardParams()) for problem in problems], [
+    return [asking.conversation(problem, RewardParams()) for problem in problems], [
         problem["image"] for problem in problems
     ]
 
@@ -87,7 +90,7 @@ def test_several_greedy_samples_are_refused(embedded_policy):
 
 def test_prompt_length_counts_the_picture_as_the_processor_does(embedded_policy):
     problem = make_problems(1, seed=8)[0]
-    conversation = data.conversation(problem, RewardParams())
+    conversation = asking.conversation(problem, RewardParams())
     inputs = embedded_policy.processor(
         images=[[problem["image"]]], text=[embedded_policy.prompt_text(conversation)], add_special_tokens=False
     )

@@ -12,9 +12,11 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_run import HOSTILE, make_run
 
-from nbhelpers import report
-from nbhelpers.run_directory import RunDirectory
-from nbhelpers.samples import SampleStore
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.samples import SampleStore
+from nbhelpers.show import report, standalone
+from nbhelpers.show.browser import _spread_out, write_sample_browser
+from nbhelpers.show.comparison import compare_runs
 
 SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}
 
@@ -177,7 +179,7 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
 
 def test_what_does_not_fit_is_left_out_by_whole_steps_and_said(runs, tmp_path):
     shutil.copytree(runs / "better", tmp_path / "run")
-    page = Page(report.write_sample_browser(tmp_path / "run", budget=40_000))
+    page = Page(write_sample_browser(tmp_path / "run", budget=40_000))
     data = page.data()
     steps = sorted({group[0] for group in data["groups"]})
     assert steps[0] == 1 and steps[-1] == 10 and 2 <= len(steps) < 10
@@ -186,18 +188,18 @@ def test_what_does_not_fit_is_left_out_by_whole_steps_and_said(runs, tmp_path):
 
 
 def test_steps_are_taken_from_everywhere_first():
-    assert list(report._spread_out([])) == []
-    assert list(report._spread_out([7])) == [7]
-    assert list(report._spread_out(range(9))) == [0, 8, 4, 2, 6, 1, 3, 5, 7]
+    assert list(_spread_out([])) == []
+    assert list(_spread_out([7])) == [7]
+    assert list(_spread_out(range(9))) == [0, 8, 4, 2, 6, 1, 3, 5, 7]
     for count in range(1, 40):
-        assert sorted(report._spread_out(range(count))) == list(range(count))
+        assert sorted(_spread_out(range(count))) == list(range(count))
 
 
 # comparing
 
 
 def test_two_runs_are_compared_on_the_same_problems(runs, tmp_path):
-    comparison = report.compare_runs([runs / "better", runs / "worse"], tmp_path / "c.html")
+    comparison = compare_runs([runs / "better", runs / "worse"], tmp_path / "c.html")
     first, second = comparison.table
     better, worse = (
         json.loads((runs / name / "evaluation.json").read_text())["after"]["accuracy"] for name in ("better", "worse")
@@ -212,7 +214,7 @@ def test_two_runs_are_compared_on_the_same_problems(runs, tmp_path):
 
 
 def test_the_page_lies_beside_the_first_run_unless_asked_otherwise(runs):
-    assert report.compare_runs([runs / "better", runs / "worse"]).path == runs / "comparison.html"
+    assert compare_runs([runs / "better", runs / "worse"]).path == runs / "comparison.html"
 
 
 def edited(runs, folder, name, change):
@@ -231,7 +233,7 @@ def test_only_problems_with_the_same_picture_are_paired(runs, tmp_path):
             if row["kind"] == "count":
                 row["image"] = "images/another.png"
 
-    comparison = report.compare_runs([runs / "better", edited(runs, tmp_path, "other", change)], tmp_path / "c.html")
+    comparison = compare_runs([runs / "better", edited(runs, tmp_path, "other", change)], tmp_path / "c.html")
     assert comparison.table[1]["matched"] == 36
     assert "12 of them share an id" in comparison.cautions[0]
 
@@ -241,36 +243,36 @@ def test_runs_without_a_common_problem_are_refused(runs, tmp_path):
         for row in rows:
             row["pid"] += "-b"
 
-    with pytest.raises(report.ReportError, match="evaluated on different problems"):
-        report.compare_runs([runs / "better", edited(runs, tmp_path, "other", change)])
+    with pytest.raises(standalone.ReportError, match="evaluated on different problems"):
+        compare_runs([runs / "better", edited(runs, tmp_path, "other", change)])
 
 
 def test_runs_graded_by_different_protocols_are_refused(runs, tmp_path):
     other = edited(runs, tmp_path, "other", lambda evaluation, rows: evaluation.update(protocol="mathvista"))
-    with pytest.raises(report.ReportError, match="better by 'strict', other by 'mathvista'"):
-        report.compare_runs([runs / "better", other])
+    with pytest.raises(standalone.ReportError, match="better by 'strict', other by 'mathvista'"):
+        compare_runs([runs / "better", other])
 
 
 def test_another_decoding_is_a_caution(runs, tmp_path):
     other = edited(runs, tmp_path, "other", lambda evaluation, rows: evaluation["decoding"].update(temperature=1.0))
-    comparison = report.compare_runs([runs / "better", other], tmp_path / "c.html")
+    comparison = compare_runs([runs / "better", other], tmp_path / "c.html")
     assert "decoded differently" in comparison.cautions[0]
     assert "decoded differently" in Page(comparison.path).words
 
 
 @pytest.mark.parametrize("given", [[], ["better"], ["better", "better"]])
 def test_one_run_cannot_be_compared(runs, given):
-    with pytest.raises(report.ReportError, match="at least two different runs"):
-        report.compare_runs([runs / name for name in given])
+    with pytest.raises(standalone.ReportError, match="at least two different runs"):
+        compare_runs([runs / name for name in given])
 
 
 def test_a_run_without_evaluation_says_what_to_do(runs, tmp_path):
     (tmp_path / "young").mkdir()
-    with pytest.raises(report.ReportError, match="young has no predictions after training: run notebook 04"):
-        report.compare_runs([runs / "better", tmp_path / "young"])
+    with pytest.raises(standalone.ReportError, match="young has no predictions after training: run notebook 04"):
+        compare_runs([runs / "better", tmp_path / "young"])
 
 
 def test_runs_of_the_same_name_are_told_apart(runs, tmp_path):
     shutil.copytree(runs / "worse", tmp_path / "x" / "better")
-    comparison = report.compare_runs([runs / "better", tmp_path / "x" / "better"], tmp_path / "c.html")
+    comparison = compare_runs([runs / "better", tmp_path / "x" / "better"], tmp_path / "c.html")
     assert [row["run"] for row in comparison.table] == [f"{runs.name}/better", "x/better"]

@@ -9,8 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nbhelpers import rewards
-from nbhelpers.params import REWARD_FUNCTIONS, RewardParams
+from nbhelpers.params.sections import REWARD_FUNCTIONS, RewardParams
+from nbhelpers.rewards import naive, previewing
+from nbhelpers.rewards.functions import (
+    BUILT_IN,
+    GRADING_COLUMNS,
+    RECIPES,
+    closeness_reward_func,
+    correctness_reward_func,
+    formatting_reward_func,
+    make_reward_funcs,
+    overlong_reward_func,
+    repetition_reward_func,
+)
+from nbhelpers.rewards.groups import group_statistics, signal_chance
 
 CASES = [
     json.loads(line)
@@ -33,21 +45,20 @@ def pay(function, *completions, answer="45", answer_type="integer", **columns):
 
 
 def test_the_shared_cases_are_paid_as_trl_would_ask():
-    columns = {key: [case[key] for case in CASES] for key in rewards.GRADING_COLUMNS}
+    columns = {key: [case[key] for case in CASES] for key in GRADING_COLUMNS}
     completions = [[{"role": "assistant", "content": case["completion"]}] for case in CASES]
     answers = [case["answer"] for case in CASES]
     prompts = [[{"role": "user", "content": "?"}]] * len(CASES)
-    paid = rewards.correctness_reward_func(prompts, completions, answers, **columns)
+    paid = correctness_reward_func(prompts, completions, answers, **columns)
     assert paid == [2.0 if case["expected_correct"] else 0.0 for case in CASES]
     judged = [
-        (case["expected_format"], score)
-        for case, score in zip(CASES, rewards.formatting_reward_func(completions), strict=True)
+        (case["expected_format"], score) for case, score in zip(CASES, formatting_reward_func(completions), strict=True)
     ]
     assert all((score == 2.0) is expected for expected, score in judged if expected is not None)
 
 
 def test_the_public_notebooks_string_comparison_denies_most_right_answers():
-    paid = rewards.naive_correctness_reward_func(
+    paid = naive.naive_correctness_reward_func(
         [None] * len(CASES), [case["completion"] for case in CASES], [c["answer"] for c in CASES]
     )
     denied = sum(case["expected_correct"] and score == 0 for case, score in zip(CASES, paid, strict=True))
@@ -64,49 +75,49 @@ def test_the_public_notebooks_string_comparison_denies_most_right_answers():
     ],
 )
 def test_completions_are_texts_or_messages(completion):
-    assert pay(rewards.correctness_reward_func, completion) == [2.0]
-    assert rewards.formatting_reward_func([completion]) == [2.0]
+    assert pay(correctness_reward_func, completion) == [2.0]
+    assert formatting_reward_func([completion]) == [2.0]
 
 
 @pytest.mark.parametrize("completion", [None, [], {}, 3, [{"role": "assistant"}]])
 def test_a_completion_without_text_earns_nothing(completion):
-    assert pay(rewards.correctness_reward_func, completion) == [0.0]
-    assert rewards.formatting_reward_func([completion]) == [0.0]
+    assert pay(correctness_reward_func, completion) == [0.0]
+    assert formatting_reward_func([completion]) == [0.0]
 
 
 def test_a_row_without_an_answer_is_not_judged():
-    assert pay(rewards.correctness_reward_func, RIGHT, answer=None) == [None]
-    assert pay(rewards.correctness_reward_func, RIGHT, answer="May") == [None]
-    assert pay(rewards.closeness_reward_func, RIGHT, answer="May", answer_type="text") == [None]
+    assert pay(correctness_reward_func, RIGHT, answer=None) == [None]
+    assert pay(correctness_reward_func, RIGHT, answer="May") == [None]
+    assert pay(closeness_reward_func, RIGHT, answer="May", answer_type="text") == [None]
 
 
 def test_the_share_of_unread_answers_reaches_trls_log():
     logged = {}
-    rewards.correctness_reward_func(["?"] * 4, [RIGHT, WRONG, "45", ""], ["45"] * 4, log_metric=logged.__setitem__)
+    correctness_reward_func(["?"] * 4, [RIGHT, WRONG, "45", ""], ["45"] * 4, log_metric=logged.__setitem__)
     assert logged == {"unparsed_rate": 0.5}
 
 
 def test_closeness_rises_towards_the_answer_and_jumps_at_it():
     solutions = ["0", "20", "40", "44", "45", "46", "200", "none"]
-    paid = pay(rewards.closeness_reward_func, *[f"<SOLUTION>{text}</SOLUTION>" for text in solutions])
+    paid = pay(closeness_reward_func, *[f"<SOLUTION>{text}</SOLUTION>" for text in solutions])
     assert paid[:5] == sorted(paid[:5]) and paid[4] == 1.0 and paid[3] < 0.5
     assert paid[3] == paid[5] and paid[6:] == [0.0, 0.0]
 
 
 def test_overlong_falls_over_the_last_fifth_and_needs_token_counts():
     ids = [[0] * length for length in (10, 80, 90, 100)]
-    assert rewards.overlong_reward_func(["a"] * 4, max_completion_length=100, completion_ids=ids) == [
+    assert overlong_reward_func(["a"] * 4, max_completion_length=100, completion_ids=ids) == [
         0.0,
         0.0,
         -0.5,
         -1.0,
     ]
-    assert rewards.overlong_reward_func(["a"], max_completion_length=100) == [None]
+    assert overlong_reward_func(["a"], max_completion_length=100) == [None]
 
 
 def test_repetition_counts_repeated_triples():
-    assert rewards.repetition_reward_func(["one two three four", "one two", ""]) == [0.0, 0.0, 0.0]
-    assert rewards.repetition_reward_func(["so so so so so"]) == [pytest.approx(-2 / 3)]
+    assert repetition_reward_func(["one two three four", "one two", ""]) == [0.0, 0.0, 0.0]
+    assert repetition_reward_func(["so so so so so"]) == [pytest.approx(-2 / 3)]
 
 
 def test_configured_rewards_keep_order_names_values_and_marks():
@@ -114,7 +125,7 @@ def test_configured_rewards_keep_order_names_values_and_marks():
         reasoning_start="<think>", reasoning_end="</think>", solution_start="<answer>", solution_end="</answer>",
         formatting_reward=0.5, correctness_reward=3.0, functions=["correctness", "formatting"],
     )  # fmt: skip
-    functions = rewards.make_reward_funcs(params)
+    functions = make_reward_funcs(params)
     assert [function.__name__ for function in functions] == ["correctness", "formatting"]
     assert [pay(function, "<think>a</think><answer>45</answer>", RIGHT) for function in functions] == [
         [3.0, 0.0],
@@ -123,9 +134,9 @@ def test_configured_rewards_keep_order_names_values_and_marks():
 
 
 def test_every_reward_that_parameters_allow_exists():
-    assert tuple(rewards.BUILT_IN) == REWARD_FUNCTIONS
+    assert tuple(BUILT_IN) == REWARD_FUNCTIONS
     params = RewardParams(functions=list(REWARD_FUNCTIONS))
-    for function in rewards.make_reward_funcs(params, max_completion_length=100):
+    for function in make_reward_funcs(params, max_completion_length=100):
         assert len(pay(function, RIGHT, WRONG, completion_ids=[1, 2])) == 2
 
 
@@ -133,56 +144,54 @@ def test_a_user_brings_a_reward_of_their_own(tmp_path, monkeypatch):
     source = "def politeness(completions, **kwargs):\n    return [float('please' in c) for c in completions]\n"
     (tmp_path / "my_rewards.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    (function,) = rewards.make_reward_funcs(RewardParams(functions=["my_rewards:politeness"]))
+    (function,) = make_reward_funcs(RewardParams(functions=["my_rewards:politeness"]))
     assert function.__name__ == "politeness" and pay(function, "please", "now") == [1.0, 0.0]
     with pytest.raises(ValueError, match="did you mean 'politeness'"):
-        rewards.make_reward_funcs(RewardParams(functions=["my_rewards:politenes"]))
+        make_reward_funcs(RewardParams(functions=["my_rewards:politenes"]))
     with pytest.raises(ValueError, match="cannot import module 'no_such_module'"):
-        rewards.make_reward_funcs(RewardParams(functions=["no_such_module:f"]))
+        make_reward_funcs(RewardParams(functions=["no_such_module:f"]))
     sys.modules.pop("my_rewards", None)
 
 
 def test_unknown_rewards_name_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'correctness'"):
-        rewards.make_reward_funcs(
-            RewardParams.model_construct(**{**RewardParams().model_dump(), "functions": ["corectness"]})
-        )
+        make_reward_funcs(RewardParams.model_construct(**{**RewardParams().model_dump(), "functions": ["corectness"]}))
     with pytest.raises(ValueError, match="needs max_completion_length"):
-        rewards.make_reward_funcs(RewardParams(functions=["overlong"]))
+        make_reward_funcs(RewardParams(functions=["overlong"]))
 
 
 def test_recipes_are_valid_sections():
-    from nbhelpers.params import RunParams
+    from nbhelpers.params.run_params import RunParams
 
-    for sections in rewards.RECIPES.values():
+    for sections in RECIPES.values():
         RunParams.load("smoke", **sections)
 
 
 def test_group_statistics_are_those_of_trl():
-    groups = rewards.group_statistics([4, 2, 2, 0, 2, 2, 2, 2], 4)
+    groups = group_statistics([4, 2, 2, 0, 2, 2, 2, 2], 4)
     assert groups.means.tolist() == [2, 2] and groups.zero_variance == 0.5
     assert groups.spreads[0] == pytest.approx(np.std([4, 2, 2, 0], ddof=1))
     assert groups.advantages.tolist() == [[2, 0, 0, -2], [0, 0, 0, 0]]
-    scaled = rewards.group_statistics([4, 2, 2, 0], 4, scale="group")
+    scaled = group_statistics([4, 2, 2, 0], 4, scale="group")
     assert scaled.advantages[0] == pytest.approx(np.array([2, 0, 0, -2]) / (np.std([4, 2, 2, 0], ddof=1) + 1e-4))
-    gap = rewards.group_statistics([4, None, 2, 0], 4)
+    gap = group_statistics([4, None, 2, 0], 4)
     assert gap.means.tolist() == [2] and gap.advantages[0, 1] == 0
     for rewards_given, size, scale in (([1, 2, 3], 2, "none"), ([], 2, "none"), ([1, 2], 2, "batch")):
         with pytest.raises(ValueError):
-            rewards.group_statistics(rewards_given, size, scale)
+            group_statistics(rewards_given, size, scale)
 
 
 def test_the_chance_of_a_signal_is_that_of_a_mixed_group():
-    assert rewards.signal_chance(0.5, 2) == pytest.approx(0.5)
-    assert rewards.signal_chance(0.0, 8) == rewards.signal_chance(1.0, 8) == 0
-    assert rewards.signal_chance(0.1, 16) > rewards.signal_chance(0.1, 4)
+    assert signal_chance(0.5, 2) == pytest.approx(0.5)
+    assert signal_chance(0.0, 8) == signal_chance(1.0, 8) == 0
+    assert signal_chance(0.1, 16) > signal_chance(0.1, 4)
 
 
 PROBLEM = {"question": "?", "answer": "45", "answer_type": "integer", "question_type": "free_form", "choices": None}
 
 
 def test_a_preview_pays_judges_and_stays_silent_when_there_is_something_to_learn():
-    result = rewards.preview([PROBLEM] * 2, [[RIGHT, WRONG], [WRONG, "no blocks"]], RewardParams())
+    result = previewing.preview([PROBLEM] * 2, [[RIGHT, WRONG], [WRONG, "no blocks"]], RewardParams())
     assert result.rewards == {"formatting": [2.0, 2.0, 2.0, 0.0], "correctness": [2.0, 0.0, 0.0, 0.0]}
     assert result.totals == [4.0, 2.0, 2.0, 0.0] and result.warning == ""
     assert (result.correct, result.formatted, result.unparsed) == (0.25, 0.75, 0.25)
@@ -200,9 +209,9 @@ def test_a_preview_pays_judges_and_stays_silent_when_there_is_something_to_learn
     ],
 )
 def test_a_preview_warns_when_nothing_can_be_learnt(completions, words):
-    assert words in rewards.preview([PROBLEM] * len(completions), completions, RewardParams()).warning
+    assert words in previewing.preview([PROBLEM] * len(completions), completions, RewardParams()).warning
 
 
 def test_a_preview_wants_one_group_a_problem():
     with pytest.raises(ValueError, match="one group a problem"):
-        rewards.preview([PROBLEM], [[RIGHT], [RIGHT]], RewardParams())
+        previewing.preview([PROBLEM], [[RIGHT], [RIGHT]], RewardParams())

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbhelpers.params import RunParams
-from nbhelpers.run_directory import RunDirectory, hardware, versions
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.machine import hardware, versions
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_versions_and_hardware_are_those_of_this_machine():
 
 def test_params_and_run_directory_import_without_torch_and_fast():
     code = (
-        "import sys, nbhelpers.params, nbhelpers.run_directory as r; r.versions(); r.hardware();"
+        "import sys, nbhelpers.params, nbhelpers.runs as r; r.versions(); r.hardware();"
         "print([m for m in ('torch', 'transformers', 'trl', 'datasets', 'PIL') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
-from nbhelpers.run_directory import RunDirectory
-from nbhelpers.samples import FILTERS, INDEX, SAMPLES, SampleStore, SampleWriter
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.samples import FILTERS, INDEX, SAMPLES, SampleStore, SampleWriter
 
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
 
@@ -253,5 +253,5 @@ def test_the_same_rows_give_the_same_file(run, tmp_path):
 
 
 def test_looking_at_samples_needs_no_torch():
-    code = "import sys, nbhelpers.samples, nbhelpers.plots, nbhelpers.viewer, nbhelpers.report; print('torch' in sys.modules)"
+    code = "import sys, nbhelpers.show.viewer, nbhelpers.show.report, nbhelpers.show.training_plots; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from nbhelpers import cli, series
-from nbhelpers.params import RunParams
+from nbhelpers.params.run_params import RunParams
 
 
 def notebook(path, *sources, parameters="preset = 'smoke'\noutput_dir = None\ntraining = {}"):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3ForConditionalGeneration
 
-from nbhelpers import tiny_gemma
-from nbhelpers.data import prompt_text
-from nbhelpers.params import RewardParams
-from nbhelpers.tiny_gemma import embedded_path
-from nbhelpers.visual_math import make_problems
+from nbhelpers.embedded import recipe
+from nbhelpers.embedded.model import embedded_path
+from nbhelpers.params.sections import RewardParams
+from nbhelpers.problems.asking import prompt_text
+from nbhelpers.problems.drawn import make_problems
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_the_instruction_costs_few_tokens_and_delimiters_cost_one(processor):
 
 
 def test_a_prompt_of_the_length_of_real_problems_gets_a_finite_answer(model, processor):
-    inputs = tiny_gemma._batch(processor, [make_problems(1)[0]["image"]], ["求 the angle ABC. " * 80])
+    inputs = recipe._batch(processor, [make_problems(1)[0]["image"]], ["求 the angle ABC. " * 80])
     assert inputs["input_ids"].shape[1] > 600
     with torch.no_grad():
         assert torch.isfinite(model(**inputs).logits).all()
@@ -98,15 +98,15 @@ def test_a_prompt_of_the_length_of_real_problems_gets_a_finite_answer(model, pro
 def test_the_model_answers_the_real_prompt_in_the_asked_format_part_of_the_time(model, processor):
     """Fails when the prompt was changed without rebuilding the weights."""
     torch.manual_seed(0)
-    figures = tiny_gemma.measure(model, processor, make_problems(64, seed=1, part="evaluation"), temperature=1.0)
+    figures = recipe.measure(model, processor, make_problems(64, seed=1, part="evaluation"), temperature=1.0)
     assert 0.3 < figures["format_rate"] < 0.9  # and leaves GRPO something to teach
 
 
 def test_the_model_sees_the_pictures(model, processor):
     problems = make_problems(96, seed=2, part="evaluation")
-    seeing = tiny_gemma.measure(model, processor, problems)["accuracy"]
+    seeing = recipe.measure(model, processor, problems)["accuracy"]
     swapped = [{**p, "image": q["image"]} for p, q in zip(problems, problems[1:] + problems[:1], strict=True)]
-    assert seeing > tiny_gemma.measure(model, processor, swapped)["accuracy"] + 0.15
+    assert seeing > recipe.measure(model, processor, swapped)["accuracy"] + 0.15
 
 
 def test_it_round_trips_through_save_pretrained(model, processor, tmp_path):
@@ -115,15 +115,15 @@ def test_it_round_trips_through_save_pretrained(model, processor, tmp_path):
     again, report = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     picture = make_problems(1)[0]["image"]
-    inputs = tiny_gemma._batch(AutoProcessor.from_pretrained(tmp_path), [picture] * 2, ["What is it?", "How many?"])
+    inputs = recipe._batch(AutoProcessor.from_pretrained(tmp_path), [picture] * 2, ["What is it?", "How many?"])
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits)
 
 
 def test_a_rebuild_is_repeatable_and_is_laid_out_like_the_shipped_one(tmp_path):
-    short = (tiny_gemma.ROUNDS[0]._replace(steps=2), tiny_gemma.ROUNDS[2]._replace(steps=1))
+    short = (recipe.ROUNDS[0]._replace(steps=2), recipe.ROUNDS[2]._replace(steps=1))
     for folder in ("a", "b"):
-        tiny_gemma.rebuild(tmp_path / folder, rounds=short, batch_size=12, problems=6)
+        recipe.rebuild(tmp_path / folder, rounds=short, batch_size=12, problems=6)
     shipped = {path.name for path in embedded_path().iterdir()}
     assert {path.name for path in (tmp_path / "a").iterdir()} == shipped
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
@@ -132,6 +132,6 @@ def test_a_rebuild_is_repeatable_and_is_laid_out_like_the_shipped_one(tmp_path):
 
 def test_the_command_rebuilds_where_it_is_told_to(tmp_path, monkeypatch, capsys):
     asked = {}
-    monkeypatch.setattr(tiny_gemma, "rebuild", lambda out, **more: asked.update(more, out=out) or {"seed": 5})
-    tiny_gemma.main(["--out", str(tmp_path), "--seed", "5"])
+    monkeypatch.setattr(recipe, "rebuild", lambda out, **more: asked.update(more, out=out) or {"seed": 5})
+    recipe.main(["--out", str(tmp_path), "--seed", "5"])
     assert asked == {"out": tmp_path, "seed": 5} and '"seed": 5' in capsys.readouterr().out

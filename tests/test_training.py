@@ -11,11 +11,14 @@ import pytest
 import torch
 from tiny_policy import two_steps
 
-from nbhelpers import data, training
-from nbhelpers.params import ParamsError, RunParams
-from nbhelpers.policy import load_policy
-from nbhelpers.run_directory import RunDirectory
-from nbhelpers.training import grpo_arguments, train
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.params.sentences import ParamsError
+from nbhelpers.policy.loading import load_policy
+from nbhelpers.problems import asking, loading
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.training import __main__, configuration, losses
+from nbhelpers.training.configuration import grpo_arguments
+from nbhelpers.training.trainer import TrainingError, _must_recompute, _out_of_memory, drop_overlong, train
 
 
 def test_every_trained_parameter_moved_and_no_frozen_one_did(trained_run):
@@ -66,7 +69,7 @@ def test_every_completion_is_recorded_with_its_group_reward_and_advantage(traine
 
 
 def test_recorded_rewards_are_what_the_reward_functions_pay(trained_run):
-    from nbhelpers.rewards import correctness_reward_func, formatting_reward_func
+    from nbhelpers.rewards.functions import correctness_reward_func, formatting_reward_func
 
     rows = trained_run["run"].read_jsonl(trained_run["run"].samples_path)
     texts = [row["completion"] for row in rows]
@@ -97,7 +100,7 @@ def test_the_same_seed_gives_the_same_samples(trained_run, tmp_path, tiny_params
     again = RunDirectory(params.output_dir)
     train(
         load_policy(params.model, params.lora, seed=params.training.seed),
-        data.load_problems(params.dataset),
+        loading.load_problems(params.dataset),
         params,
         again,
     )
@@ -130,13 +133,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(trained_run, tmp_path,
     with pytest.raises(Stop):
         train(
             load_policy(params.model, params.lora),
-            data.load_problems(params.dataset),
+            loading.load_problems(params.dataset),
             params,
             run,
             on_log=stop_after_two,
         )
     resumed = tiny_params(tmp_path, training={"resume": True})
-    result = train(load_policy(resumed.model, resumed.lora), data.load_problems(resumed.dataset), resumed, run)
+    result = train(load_policy(resumed.model, resumed.lora), loading.load_problems(resumed.dataset), resumed, run)
     assert (result.resumed_from, result.steps) == (2, 3)
     assert run.samples_path.read_bytes() == trained_run["run"].samples_path.read_bytes()
     assert [line["step"] for line in run.read_jsonl(run.metrics_path)] == [1, 2, 3]
@@ -145,7 +148,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(trained_run, tmp_path,
 def test_a_second_training_sets_the_first_one_aside(tmp_path, tiny_params):
     params = tiny_params(tmp_path, training={"max_steps": 1})
     run = RunDirectory(params.output_dir)
-    problems = data.load_problems(params.dataset)
+    problems = loading.load_problems(params.dataset)
     train(load_policy(params.model, params.lora), problems, params, run)
     first = run.samples_path.read_bytes()
     train(load_policy(params.model, params.lora), problems, params, run)
@@ -165,8 +168,8 @@ def test_any_other_field_of_grpo_config_can_be_set():
 def test_an_unknown_field_is_refused_before_a_model_is_loaded(tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path, training={"grpo": {"max_grad_nrom": 1.0}})
     with pytest.raises(ParamsError, match="max_grad_nrom.*'max_grad_norm'"):
-        training.check(params)
-    assert training.check(RunParams.load("smoke", output_dir=tmp_path)).completions_per_step == 96
+        configuration.check(params)
+    assert configuration.check(RunParams.load("smoke", output_dir=tmp_path)).completions_per_step == 96
 
 
 def test_an_unknown_field_of_grpo_config_is_refused_with_the_nearest_one():
@@ -190,12 +193,12 @@ def test_dr_grpo_does_not_divide_by_the_spread_unless_told_to(loss, scale):
 def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_policy, tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path, dataset={"max_samples": 20})
     run = RunDirectory(tmp_path)
-    dataset = data.grpo_dataset(data.load_problems(params.dataset).train, params)
+    dataset = asking.grpo_dataset(loading.load_problems(params.dataset).train, params)
     lengths = sorted(embedded_policy.prompt_length(prompt) for prompt in dataset["prompt"])
     assert lengths[0] < lengths[-1]
     room = lengths[-1] - 1 + params.training.max_completion_length
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": room})})
-    kept, longest = training.drop_overlong(dataset, embedded_policy, tight, run.add_warning)
+    kept, longest = drop_overlong(dataset, embedded_policy, tight, run.add_warning)
     assert longest == max(length for length in lengths if length < lengths[-1])
     assert len(kept) == sum(length < lengths[-1] for length in lengths)
     assert "were left out" in run.read_manifest()["warnings"][0]
@@ -203,20 +206,20 @@ def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_poli
 
 def test_no_problem_that_fits_is_an_error(embedded_policy):
     params = RunParams.load("smoke", dataset={"max_samples": 20})
-    dataset = data.grpo_dataset(data.load_problems(params.dataset).train, params)
+    dataset = asking.grpo_dataset(loading.load_problems(params.dataset).train, params)
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": 60})})
-    with pytest.raises(training.TrainingError, match="no training problem fits"):
-        training.drop_overlong(dataset, embedded_policy, tight, [].append)
+    with pytest.raises(TrainingError, match="no training problem fits"):
+        drop_overlong(dataset, embedded_policy, tight, [].append)
 
 
 def test_out_of_memory_names_the_settings_that_would_fit():
     params = RunParams.load("full")
-    sentence = training._out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=True)
+    sentence = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=True)
     assert "step 8" in sentence
     assert "training.num_generations=2" in sentence and "model.gpu_memory_utilization" in sentence
     assert "load_in_4bit" not in sentence  # full uses 4-bit already
     assert "gradient_checkpointing" not in sentence
-    kept = training._out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=False)
+    kept = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=False)
     assert "in this order: --set model.use_gradient_checkpointing=true, " in kept
 
 
@@ -236,7 +239,7 @@ def test_activations_are_kept_where_the_memory_holds_them(
     )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
     told = []
-    assert training._must_recompute(policy, params, params.training.batch_plan(), 330, told.append) is recomputes
+    assert _must_recompute(policy, params, params.training.batch_plan(), 330, told.append) is recomputes
     assert bool(told) == (setting == "unsloth" and not recomputes)
 
 
@@ -245,9 +248,9 @@ def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    training._take_own_gpu()
+    __main__._take_own_gpu()
     monkeypatch.setenv("LOCAL_RANK", "3")
-    training._take_own_gpu()
+    __main__._take_own_gpu()
     assert taken == [3]
 
 
@@ -290,7 +293,7 @@ def test_log_probs_in_chunks_train_as_all_at_once_without_the_logits(tmp_path):
     params = RunParams.load("smoke")
     policy = load_policy(params.model, params.lora)
     whole, log, heads = heads_used_by(policy, tmp_path / "whole")
-    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", training.log_probs_in_chunks)
+    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", losses.log_probs_in_chunks)
     assert heads and not heads_of_parts
     assert any(not torch.equal(value, torch.zeros_like(value)) for value in whole.values())
     for name, value in whole.items():

@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 from synthetic_run import HOSTILE, make_problems, make_run
 
-from nbhelpers import viewer
-from nbhelpers.run_directory import RunDirectory
-from nbhelpers.samples import FILTERS, SampleStore, SampleWriter
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
+from nbhelpers.show import pictures, samples, viewer
+from nbhelpers.show.live import LiveView, live_view, sparkline
+from nbhelpers.show.pages import is_interactive
+from nbhelpers.show.text import clipped, segments, visible
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +61,23 @@ def assert_harmless(markup):
 
 
 def test_text_is_escaped_and_unseen_characters_get_a_number():
-    assert viewer.visible("<b>&\"'") == "&lt;b&gt;&amp;&#34;&#39;"
-    assert viewer.visible("a\u202eb\n\tc\x00") == (
+    assert visible("<b>&\"'") == "&lt;b&gt;&amp;&#34;&#39;"
+    assert visible("a\u202eb\n\tc\x00") == (
         'a<span class="hidden-char">U+202E</span>b\n\tc<span class="hidden-char">U+0000</span>'
     )
-    viewer.visible("\ud83d").encode("utf-8")
+    visible("\ud83d").encode("utf-8")
 
 
 def test_long_text_is_clipped_with_everything_behind_show_all():
-    page = Elements(viewer.clipped(HOSTILE["long"], 500))
+    page = Elements(clipped(HOSTILE["long"], 500))
     assert page.text.startswith(HOSTILE["long"][:500] + "\u2026")
     assert f"show all {len(HOSTILE['long']):,} characters" in page.text
     assert HOSTILE["long"] in page.text
-    assert viewer.clipped("short", 500) == "short"
+    assert clipped("short", 500) == "short"
 
 
 def test_text_beyond_all_measure_is_cut_and_says_so():
-    shown = viewer.clipped("x" * 300_000, 500)
+    shown = clipped("x" * 300_000, 500)
     assert len(shown) < 210_000 and "100,000 more characters are not shown" in shown
 
 
@@ -91,15 +94,15 @@ def test_text_beyond_all_measure_is_cut_and_says_so():
     ],
 )  # fmt: skip
 def test_a_completion_is_taken_apart_and_nothing_is_left_out(completion, roles):
-    assert [(role, text) for role, _, text in viewer.segments(completion)] == roles
+    assert [(role, text) for role, _, text in segments(completion)] == roles
 
 
 def test_a_block_that_never_closes_is_labelled_so():
-    assert viewer.segments("<REASONING>a")[0][1] == "reasoning (never closed)"
+    assert segments("<REASONING>a")[0][1] == "reasoning (never closed)"
 
 
 def test_own_delimiters_are_used_and_are_not_patterns():
-    assert viewer.segments("[[a]] (b)", ("[[", "]]", "(", ")")) == [
+    assert segments("[[a]] (b)", ("[[", "]]", "(", ")")) == [
         ("reasoning", "reasoning", "a"),
         ("solution", "solution", "b"),
     ]
@@ -115,7 +118,7 @@ def test_a_picture_outside_the_run_directory_is_not_read(tmp_path):
     Image.new("RGB", (4, 4)).save(folder / "images" / "own.png")
     (folder / "images" / "text.png").write_text("not a picture")
     (folder / "images" / "out.png").symlink_to(tmp_path / "secret.png")
-    assert viewer.load_image(folder, "images/own.png").size == (4, 4)
+    assert pictures.load_image(folder, "images/own.png").size == (4, 4)
     for name in (
         "../secret.png",
         str(tmp_path / "secret.png"),
@@ -125,13 +128,13 @@ def test_a_picture_outside_the_run_directory_is_not_read(tmp_path):
         None,
         3,
     ):
-        assert viewer.load_image(folder, name) is None
+        assert pictures.load_image(folder, name) is None
 
 
 def test_a_large_picture_is_made_smaller_in_its_proportions():
     import io
 
-    packed = viewer.encode_image(Image.new("RGBA", (2000, 500)), 400)
+    packed = pictures.encode_image(Image.new("RGBA", (2000, 500)), 400)
     assert Image.open(io.BytesIO(packed)).size == (400, 100)
 
 
@@ -141,7 +144,7 @@ def test_a_large_picture_is_made_smaller_in_its_proportions():
 def test_samples_are_shown_with_all_that_the_grader_and_the_rewards_said(run):
     store = SampleStore(run)
     row = store[0]
-    text = assert_harmless(viewer.show_samples(run, step=1, n=1)).text
+    text = assert_harmless(samples.show_samples(run, step=1, n=1)).text
     assert row["question"] in text and row["answer"] in text and row["reason"] in text
     assert "step 1" in re.sub(r"\s+", " ", text)
     for name, value in row["rewards"].items():
@@ -150,17 +153,17 @@ def test_samples_are_shown_with_all_that_the_grader_and_the_rewards_said(run):
 
 
 def test_the_last_step_is_minus_one(run):
-    assert "step 8" in re.sub(r"\s+", " ", Elements(viewer.show_samples(run, step=-1, n=1)).text)
+    assert "step 8" in re.sub(r"\s+", " ", Elements(samples.show_samples(run, step=-1, n=1)).text)
 
 
 def test_groups_asked_for_are_evenly_chosen(run):
-    page = Elements(viewer.show_samples(run, n=3))
+    page = Elements(samples.show_samples(run, n=3))
     assert re.findall(r"step\s+(\d+)", page.text) == ["1", "3", "6"]
 
 
 def test_an_empty_run_and_an_empty_filter_say_so(tmp_path, run):
-    assert "No completion has been sampled" in str(viewer.show_samples(tmp_path))
-    assert "No group matches" in str(viewer.show_samples(run, step=99))
+    assert "No completion has been sampled" in str(samples.show_samples(tmp_path))
+    assert "No group matches" in str(samples.show_samples(run, step=99))
 
 
 def test_rows_with_few_fields_and_their_own_pictures_are_shown():
@@ -168,35 +171,35 @@ def test_rows_with_few_fields_and_their_own_pictures_are_shown():
     rows = [
         {"pid": problem["pid"], "question": problem["question"], "answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}
     ]
-    page = assert_harmless(viewer.show_samples(rows, images=[problem["image"]]))
+    page = assert_harmless(samples.show_samples(rows, images=[problem["image"]]))
     assert "img" in page.tags and "not judged" in page.text
-    assert "no picture" in str(viewer.show_samples(rows))
+    assert "no picture" in str(samples.show_samples(rows))
 
 
 def test_changed_minds_counts_and_shows_the_answers_side_by_side(run):
     directory = RunDirectory(run)
-    changes = viewer.sort_changes(directory.iter_jsonl(directory.predictions_path))
+    changes = samples.sort_changes(directory.iter_jsonl(directory.predictions_path))
     counts = {name: len(pairs) for name, pairs in changes.items()}
     assert sum(counts.values()) == 24
     assert all(not before["correct"] and after["correct"] for before, after in changes["fixed"])
-    text = assert_harmless(viewer.changed_minds(run)).text
+    text = assert_harmless(samples.changed_minds(run)).text
     assert ", ".join(f"{count} {name}" for name, count in counts.items()) in text
     assert "before training" in text and "after training" in text
 
 
 def test_without_a_baseline_wrong_is_still_wrong(tmp_path):
     rows = [{"phase": "after", "pid": str(place), "correct": place == 0, "kind": "k"} for place in range(3)]
-    assert {name: len(pairs) for name, pairs in viewer.sort_changes(rows).items()} == {
+    assert {name: len(pairs) for name, pairs in samples.sort_changes(rows).items()} == {
         "fixed": 0, "broken": 0, "still wrong": 2, "still right": 1
     }  # fmt: skip
-    assert "has not been evaluated" in str(viewer.changed_minds(tmp_path))
+    assert "has not been evaluated" in str(samples.changed_minds(tmp_path))
 
 
 def test_several_samples_a_problem_are_judged_by_their_share():
     def rows(phase, *verdicts):
         return [{"phase": phase, "pid": "p", "correct": verdict, "kind": "k"} for verdict in verdicts]
 
-    pairs = viewer.sort_changes(rows("before", False, False, True) + rows("after", True, True, False))
+    pairs = samples.sort_changes(rows("before", False, False, True) + rows("after", True, True, False))
     assert len(pairs["fixed"]) == 1
 
 
@@ -204,7 +207,7 @@ def test_instructive_pairs_take_each_kind_in_turn_and_readable_answers_first():
     def pair(kind, parsed="1"):
         return ({"parsed": parsed}, {"kind": kind, "parsed": "2"})
 
-    chosen = viewer.most_instructive([pair("a", None), pair("a"), pair("a"), pair("b"), pair("c")], 4)
+    chosen = samples.most_instructive([pair("a", None), pair("a"), pair("a"), pair("b"), pair("c")], 4)
     assert [after["kind"] for _, after in chosen] == ["a", "b", "c", "a"]
     assert chosen[0][0]["parsed"] == "1"
 
@@ -213,11 +216,11 @@ def test_instructive_pairs_take_each_kind_in_turn_and_readable_answers_first():
 
 
 def test_hostile_samples_are_shown_as_text(hostile):
-    page = assert_harmless(viewer.show_samples(hostile, n=12))
+    page = assert_harmless(samples.show_samples(hostile, n=12))
     for name in ("script", "handler", "svg", "closers", "template", "math", "chinese"):
         assert HOSTILE[name] in page.text
     assert "U+202E" in page.text and "\u202e" not in page.text
-    str(viewer.show_samples(hostile, n=12)).encode("utf-8")
+    str(samples.show_samples(hostile, n=12)).encode("utf-8")
 
 
 def test_hostile_samples_are_text_in_the_widget_and_the_live_view(hostile):
@@ -228,7 +231,7 @@ def test_hostile_samples_are_text_in_the_widget_and_the_live_view(hostile):
         assert_harmless(pages[-2].value)
         looking._move(1)
     rows = [{"step": 1, "reward": 1.0, "rewards/<script>alert(1)<_script>/mean": 1.0, "max_steps": 2}]
-    view = viewer.LiveView(hostile)
+    view = LiveView(hostile)
     view._begun, view.rows = time.monotonic(), rows
     assert "<script>alert(1)" in assert_harmless_live(view._page(done=False)).text
 
@@ -350,7 +353,7 @@ def follow_rows(run, view):
 
 
 def test_without_a_person_there_are_a_few_lines(run, capsys):
-    follow_rows(run, viewer.live_view(run))
+    follow_rows(run, live_view(run))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("step 1/8  reward ") and lines[-1].startswith("step 8/8")
     assert "formatting" in lines[0] and "zero variance" in lines[0] and "0:14 left" in lines[0]
@@ -358,7 +361,7 @@ def test_without_a_person_there_are_a_few_lines(run, capsys):
 
 @pytest.mark.parametrize(("steps", "total"), [(2000, 2000), (2000, None)])
 def test_a_long_run_prints_no_thousand_lines(tmp_path, capsys, steps, total):
-    with viewer.live_view(tmp_path, total) as view:
+    with live_view(tmp_path, total) as view:
         for step in range(1, steps + 1):
             view.update({"step": step, "reward": 0.5})
     lines = capsys.readouterr().out.splitlines()
@@ -368,14 +371,14 @@ def test_a_long_run_prints_no_thousand_lines(tmp_path, capsys, steps, total):
 
 def test_other_processes_are_followed_through_their_file(run, capsys):
     polls = iter([None, None, 0])
-    with viewer.live_view(run, 8) as view:
+    with live_view(run, 8) as view:
         assert view.follow(lambda: next(polls), every=0) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("step 8/8")
 
 
 def test_a_resumed_run_is_shown_from_its_beginning(run):
     rows = RunDirectory(run).read_jsonl(RunDirectory(run).metrics_path)
-    with viewer.live_view(run, 8) as view:
+    with live_view(run, 8) as view:
         view.update(rows[5])
         assert [row["step"] for row in view.rows] == [1, 2, 3, 4, 5, 6]
 
@@ -385,7 +388,7 @@ def test_a_view_that_fails_does_not_end_the_training(run, capsys):
         def update(self, page):
             raise ConnectionError("the front end is gone")
 
-    with viewer.live_view(run, 2) as view:
+    with live_view(run, 2) as view:
         view._interactive, view._handle = True, Broken()
         view.update({"step": 1, "reward": 0.0})
         view.update({"step": 2, "reward": 1.0})
@@ -394,13 +397,13 @@ def test_a_view_that_fails_does_not_end_the_training(run, capsys):
 
 
 def test_a_failing_training_is_not_hidden(run):
-    with pytest.raises(RuntimeError, match="out of memory"), viewer.live_view(run):
+    with pytest.raises(RuntimeError, match="out of memory"), live_view(run):
         raise RuntimeError("out of memory")
 
 
 def test_the_live_page_shows_progress_curves_and_the_loss_last(run):
     directory = RunDirectory(run)
-    view = viewer.LiveView(run, 16)
+    view = LiveView(run, 16)
     view._begun = time.monotonic() - 65
     view.rows = directory.read_jsonl(directory.metrics_path)
     page = Elements(view._page(done=False))
@@ -414,10 +417,10 @@ def test_the_live_page_shows_progress_curves_and_the_loss_last(run):
 
 def test_drawing_is_limited_in_time(run, monkeypatch):
     drawn = []
-    view = viewer.LiveView(run, 100)
+    view = LiveView(run, 100)
     view._begun, view._interactive = 0.0, True
     now = [100.0]
-    monkeypatch.setattr(viewer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("nbhelpers.show.live.time.monotonic", lambda: now[0])
 
     def draw(done=False):
         drawn.append(now[0])
@@ -431,11 +434,11 @@ def test_drawing_is_limited_in_time(run, monkeypatch):
 
 
 def test_a_sparkline_stays_inside_its_box_and_thins_out():
-    points = [tuple(map(float, point.split(","))) for point in viewer.sparkline([0, 5, -3, 2] * 500).split()]
+    points = [tuple(map(float, point.split(","))) for point in sparkline([0, 5, -3, 2] * 500).split()]
     assert len(points) == 200
     assert all(0 <= x <= 100 and 0 <= y <= 34 for x, y in points)
-    assert viewer.sparkline([1.0]) == ""
-    assert "nan" not in viewer.sparkline([2.0, 2.0])
+    assert sparkline([1.0]) == ""
+    assert "nan" not in sparkline([2.0, 2.0])
 
 
 # who is there
@@ -444,12 +447,12 @@ def test_a_sparkline_stays_inside_its_box_and_thins_out():
 @pytest.mark.parametrize(("batch", "expected"), [("1", False), ("0", True), ("true", False)])
 def test_the_environment_decides_who_is_there(monkeypatch, batch, expected):
     monkeypatch.setenv("NBHELPERS_BATCH", batch)
-    assert viewer.is_interactive() is expected
+    assert is_interactive() is expected
 
 
 def test_outside_a_notebook_nobody_is_there(monkeypatch):
     monkeypatch.delenv("NBHELPERS_BATCH")
-    assert viewer.is_interactive() is False
+    assert is_interactive() is False
 
 
 def test_papermill_gets_lines_a_picture_and_a_table(run, tmp_path, monkeypatch):
@@ -458,15 +461,15 @@ def test_papermill_gets_lines_a_picture_and_a_table(run, tmp_path, monkeypatch):
 
     monkeypatch.delenv("NBHELPERS_BATCH")
     live = (
-        "with viewer.live_view(run_dir) as view:\n"
+        "with show.live_view(run_dir) as view:\n"
         "    for row in RunDirectory(run_dir).iter_jsonl(RunDirectory(run_dir).metrics_path):\n"
         "        view.update({**row, 'max_steps': 8})\n"
-        "plots.training_overview(view.rows)"
+        "show.training_overview(view.rows)"
     )
     sources = [
-        "from nbhelpers import plots, viewer\nfrom nbhelpers.run_directory import RunDirectory\n"
-        f"run_dir = {str(run)!r}\nviewer.is_interactive()",
-        "viewer.SampleViewer(run_dir)",
+        "from nbhelpers import show\nfrom nbhelpers.runs import RunDirectory\n"
+        f"run_dir = {str(run)!r}\nshow.is_interactive()",
+        "show.SampleViewer(run_dir)",
         live,
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])

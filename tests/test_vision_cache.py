@@ -10,8 +10,8 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from nbhelpers import vision_cache  # noqa: E402
-from nbhelpers.vision_cache import FrozenVisionCache, PreparedPictures, VisionCacheError  # noqa: E402
+from nbhelpers.training import vision_cache  # noqa: E402
+from nbhelpers.training.vision_cache import FrozenVisionCache, PreparedPictures, VisionCacheError  # noqa: E402
 
 IMAGE_TOKEN = 60
 

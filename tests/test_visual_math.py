@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageChops
 
-from nbhelpers import visual_math
-from nbhelpers.visual_math import KINDS, PARTS, SIZE, make_problem, make_problems
+from nbhelpers.problems import drawn
+from nbhelpers.problems.drawn import KINDS, PARTS, SIZE, make_problem, make_problems
 
 FIELDS = {
     "pid",
@@ -117,6 +117,6 @@ def test_a_wrong_request_gets_a_sentence(arguments, message):
 
 def test_asking_for_more_than_there_is_says_so(monkeypatch):
     few = [("angle", 30, 0, 120, name) for name in ("red", "blue", "green", "orange")]
-    monkeypatch.setitem(visual_math._SCENES, "angle", lambda rng: rng.choice(few))
+    monkeypatch.setitem(drawn._SCENES, "angle", lambda rng: rng.choice(few))
     with pytest.raises(ValueError, match="no further picture of kind 'angle'"):
         make_problems(5, kinds=["angle"], part="warmup")

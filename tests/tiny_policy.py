@@ -18,8 +18,8 @@ def randomise_adapter(policy, *, std=0.05, seed=3) -> None:
 
 
 def policy_with_adapter(*, std=0.05, seed=3, **sections):
-    from nbhelpers.params import RunParams
-    from nbhelpers.policy import load_policy
+    from nbhelpers.params.run_params import RunParams
+    from nbhelpers.policy.loading import load_policy
 
     params = RunParams.load("smoke", **sections)
     policy = load_policy(params.model, params.lora)
@@ -31,7 +31,7 @@ def some_problems(number):
     """Problems as TRL takes them: `prompt` and `image`."""
     from datasets import Dataset
 
-    from nbhelpers.visual_math import make_problems
+    from nbhelpers.problems.drawn import make_problems
 
     problems = make_problems(number, seed=5)
     content = [[{"type": "image"}, {"type": "text", "text": problem["question"]}] for problem in problems]

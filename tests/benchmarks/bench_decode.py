@@ -19,15 +19,16 @@ LEARNT = 5e-3  # spread of the adapter's B matrices
 
 
 def engine_of(variant: str, policy, params, completions: int):
-    from nbhelpers import generation, vllm_setup
+    from nbhelpers.policy.vllm import setup
+    from nbhelpers.policy.vllm.engine import start_engine
 
     changes = {
         "merged": {},
-        "inductor": {"compilation_config": {"cudagraph_capture_sizes": vllm_setup.capture_sizes(completions)}},
+        "inductor": {"compilation_config": {"cudagraph_capture_sizes": setup.capture_sizes(completions)}},
         "lora": {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": 16},
     }
     policy.engine = None
-    return generation.start_engine(policy, params, completions=completions, **changes[variant])
+    return start_engine(policy, params, completions=completions, **changes[variant])
 
 
 def main() -> None:
@@ -41,13 +42,13 @@ def main() -> None:
     parser.add_argument("--utilization", type=float, default=0.15)
     args = parser.parse_args()
 
-    from nbhelpers import generation, vllm_setup
+    from nbhelpers.policy.vllm import parity, setup
 
-    vllm_setup.prepare_environment()
+    setup.prepare_environment()
     import torch
 
-    from nbhelpers.params import LoraParams, ModelParams
-    from nbhelpers.policy import load_policy
+    from nbhelpers.params.sections import LoraParams, ModelParams
+    from nbhelpers.policy.loading import load_policy
 
     params = ModelParams(
         name=args.model,
@@ -79,7 +80,7 @@ def main() -> None:
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         log(f"{variant}: {min(seconds) / args.tokens * 1000:.2f} ms a token (best of {len(seconds)})")
-        log(f"{variant}: {generation.check_parity(policy, engine, conversations, images, max_new_tokens=64)}")
+        log(f"{variant}: {parity.check_parity(policy, engine, conversations, images, max_new_tokens=64)}")
 
 
 if __name__ == "__main__":

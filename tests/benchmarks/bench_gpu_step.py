@@ -62,7 +62,7 @@ def dataset(args: argparse.Namespace):
     """Different pictures of 512 pixels with a question each."""
     from datasets import Dataset
 
-    from nbhelpers.visual_math import make_problems
+    from nbhelpers.problems.drawn import make_problems
 
     problems = make_problems(args.prompts * args.steps, seed=1)
     return Dataset.from_dict(
@@ -150,8 +150,8 @@ def config_of(args: argparse.Namespace, **more):
 
 
 def load(args: argparse.Namespace):
-    from nbhelpers.params import LoraParams, ModelParams
-    from nbhelpers.policy import load_policy
+    from nbhelpers.params.sections import LoraParams, ModelParams
+    from nbhelpers.policy.loading import load_policy
 
     backend = "unsloth" if args.arm == "unsloth" else "transformers"
     model = ModelParams(
@@ -220,18 +220,20 @@ def stock(args):
 
 
 def ours(args):
-    from nbhelpers import generation, vllm_setup
+    from nbhelpers.policy.vllm import parity, setup
+    from nbhelpers.policy.vllm.engine import start_engine
+    from nbhelpers.training import losses
 
-    vllm_setup.prepare_environment()
+    setup.prepare_environment()
     policy, model = load(args)
     log("model loaded")
-    engine = generation.start_engine(policy, model, completions=args.completions, **args.engine)
+    engine = start_engine(policy, model, completions=args.completions, **args.engine)
     log("vLLM started")
     from trl import GRPOTrainer
 
-    from nbhelpers.data import decode_once
-    from nbhelpers.gemma_norm import fused_norms
-    from nbhelpers.vision_cache import FrozenVisionCache, PreparedPictures
+    from nbhelpers.policy.vllm.norm import fused_norms
+    from nbhelpers.problems.asking import decode_once
+    from nbhelpers.training.vision_cache import FrozenVisionCache, PreparedPictures
 
     vision, pictures, norms = (
         FrozenVisionCache(policy.model),
@@ -242,10 +244,10 @@ def ours(args):
     while True:
         keep_activations(args, policy)
         rows = decode_once(dataset(args))
-        report = generation.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
+        report = parity.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
-        with generation.generating_with(engine):
-            trainer = generation.weights_from_the_loss(GRPOTrainer)(
+        with losses.generating_with(engine):
+            trainer = losses.weights_from_the_loss(GRPOTrainer)(
                 model=policy.model,
                 processing_class=policy.processor,
                 args=config_of(args),
@@ -260,7 +262,7 @@ def keep_activations(args, policy) -> None:
     """Recompute activations only where the memory asks for it, as `nbhelpers.training` does."""
     import torch
 
-    from nbhelpers.memory import GIB, TextShape, fits, kept_activations
+    from nbhelpers.policy.memory import GIB, TextShape, fits, kept_activations
 
     completions = min(args.micro_batch, args.prompts * args.generations)
     needed = kept_activations(
@@ -275,7 +277,7 @@ def keep_activations(args, policy) -> None:
 
 def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
     """What to call before the steps of each of `IDEAS`."""
-    from nbhelpers.training import log_probs_in_chunks
+    from nbhelpers.training.losses import log_probs_in_chunks
 
     def checkpoint() -> None:
         base.enable_input_require_grads()
@@ -289,16 +291,17 @@ def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
 
 
 def unsloth(args):
-    from nbhelpers import generation
+    from nbhelpers.policy.vllm import parity
+    from nbhelpers.policy.vllm.engine import start_engine
 
     policy, model = load(args)
     log("model and vLLM loaded")
     from trl import GRPOTrainer
 
-    engine = generation.start_engine(policy, model, completions=args.completions)
+    engine = start_engine(policy, model, completions=args.completions)
     while True:
         rows = dataset(args)
-        report = generation.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
+        report = parity.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
         trainer = GRPOTrainer(
             model=policy.model,

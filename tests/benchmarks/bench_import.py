@@ -14,7 +14,7 @@ STATEMENTS = {
     "(empty interpreter)": "pass",
     "nbhelpers": "import nbhelpers",
     "nbhelpers.params": "import nbhelpers.params",
-    "all that notebook 03 imports": "from nbhelpers import data, params, plots, policy, run_directory, training, viewer",
+    "all that notebook 03 imports": "from nbhelpers import params, policy, problems, runs, show, training; show.live_view, show.training_overview",
 }
 
 

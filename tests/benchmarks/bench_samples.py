@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from nbhelpers import viewer
-from nbhelpers.samples import INDEX, SampleStore, SampleWriter
+from nbhelpers.runs.samples import INDEX, SampleStore, SampleWriter
+from nbhelpers.show import viewer
 
 
 class Run:

@@ -24,7 +24,7 @@ from transformers import (
     Gemma3Processor,
 )
 
-from nbhelpers.tiny_gemma import hub_name
+from nbhelpers.embedded.model import hub_name
 
 
 def main(tokenizer_dir: str, out: str) -> None:

@@ -13,8 +13,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from synthetic_run import HOSTILE, make_run
 
-from nbhelpers.report import compare_runs, write_report
-from nbhelpers.samples import SampleStore
+from nbhelpers.runs.samples import SampleStore
+from nbhelpers.show.comparison import compare_runs
+from nbhelpers.show.report import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -106,7 +106,7 @@ def test_training_is_watched_in_one_place(jupyter, browser):
     make_run(jupyter.root / "live", steps=6, prompts=4, problems=8, evaluation=4)
     jupyter.notebook(
         "live.ipynb",
-        "import time\nfrom nbhelpers.run_directory import RunDirectory\nfrom nbhelpers.viewer import live_view\n"
+        "import time\nfrom nbhelpers.runs import RunDirectory\nfrom nbhelpers.show import live_view\n"
         "run = RunDirectory('live')\n"
         "with live_view('live') as view:\n"
         "    for row in run.read_jsonl(run.metrics_path):\n"

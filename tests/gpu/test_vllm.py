@@ -18,9 +18,10 @@ def setting(tmp_path_factory):
     pytest.importorskip("vllm")
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
-    from nbhelpers import data, generation
-    from nbhelpers.params import RunParams
-    from nbhelpers.policy import load_policy
+    from nbhelpers.params.run_params import RunParams
+    from nbhelpers.policy.loading import load_policy
+    from nbhelpers.policy.vllm.engine import start_engine
+    from nbhelpers.problems import asking, loading
 
     params = RunParams.load(
         "smoke",
@@ -28,16 +29,16 @@ def setting(tmp_path_factory):
         model={"fast_inference": True, "gpu_memory_utilization": 0.1, "max_seq_length": 512},
     )
     policy = load_policy(params.model, params.lora)
-    problems = data.load_problems(params.dataset)
-    engine = generation.start_engine(policy, params.model, completions=128)
-    return params, policy, problems, engine, data.grpo_dataset(problems.train, params)[:32]
+    problems = loading.load_problems(params.dataset)
+    engine = start_engine(policy, params.model, completions=128)
+    return params, policy, problems, engine, asking.grpo_dataset(problems.train, params)[:32]
 
 
 def test_vllm_and_the_trainer_agree_before_training(setting):
-    from nbhelpers import generation
+    from nbhelpers.policy.vllm import parity
 
     _, policy, _, engine, rows = setting
-    assert generation.check_parity(policy, engine, rows["prompt"], rows["image"]).mean < 0.01
+    assert parity.check_parity(policy, engine, rows["prompt"], rows["image"]).mean < 0.01
 
 
 def test_greedy_completions_are_those_of_transformers(setting):
@@ -60,8 +61,8 @@ def test_greedy_completions_are_those_of_transformers(setting):
 def test_sixty_steps_raise_the_reward_and_stay_in_parity(setting):
     from statistics import mean
 
-    from nbhelpers.run_directory import RunDirectory
-    from nbhelpers.training import train
+    from nbhelpers.runs.directory import RunDirectory
+    from nbhelpers.training.trainer import train
 
     params, policy, problems, _, _ = setting
     run = RunDirectory(params.output_dir)
@@ -94,7 +95,7 @@ def test_a_norm_in_one_kernel_is_transformers_norm(shape, transposed):
     torch = pytest.importorskip("torch")
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
-    from nbhelpers.gemma_norm import differentiable_norm
+    from nbhelpers.policy.vllm.norm import differentiable_norm
 
     torch.manual_seed(0)
     norm = Gemma3RMSNorm(shape[-1]).cuda().bfloat16()
@@ -111,16 +112,16 @@ def test_a_norm_in_one_kernel_is_transformers_norm(shape, transposed):
 
 
 def test_an_adapter_that_is_not_handed_over_is_caught(setting, monkeypatch):
-    from nbhelpers import generation
+    from nbhelpers.policy.vllm import parity
 
     _, policy, _, engine, rows = setting
     engine.take_adapter(policy.model)
     randomise_adapter(policy)
-    handed_over = generation.check_parity(policy, engine, rows["prompt"], rows["image"])
+    handed_over = parity.check_parity(policy, engine, rows["prompt"], rows["image"])
     assert handed_over.mean < 0.05
     policy.model.zero_grad()
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
             parameter.data.zero_()
     monkeypatch.setattr(type(engine), "take_adapter", lambda self, model: None)
-    assert generation.check_parity(policy, engine, rows["prompt"], rows["image"]).stops
+    assert parity.check_parity(policy, engine, rows["prompt"], rows["image"]).stops

@@ -1,0 +1,75 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nbhelpers.evaluation.statistics import compare
+from nbhelpers.params import RunParams
+from nbhelpers.policy import Policy, predict
+from nbhelpers.problems import ProblemSets
+from nbhelpers.runs import RunDirectory
+
+
+def evaluate(
+    policy: Policy,
+    problems: ProblemSets,
+    params: RunParams,
+    run: RunDirectory,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict:
+    """Let the policy answer the evaluation problems without and with its adapter, and compare.
+
+    Writes `predictions.jsonl` and `evaluation.json` (their layout: README, "The run directory") and returns the latter.
+
+    Args:
+        policy: with its trained adapter; switching the adapter off gives the policy before training.
+        progress: called with (phase, problems done, problems in all).
+    """
+    chosen = problems.evaluation
+    if params.evaluation.num_samples is not None:
+        chosen = chosen.select(range(min(params.evaluation.num_samples, len(chosen))))
+    predictions: list[dict] = []
+    run.set_aside(run.evaluation_path, run.predictions_path)
+    for phase in (["before"] if params.evaluation.baseline else []) + ["after"]:
+        if phase == "before":
+            with policy.without_adapter():
+                rows = predict(policy, chosen, params, run, phase=phase, progress=progress)
+        else:
+            rows = predict(policy, chosen, params, run, phase=phase, progress=progress)
+        for row in rows:
+            run.append_jsonl(run.predictions_path, row)
+        predictions += rows
+    result = compare(predictions, seed=params.dataset.seed)
+    result["protocol"] = params.evaluation.protocol
+    result["decoding"] = {
+        "temperature": params.evaluation.temperature,
+        "samples_per_problem": params.evaluation.samples_per_problem,
+        "max_new_tokens": params.training.max_completion_length,
+    }
+    run.write_json(run.evaluation_path, result)
+    return result
+
+
+def print_progress(phase: str, done: int, total: int) -> None:
+    """A line at a quarter, a half, three quarters and the end of a phase, for `evaluate(..., progress=...)`."""
+    quarter = max(1, total // 4)
+    if done == total or done // quarter > (done - 1) // quarter:
+        print(f"{phase}: {done}/{total} problems answered", flush=True)
+
+
+def headline(result: dict) -> str:
+    """The result as one honest sentence."""
+    after = result["after"]
+    if "difference" not in result:
+        return f"Accuracy after training: {after['accuracy']:.1%} of {after['n']} problems; no baseline was measured."
+    difference, (low, high) = (
+        100 * result["difference"]["accuracy"],
+        (100 * end for end in result["difference"]["ci95"]),
+    )
+    verdict = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that this many problems could show"
+    return (
+        f"Accuracy {result['before']['accuracy']:.1%} -> {after['accuracy']:.1%} on the same {result['difference']['n_paired']} problems: "
+        f"{difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
+    )

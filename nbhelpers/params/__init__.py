@@ -1,0 +1,15 @@
+"""Parameters of a run: sections, presets, overrides, and sentences for what cannot be used."""
+
+from nbhelpers.params.files import parse_overrides
+from nbhelpers.params.places import available_presets, repository_root, resolve_path
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.params.sections import (
+    REWARD_FUNCTIONS,
+    SECTIONS,
+    BatchPlan,
+    DatasetParams,
+    LoraParams,
+    ModelParams,
+    RewardParams,
+)
+from nbhelpers.params.sentences import ParamsError

@@ -1,0 +1,311 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from nbhelpers.params.sentences import did_you_mean
+
+# YAML 1.1 reads 5e-6 (no dot, or no sign) as text; a person who writes it means the number.
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+def _exponent_to_float(value: Any) -> Any:
+    if isinstance(value, str) and _EXPONENT.fullmatch(value.strip()):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_exponent_to_float)]
+
+
+class Section(BaseModel):
+    # Frozen: what is written to params.yaml at the start stays what the run uses.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelParams(Section):
+    """Which policy is trained and how it is loaded.
+
+    `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package.
+    `backend` is `unsloth`, `transformers`, or `auto` (Unsloth where it works). `fast_inference` generates
+    with vLLM, which takes `gpu_memory_utilization` of the GPU's memory. `max_seq_length` counts image, prompt
+    and completion tokens together. `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on
+    the transformers backend, recomputes activations only where the memory does not hold them.
+    """
+
+    name: str = Field("unsloth/gemma-3-4b-it", min_length=1)
+    backend: Literal["auto", "unsloth", "transformers"] = "auto"
+    load_in_4bit: bool = True
+    use_gradient_checkpointing: Literal["unsloth", True, False] = "unsloth"
+    max_seq_length: int = Field(2048, ge=64)
+    fast_inference: bool = True
+    gpu_memory_utilization: Number = Field(0.5, gt=0, lt=1)
+
+
+class LoraParams(Section):
+    """The adapter: rank, scale and which parts of the model get one. GRPO here trains the language layers
+    only.
+    """
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: Number = Field(0.0, ge=0, lt=1)
+    finetune_vision_layers: bool = False
+    finetune_language_layers: bool = True
+    finetune_attention_modules: bool = True
+    finetune_mlp_modules: bool = True
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> LoraParams:
+        if not (self.finetune_vision_layers or self.finetune_language_layers):
+            raise ValueError(
+                "finetune_vision_layers and finetune_language_layers are both false: nothing would be trained"
+            )
+        if not (self.finetune_attention_modules or self.finetune_mlp_modules):
+            raise ValueError(
+                "finetune_attention_modules and finetune_mlp_modules are both false: nothing would be trained"
+            )
+        return self
+
+
+AnswerType = Literal["text", "integer", "float", "list"]
+
+
+class DatasetParams(Section):
+    """Where the problems come from and how they are cut.
+
+    `path`: a hub id, `embedded`, or a local folder, parquet or JSONL file. `split`: null takes every split.
+    `max_samples` limits the rows before the cut into training and evaluation. `image_size` is the longest
+    side in pixels; smaller pictures are left alone. Without `eval_path` or `eval_split`, `eval_fraction` of
+    the rows is held back for evaluation; with either, that source is the evaluation set and every row of
+    `path` trains. `eval_samples` limits the evaluation set. `answer_types` keeps only these types of answer.
+    """
+
+    path: str = Field("AI4Math/MathVista", min_length=1)
+    split: str | None = "testmini"
+    max_samples: int | None = Field(None, ge=2)
+    image_size: int = Field(512, ge=16)
+    eval_path: str | None = Field(None, min_length=1)
+    eval_split: str | None = None
+    eval_samples: int | None = Field(None, ge=1)
+    eval_fraction: Number = Field(0.2, gt=0, lt=1)
+    seed: int = Field(42, ge=0)
+    answer_types: list[AnswerType] | None = Field(None, min_length=1)
+
+
+# Rewards that the package brings; anything else in `reward.functions` is the user's own `module:function`.
+REWARD_FUNCTIONS = ("formatting", "correctness", "closeness", "overlong", "repetition")
+
+
+_OWN_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class RewardParams(Section):
+    """The output format that is asked for and what it earns.
+
+    `formatting_reward` is paid for each of the two well-formed blocks, `correctness_reward` for a right
+    answer. `functions` names the rewards that are summed, each times its entry in `weights` (null: all 1).
+    """
+
+    reasoning_start: str = Field("<REASONING>", min_length=1)
+    reasoning_end: str = Field("</REASONING>", min_length=1)
+    solution_start: str = Field("<SOLUTION>", min_length=1)
+    solution_end: str = Field("</SOLUTION>", min_length=1)
+    formatting_reward: Number = Field(1.0, ge=0)
+    correctness_reward: Number = Field(2.0, ge=0)
+    functions: list[str] = Field(default_factory=lambda: ["formatting", "correctness"], min_length=1)
+    weights: list[Number] | None = None
+
+    @field_validator("functions")
+    @classmethod
+    def _known_functions(cls, functions: list[str]) -> list[str]:
+        for name in functions:
+            if name not in REWARD_FUNCTIONS and not _OWN_FUNCTION.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is neither a reward of the package ({', '.join(REWARD_FUNCTIONS)}) "
+                    f"nor your own as module:function{did_you_mean(name, REWARD_FUNCTIONS)}"
+                )
+        if len(set(functions)) < len(functions):
+            raise ValueError(f"a reward is named twice in {functions}")
+        return functions
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RewardParams:
+        marks = {
+            "reasoning_start": self.reasoning_start,
+            "reasoning_end": self.reasoning_end,
+            "solution_start": self.solution_start,
+            "solution_end": self.solution_end,
+        }
+        for key, mark in marks.items():
+            if mark != mark.strip():
+                raise ValueError(f"{key} {mark!r} begins or ends with a blank, which a model cannot be held to")
+            for other, text in marks.items():
+                if other != key and mark in text:
+                    raise ValueError(
+                        f"{key} {mark!r} occurs inside {other} {text!r}: the blocks could not be told apart"
+                    )
+        if self.weights is not None and len(self.weights) != len(self.functions):
+            raise ValueError(
+                f"weights has {len(self.weights)} entries for {len(self.functions)} functions: give one weight a function"
+            )
+        return self
+
+
+# TRL 1.14.2, GRPOTrainer._compute_loss.
+LossType = Literal["grpo", "dr_grpo", "bnpo", "dapo", "luspo", "cispo", "sapo", "vespo"]
+
+
+# GRPOConfig fields with a place of their own in the sections, so not in `training.grpo` as well.
+_OWN_PLACE = {
+    **{
+        key: f"training.{key}"
+        for key in (
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "num_generations",
+            "max_steps",
+            "num_train_epochs",
+            "loss_type",
+            "max_completion_length",
+            "temperature",
+            "save_steps",
+            "seed",
+        )
+    },
+    "output_dir": "output_dir",
+    "resume_from_checkpoint": "training.resume",
+    "reward_weights": "reward.weights",
+    "use_vllm": "model.fast_inference",
+    "vllm_gpu_memory_utilization": "model.gpu_memory_utilization",
+    "vllm_max_model_length": "model.max_seq_length",
+    "gradient_checkpointing": "model.use_gradient_checkpointing",
+}
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How many completions one optimiser step learns from.
+
+    `per_device_train_batch_size` counts completions, as TRL does. `prompts_per_step` is whole unless
+    `grpo.steps_per_generation` spreads a group over several steps. `notices` says what was changed and why.
+    """
+
+    per_device_train_batch_size: int
+    completions_per_step: int
+    prompts_per_step: float
+    notices: list[str]
+
+
+class TrainingParams(Section):
+    """The GRPO run. Names and meanings are those of TRL's `GRPOConfig`, whose other fields go into `grpo`.
+
+    Exactly one of `max_steps` (optimiser steps) and `num_train_epochs` says how long to train.
+    `per_device_train_batch_size` counts completions. `resume`: continue from the last checkpoint in the
+    output folder, where there is one; false starts anew.
+    """
+
+    per_device_train_batch_size: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(2, ge=1)
+    learning_rate: Number = Field(5e-6, gt=0)
+    num_generations: int = Field(4, ge=2)
+    max_steps: int | None = Field(None, ge=1)
+    num_train_epochs: Number | None = Field(2.0, gt=0)
+    loss_type: LossType = "dr_grpo"
+    max_completion_length: int = Field(512, ge=1)
+    temperature: Number = Field(1.0, gt=0)
+    save_steps: int = Field(50, ge=1)
+    resume: bool = False
+    seed: int = Field(42, ge=0)
+    grpo: dict[str, Any] = Field(
+        default_factory=lambda: {
+            "scale_rewards": "none",
+            "beta": 0.0,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.1,
+            "adam_beta2": 0.99,
+            "weight_decay": 0.1,
+            "max_grad_norm": 0.1,
+        }
+    )
+
+    @field_validator("grpo")
+    @classmethod
+    def _no_second_place(cls, grpo: dict[str, Any]) -> dict[str, Any]:
+        for key in grpo:
+            if key in _OWN_PLACE:
+                raise ValueError(f"{key} has its own place, {_OWN_PLACE[key]}: set it there")
+        # YAML leaves 1e-3 as text here too, and TRL would fail on it long after the model has been loaded.
+        return {key: _exponent_to_float(value) for key, value in grpo.items()}
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingParams:
+        if (self.max_steps is None) == (self.num_train_epochs is None):
+            given = "neither" if self.max_steps is None else "both"
+            raise ValueError(
+                f"{given} of max_steps and num_train_epochs given: set one of them and leave the other null"
+            )
+        return self
+
+    def batch_plan(self, num_processes: int = 1) -> BatchPlan:
+        """The batch that is really used on `num_processes` processes.
+
+        A generation batch must hold whole groups of `num_generations` completions. Where the configured sizes
+        do not give that, `per_device_train_batch_size` is rounded up to the next multiple of
+        `num_generations`.
+        """
+        device, group, notices = self.per_device_train_batch_size, self.num_generations, []
+        accumulation = self.gradient_accumulation_steps
+        steps_per_generation = self.grpo.get("steps_per_generation") or accumulation
+        generated = device * num_processes * steps_per_generation
+        # A generation_batch_size of the user's own is checked by TRL, which names it.
+        if generated % group and not self.grpo.get("generation_batch_size"):
+            rounded = -(-device // group) * group
+            notices.append(
+                f"per_device_train_batch_size is {rounded} instead of {device}: {device} x {num_processes} "
+                f"process{'es' if num_processes > 1 else ''} x {steps_per_generation} accumulation steps = "
+                f"{generated} completions do not divide into groups of num_generations = {group}."
+            )
+            device = rounded
+        completions = device * num_processes * accumulation
+        prompts = completions / group if completions % group else completions // group
+        return BatchPlan(device, completions, prompts, notices)
+
+
+class EvaluationParams(Section):
+    """How the policy is judged before (`baseline`) and after training.
+
+    `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol`
+    `strict` is this project's grader, `mathvista` follows the official MathVista scorer.
+    """
+
+    num_samples: int | None = Field(None, ge=1)
+    temperature: Number = Field(0.0, ge=0)
+    samples_per_problem: int = Field(1, ge=1)
+    protocol: Literal["strict", "mathvista"] = "strict"
+    baseline: bool = True
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> EvaluationParams:
+        if self.temperature == 0 and self.samples_per_problem > 1:
+            raise ValueError(
+                f"samples_per_problem is {self.samples_per_problem} with temperature 0, which gives the same "
+                "completion every time: raise the temperature or leave samples_per_problem at 1"
+            )
+        return self
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelParams,
+    "lora": LoraParams,
+    "dataset": DatasetParams,
+    "reward": RewardParams,
+    "training": TrainingParams,
+    "evaluation": EvaluationParams,
+}

@@ -1,0 +1,152 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.policy.adapter import adapter_base, attach_lora
+from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
+from nbhelpers.policy.policy import Policy, PolicyError
+from nbhelpers.policy.unsloth import load_unsloth_policy
+from nbhelpers.policy.vllm.engine import sample_with_vllm
+from nbhelpers.policy.vllm.setup import prepare_environment
+
+
+def choose_backend(params: ModelParams) -> tuple[str, str]:
+    """Which backend `model.backend` means on this machine, and a sentence why."""
+    import importlib.util
+
+    import torch
+
+    if params.backend != "auto":
+        return params.backend, f"backend {params.backend}, as asked for"
+    if not torch.cuda.is_available():
+        return "transformers", "backend transformers: there is no CUDA GPU, and Unsloth needs one"
+    if importlib.util.find_spec("unsloth") is None:
+        return "transformers", "backend transformers: unsloth is not installed (pip install 'nbhelpers[gpu]')"
+    return "unsloth", "backend unsloth: a CUDA GPU is there and unsloth is installed"
+
+
+def weights_source(name: str) -> str:
+    """The folder or hub id behind `model.name`; `embedded` is the tiny Gemma-3 that ships with the package."""
+    if name == "embedded":
+        from nbhelpers.embedded import embedded_path
+
+        return str(embedded_path())
+    return name
+
+
+def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: int = 42) -> Policy:
+    """Load the base model and its processor and, with `lora`, attach a fresh adapter.
+
+    Args:
+        seed: of the adapter's first weights; a run repeats only if they do.
+
+    Raises:
+        PolicyError: the weights cannot be had, or the settings need a GPU that is not there.
+    """
+    import torch
+
+    backend, why = choose_backend(params)
+    if not torch.cuda.is_available():
+        wants = [
+            (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
+            (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
+            (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
+        ]
+        asked = [(setting, instead) for wanted, setting, instead in wants if wanted]
+        if asked:
+            raise PolicyError(
+                f"{', '.join(setting for setting, _ in asked)} needs an NVIDIA GPU, and PyTorch {torch.__version__} sees none here. "
+                f"Run on a GPU machine, or set {', '.join(instead for _, instead in asked)}; "
+                "the embedded default (`nbhelpers run smoke`) needs no GPU. `nbhelpers doctor` says what is missing."
+            )
+    source = weights_source(params.name)
+    if backend == "unsloth":
+        prepare_environment()
+        policy = load_unsloth_policy(params, lora, source, seed=seed)
+    else:
+        policy = Policy(*_load_transformers(params, source), backend="transformers", source=source)
+        if lora is not None:
+            attach_lora(policy, lora, seed=seed)
+    policy.notices.insert(0, why)
+    keep_one_bos(policy.processor)
+    end_of_turn_ids(policy.processor, policy.model)
+    policy.processor.tokenizer.padding_side = "left"
+    if params.fast_inference:
+        sample_with_vllm(policy, params)
+    return policy
+
+
+def load_processor(params: ModelParams) -> Policy:
+    """The policy without its weights (`model` is None): it renders and measures prompts; a few megabytes, no GPU.
+
+    Raises:
+        PolicyError: the processor cannot be had.
+    """
+    source = weights_source(params.name)
+    policy = Policy(None, _processor(params, source), backend="transformers", source=source)
+    keep_one_bos(policy.processor)
+    return policy
+
+
+def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    on_gpu = torch.cuda.is_available()
+    kwargs: dict[str, Any] = {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
+    if params.load_in_4bit:
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    if on_gpu:
+        kwargs["device_map"] = {"": torch.cuda.current_device()}
+    processor = _processor(params, source)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
+    except OSError as error:
+        raise _not_loaded(params, error) from error
+    return model, processor
+
+
+def _processor(params: ModelParams, source: str) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(source)
+    except OSError as error:
+        raise _not_loaded(params, error) from error
+
+
+def _not_loaded(params: ModelParams, error: OSError) -> PolicyError:
+    return PolicyError(
+        f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
+        "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
+        "(Gemma's own repository needs a token that accepted its licence; unsloth/gemma-3-4b-it does not)."
+    )
+
+
+def load_final_model(path: Path, params: ModelParams) -> Policy:
+    """Load what `save_final_model` wrote: the base model that the adapter names, the adapter, and the saved processor.
+
+    `params` gives the precision; its `name` is used where the base that the adapter names is not there. The backend is
+    transformers (with vLLM where `fast_inference` is set), whichever one trained: both save the same adapter.
+    """
+    from peft import PeftModel
+    from transformers import AutoProcessor
+
+    base = adapter_base(path)
+    if not base or (Path(base).is_absolute() and not Path(base).exists()):
+        base = weights_source(params.name)
+    policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
+    policy.model = PeftModel.from_pretrained(policy.model, str(path)).eval()
+    policy.processor = AutoProcessor.from_pretrained(str(path))
+    policy.processor.tokenizer.padding_side = "left"
+    keep_one_bos(policy.processor)
+    return policy

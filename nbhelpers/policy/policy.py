@@ -1,0 +1,169 @@
+"""A policy as everything else holds it: a model with its processor that completes prompts about pictures.
+
+`nbhelpers.policy` loads one; `nbhelpers.generation` lets vLLM do the sampling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
+
+
+class PolicyError(RuntimeError):
+    """A policy could not be loaded, adapted or saved; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion. `length` counts its tokens, the end-of-turn token included."""
+
+    text: str
+    length: int
+    truncated: bool
+
+
+@dataclass
+class Policy:
+    """A model with its processor.
+
+    Attributes:
+        model: `Gemma3ForConditionalGeneration`, wrapped by `peft.PeftModel` once it has an adapter.
+        processor: `Gemma3Processor` with `keep_one_bos` applied.
+        backend: "transformers" or "unsloth".
+        source: the folder or hub id that the base weights came from.
+        notices: sentences on anything that was decided or changed while loading.
+        sampler: what `sample` calls instead of `model.generate` (vLLM on a GPU); None for `model.generate`.
+        engine: the vLLM engine beside the model (`generation.Engine`), once it runs.
+    """
+
+    model: Any
+    processor: Any
+    backend: str
+    source: str
+    notices: list[str] = field(default_factory=list)
+    sampler: Callable[..., list[list[Completion]]] | None = None
+    engine: Any = None
+
+    @property
+    def has_adapter(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+    @contextlib.contextmanager
+    def without_adapter(self) -> Iterator[Policy]:
+        """The policy as it was before training: the adapter is switched off inside the `with`."""
+        with self.model.disable_adapter() if self.has_adapter else contextlib.nullcontext():
+            yield self
+
+    def prompt_text(self, conversation: list[dict]) -> str:
+        """A conversation as the model reads it, before the picture's placeholder is expanded to its tokens."""
+        return self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+
+    def prompt_ids(self, conversations: Sequence[list[dict]]) -> list[list[int]]:
+        """Each prompt's tokens with its picture's placeholder expanded (256 a picture for Gemma-3), without looking at
+        the picture.
+        """
+        marker, expanded = self.processor.boi_token, self.processor.full_image_sequence
+        texts = [self.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
+        return self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def prompt_length(self, conversation: list[dict]) -> int:
+        """Tokens of a prompt with its picture."""
+        return len(self.prompt_ids([conversation])[0])
+
+    def sample(
+        self,
+        conversations: Sequence[list[dict]],
+        images: Sequence[Any],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        samples_per_problem: int = 1,
+        seed: int = 0,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Complete each conversation about its picture.
+
+        Args:
+            conversations: N prompts, each a list of messages with one `{"type": "image"}`.
+            images: N pictures (PIL, RGB).
+            temperature: 0 for greedy decoding; otherwise plain sampling (no top-k, no top-p), as in training.
+            samples_per_problem: completions a prompt; more than one needs a temperature.
+            seed: of the sampling; torch's own generators are left as they were.
+            progress: called with the number of prompts finished since its last call.
+
+        Returns:
+            N lists of `samples_per_problem` completions.
+        """
+        if samples_per_problem > 1 and temperature == 0:
+            raise PolicyError(
+                f"samples_per_problem is {samples_per_problem} at temperature 0: greedy decoding gives the same completion "
+                "every time. Set a temperature above 0 or samples_per_problem to 1."
+            )
+        sampler = self.sampler or self._sample_with_transformers
+        return sampler(
+            conversations,
+            images,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            samples_per_problem=samples_per_problem,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def _sample_with_transformers(
+        self, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size, progress
+    ) -> list[list[Completion]]:
+        import torch
+
+        device = self.model.device
+        eos_ids = end_of_turn_ids(self.processor, self.model)
+        decoding: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+        if temperature > 0:
+            decoding = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        batch_size = batch_size or max(1, (64 if device.type == "cpu" else 16) // samples_per_problem)
+        was_training = self.model.training
+        self.model.eval()
+        completions: list[list[Completion]] = []
+        devices = [device] if device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices), torch.inference_mode():
+                torch.manual_seed(seed)
+                for start in range(0, len(conversations), batch_size):
+                    chunk = conversations[start : start + batch_size]
+                    inputs = self.processor(
+                        images=[[image] for image in images[start : start + batch_size]],
+                        text=[self.prompt_text(conversation) for conversation in chunk],
+                        padding=True,
+                        padding_side="left",
+                        add_special_tokens=False,
+                        return_tensors="pt",
+                    ).to(device)
+                    output = self.model.generate(
+                        **inputs,
+                        max_new_tokens=max_new_tokens,
+                        num_return_sequences=samples_per_problem,
+                        eos_token_id=eos_ids,
+                        pad_token_id=self.processor.tokenizer.pad_token_id,
+                        suppress_tokens=never_sampled_ids(self.processor) or None,
+                        **decoding,
+                    )
+                    tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
+                    flat = [self._completion(ids, eos_ids) for ids in tokens]
+                    completions += [flat[i : i + samples_per_problem] for i in range(0, len(flat), samples_per_problem)]
+                    if progress:
+                        progress(len(chunk))
+        finally:
+            self.model.train(was_training)
+        return completions
+
+    def _completion(self, ids: list[int], eos_ids: list[int]) -> Completion:
+        end = next((place for place, token in enumerate(ids) if token in eos_ids), None)
+        kept = ids if end is None else ids[: end + 1]
+        text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
+        return Completion(text=text, length=len(kept), truncated=end is None)

@@ -1,0 +1,78 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nbhelpers.grading import Delimiters, check_format, grade
+from nbhelpers.params import RewardParams, RunParams
+from nbhelpers.policy.policy import Policy
+from nbhelpers.problems import PROBLEM_COLUMNS, conversation, kind_of, prompt_text
+from nbhelpers.runs import RunDirectory
+
+
+def predict(
+    policy: Policy,
+    problems: Any,
+    params: RunParams,
+    run: RunDirectory,
+    *,
+    phase: str,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[dict]:
+    """One graded prediction (a row of `predictions.jsonl`) a problem and sample."""
+    delimiters = delimiters_of(params.reward)
+    conversations = [conversation(problem, params.reward) for problem in problems]
+    images = [problem["image"] for problem in problems]
+    done = 0
+
+    def report(finished: int) -> None:
+        nonlocal done
+        done += finished
+        if progress:
+            progress(phase, done, len(conversations))
+
+    completions = policy.sample(
+        conversations,
+        images,
+        max_new_tokens=params.training.max_completion_length,
+        temperature=params.evaluation.temperature,
+        samples_per_problem=params.evaluation.samples_per_problem,
+        seed=params.training.seed,
+        progress=report,
+    )
+    rows = []
+    for problem, image, group in zip(problems, images, completions, strict=True):
+        shared = {"phase": phase, "pid": problem["pid"], "kind": kind_of(problem)}
+        shared |= {key: problem.get(key) for key in PROBLEM_COLUMNS}
+        shared |= {"image": run.image_file(image), "prompt": prompt_text(problem, params.reward)}
+        for completion in group:
+            form = check_format(completion.text, delimiters)
+            rows.append(
+                {
+                    **shared,
+                    "completion": completion.text,
+                    "length": completion.length,
+                    "truncated": completion.truncated,
+                    "format_ok": form.reasoning and form.solution,
+                    **grade_row(completion.text, problem, delimiters, params.evaluation.protocol),
+                }
+            )
+    return rows
+
+
+def grade_row(completion: str, problem: dict, delimiters: Delimiters, protocol: str = "strict") -> dict:
+    """The grader's verdict on one completion as the columns `correct`, `parsed`, `reason`."""
+    verdict = grade(
+        completion,
+        problem["answer"],
+        delimiters=delimiters,
+        protocol=protocol,
+        **{key: problem.get(key) for key in ("choices", "unit", "precision", "question_type", "answer_type")},
+    )
+    return {"correct": verdict.correct, "parsed": verdict.parsed, "reason": verdict.reason}
+
+
+def delimiters_of(reward: RewardParams) -> Delimiters:
+    return Delimiters(reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)

@@ -1,0 +1,115 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nbhelpers.params import ModelParams
+from nbhelpers.policy.adapter import adapter_base
+from nbhelpers.policy.loading import load_final_model
+from nbhelpers.policy.mends import keep_one_bos, restore_bos
+from nbhelpers.policy.policy import Policy, PolicyError
+from nbhelpers.policy.unsloth import load_saved
+
+
+def save_final_model(policy: Policy, path: Path) -> Path:
+    """Write the LoRA adapter, tokenizer, processor and the base model's config to `path` (the reference recipe's
+    `final_model/`); it loads with `load_final_model`, with peft, and on a GPU with Unsloth's `FastVisionModel`."""
+    path = Path(path)
+    policy.model.save_pretrained(path)
+    _save_processor(policy, path)
+    policy.model.config.save_pretrained(path)
+    return path
+
+
+def _save_processor(policy: Policy, path: Path) -> None:
+    """The processor as it was loaded, without the mend that training needs."""
+    restore_bos(policy.processor)
+    try:
+        policy.processor.save_pretrained(path)
+    finally:
+        keep_one_bos(policy.processor)
+
+
+def export_merged(policy: Policy, path: Path) -> Path:
+    """Write the whole model with the adapter merged in, bfloat16, in the published checkpoint's layout, which vLLM
+    reads too. The policy stays as it is: each sum is taken in float32 beside it.
+
+    Raises:
+        PolicyError: the base weights are quantised, so that there is nothing to add the adapter to.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from nbhelpers.embedded import hub_name
+
+    if getattr(policy.model, "is_loaded_in_4bit", False):
+        raise PolicyError(
+            "the adapter cannot be merged into 4-bit weights: load the final model with model.load_in_4bit=false first."
+        )
+    base = policy.model.get_base_model() if policy.has_adapter else policy.model
+    added = {
+        name: module.get_delta_weight("default").float()
+        for name, module in base.named_modules()
+        if "default" in getattr(module, "lora_A", {})
+    }
+    weights = {}
+    with torch.no_grad():
+        for name, tensor in base.state_dict().items():
+            module, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
+            if ".lora_" in name or name.startswith("lm_head"):
+                continue
+            if leaf == "weight" and module in added:
+                tensor = tensor.float() + added[module].to(tensor.device)
+            weights[hub_name(f"{module}.{leaf}")] = tensor.to(torch.bfloat16).contiguous().cpu()
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    (path / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
+    base.config.save_pretrained(path)
+    base.generation_config.save_pretrained(path)
+    _save_processor(policy, path)
+    return path
+
+
+def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
+    """Write the model with its adapter as GGUF for llama.cpp, where Unsloth offers it (it fetches and builds llama.cpp
+    the first time).
+
+    Args:
+        path: Unsloth puts the merged model here and the GGUF files into a folder beside it, `path` with `_gguf` at its
+            end.
+        quantization: one of Unsloth's methods, such as q8_0, q4_k_m or bf16.
+
+    Returns:
+        The folder with the GGUF files.
+
+    Raises:
+        PolicyError: the policy was not loaded with Unsloth.
+    """
+    if policy.backend != "unsloth":
+        raise PolicyError(
+            f"GGUF is written by Unsloth, and this policy was loaded with the backend {policy.backend}: load it with "
+            "model.backend=unsloth on a machine with an NVIDIA GPU. export_merged writes the merged model for transformers and vLLM."
+        )
+    written = policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)
+    return Path(written["gguf_directory"])
+
+
+def export_final_model(path: Path, params: ModelParams, to: Path, *, gguf: str | None = None) -> Path:
+    """Write what a run trained as a model of its own: `export_merged`, or `export_gguf` with `gguf` as its
+    quantisation.
+
+    An adapter that was trained over 4-bit weights is added to the 16-bit ones, as peft and Unsloth do.
+
+    Args:
+        path: a run's `final_model/`.
+
+    Raises:
+        PolicyError: nothing was trained there, the base weights cannot be had, or GGUF is asked for without Unsloth.
+    """
+    params = params.model_copy(update={"load_in_4bit": False, "fast_inference": False})
+    if gguf is None:
+        return export_merged(load_final_model(path, params), to)
+    adapter_base(path)  # says what is missing before Unsloth is imported
+    return export_gguf(load_saved(path, params), to, gguf)

@@ -1,0 +1,1 @@
+"""The policy sampled by vLLM inside the training process."""

@@ -1,0 +1,284 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbhelpers.params import ModelParams
+from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
+from nbhelpers.policy.policy import Completion, Policy
+from nbhelpers.policy.vllm.hand_over import LoraAdapter, MergedAdapter, SharedAdapter, adapter_is_off, vllm_rank
+from nbhelpers.policy.vllm.setup import GenerationError, compilation, mend, prepare_environment, quick_start
+
+
+def engine_arguments(
+    source: str,
+    *,
+    completions: int,
+    max_model_len: int,
+    gpu_memory_utilization: float,
+    lora_rank: int | None,
+    dtype: str = "bfloat16",
+    quantization: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for one policy in the training process.
+
+    Args:
+        source: folder or hub id of the base weights.
+        completions: most completions generated at once.
+        lora_rank: rank of the adapter; None for an engine without one.
+    """
+    arguments: dict[str, Any] = {
+        "model": source,
+        "dtype": dtype,
+        "quantization": quantization,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "max_model_len": max_model_len,
+        "max_num_seqs": completions,
+        # vLLM's memory profile runs one batch of this size; TRL's own choice (vllm_generation.py).
+        "max_num_batched_tokens": max(4096, max_model_len),
+        "limit_mm_per_prompt": {"image": 1},
+        "logprobs_mode": "processed_logprobs",
+        "distributed_executor_backend": "external_launcher",
+        "compilation_config": compilation(completions),
+        # One kind of KV cache for Gemma-3's sliding and full layers. vLLM's seven groups save memory in long contexts
+        # and are looked after one by one, on the CPU, for every token.
+        "disable_hybrid_kv_cache_manager": True,
+        "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
+        "seed": seed,
+    }
+    if lora_rank is not None:
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}
+    return arguments
+
+
+@dataclass
+class Engine:
+    """A vLLM engine beside the policy in one process.
+
+    Attributes:
+        llm: `vllm.LLM`.
+        hand_over: gives the policy's adapter to vLLM.
+        stop_ids, banned_ids: tokens that end a completion, and that none may hold.
+        request: names the adapter to vLLM where it runs beside the base weights; None for the base model or merged
+            weights.
+        version: counts the changes of the adapter. Keys and values that were computed with an earlier one are never
+            used again, and need
+            not be looked for either: vLLM keeps them apart by a prompt's `cache_salt`.
+    """
+
+    llm: Any
+    hand_over: MergedAdapter | LoraAdapter | SharedAdapter
+    stop_ids: list[int]
+    banned_ids: list[int] = field(default_factory=list)
+    request: Any = None
+    version: int = 0
+
+    def take_adapter(self, model: Any) -> None:
+        """Generate with the adapter's present values from now on."""
+        self.request = self.hand_over.take(model)
+        self.version += 1
+
+    def drop_adapter(self) -> None:
+        """Generate with the base model from now on."""
+        self.request = self.hand_over.drop()
+        self.version += 1
+
+    def generate(
+        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, **sampling: Any
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Complete each prompt `n` times.
+
+        Args:
+            prompts: token ids, the picture's placeholder expanded.
+            images: a picture (PIL) a prompt, or None.
+            sampling: fields of `vllm.SamplingParams`.
+
+        Returns:
+            Token ids of len(prompts) * n completions, in order, and the log-prob of each token under the sampling
+            distribution.
+        """
+        from vllm import SamplingParams
+
+        bias = {token: -100.0 for token in self.banned_ids} or None
+        options = {"logprobs": 0, "detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
+        rows = [{"prompt_token_ids": list(ids), "cache_salt": str(self.version)} for ids in prompts]
+        for row, image in zip(rows, images or [], strict=bool(images)):
+            if image is not None:
+                row["multi_modal_data"] = {"image": image}
+        outputs = self.llm.generate(rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request)
+        for given, output in zip(prompts, outputs, strict=True):
+            if list(given) != list(output.prompt_token_ids):
+                raise GenerationError(
+                    f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it would answer another "
+                    "question than the trainer learns from. `nbhelpers doctor` compares versions; model.fast_inference=false trains "
+                    "without vLLM."
+                )
+        completions = [completion for output in outputs for completion in output.outputs]
+        ids = [list(completion.token_ids) for completion in completions]
+        logps = [
+            [place[token].logprob for place, token in zip(completion.logprobs, tokens, strict=True)]
+            for completion, tokens in zip(completions, ids, strict=True)
+        ]
+        return ids, logps
+
+
+def unsloth_engine(policy: Policy) -> Engine:
+    """The vLLM engine that Unsloth started with the model, as an `Engine`. The weights are shared; the adapter goes
+    over as tensors in memory.
+    """
+    llm = getattr(policy.model, "vllm_engine", None)
+    if llm is None:
+        raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
+    stop_ids = end_of_turn_ids(policy.processor, policy.model)
+    return Engine(llm, SharedAdapter(), stop_ids, never_sampled_ids(policy.processor))
+
+
+def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, **changes: Any) -> Engine:
+    """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
+    `policy.sample` use it.
+
+    Args:
+        completions: most completions generated at once; with more of them the rest waits.
+        changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
+
+    Raises:
+        GenerationError: vLLM is not installed.
+    """
+    import torch
+
+    if policy.engine is not None:
+        return policy.engine
+    if policy.backend == "unsloth":
+        engine = unsloth_engine(policy)
+    else:
+        prepare_environment()
+        try:
+            from vllm import LLM
+
+            mend()
+        except ImportError as error:
+            raise GenerationError(
+                f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set model.fast_inference=false."
+            ) from error
+        for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+            os.environ.setdefault(variable, value)
+        _rendezvous()
+        arguments = (
+            engine_arguments(
+                policy.source,
+                completions=completions,
+                max_model_len=params.max_seq_length,
+                gpu_memory_utilization=params.gpu_memory_utilization,
+                lora_rank=policy.model.peft_config["default"].r if policy.has_adapter and params.load_in_4bit else None,
+                dtype=str(policy.model.dtype).removeprefix("torch.")
+                if policy.model.dtype != torch.float32
+                else "bfloat16",
+                quantization="bitsandbytes" if params.load_in_4bit else None,
+                seed=int(os.environ["RANK"]),
+            )
+            | changes
+        )
+        stop_ids = end_of_turn_ids(policy.processor, policy.model)
+        with quick_start(policy.source, policy.processor.tokenizer):
+            llm = _start(LLM, arguments)
+        runner = llm.llm_engine.model_executor.driver_worker.model_runner
+        hand_over = LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
+        engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
+    # The first picture makes vLLM build one processor more.
+    with quick_start(engine.llm.model_config.model, policy.processor.tokenizer):
+        sample_first_token(policy, engine)
+    if policy.has_adapter:
+        engine.take_adapter(policy.model)
+    policy.engine = engine
+    policy.sampler = functools.partial(sample_with_engine, policy, engine)
+    return engine
+
+
+def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
+    """Let `policy.sample` generate with vLLM, which starts when it is first asked."""
+
+    def start_and_sample(*args: Any, **options: Any) -> list[list[Completion]]:
+        start_engine(policy, params)
+        return policy.sampler(*args, **options)
+
+    policy.sampler = start_and_sample
+
+
+def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
+    """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set."""
+    import torch
+
+    try:
+        return llm_class(**arguments)
+    except (ValueError, RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        if "memory" not in str(error).lower():
+            raise
+        share = arguments["gpu_memory_utilization"]
+        raise GenerationError(
+            f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where other work holds the "
+            f"GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where the completions do not fit, raise it, or "
+            "lower model.max_seq_length. `nbhelpers doctor` estimates what a preset needs."
+        ) from error
+
+
+def sample_first_token(policy: Policy, engine: Engine) -> None:
+    """One token on a blank picture."""
+    from PIL import Image
+
+    prompts = policy.prompt_ids([[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]])
+    engine.generate(prompts, [Image.new("RGB", (64, 64))], max_tokens=1)
+
+
+def _rendezvous() -> None:
+    """A free port for vLLM's process group of one, where no launcher has set one."""
+    import socket
+
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(server.getsockname()[1])
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+
+
+def sample_with_engine(
+    policy: Policy,
+    engine: Engine,
+    conversations,
+    images,
+    *,
+    max_new_tokens,
+    temperature,
+    samples_per_problem,
+    seed,
+    batch_size,
+    progress,
+) -> list[list[Completion]]:
+    """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
+    if policy.has_adapter and not adapter_is_off(policy.model):
+        engine.take_adapter(policy.model)
+    else:
+        engine.drop_adapter()
+    prompts = policy.prompt_ids(conversations)
+    batch_size = batch_size or 256
+    completions: list[list[Completion]] = []
+    for start in range(0, len(prompts), batch_size):
+        ids, _ = engine.generate(
+            prompts[start : start + batch_size],
+            images[start : start + batch_size],
+            n=samples_per_problem,
+            max_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+        flat = [policy._completion(tokens, engine.stop_ids) for tokens in ids]
+        groups = [flat[i : i + samples_per_problem] for i in range(0, len(flat), samples_per_problem)]
+        completions += groups
+        if progress:
+            progress(len(groups))
+    return completions

@@ -1,0 +1,57 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nbhelpers.problems.asking import kind_of
+from nbhelpers.problems.cutting import question_key
+from nbhelpers.problems.loading import ProblemSets
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def type_counts(problems: ProblemSets) -> list[dict[str, Any]]:
+    """Problems by kind, question type and answer type in both sets: one row a combination, the most frequent
+    first.
+    """
+    counts = {
+        name: Counter((kind_of(row), row["question_type"], row["answer_type"]) for row in rows.remove_columns("image"))
+        for name, rows in (("train", problems.train), ("evaluation", problems.evaluation))
+    }
+    total = counts["train"] + counts["evaluation"]
+    return [
+        dict(zip(("kind", "question_type", "answer_type"), key, strict=True))
+        | {"train": counts["train"][key], "evaluation": counts["evaluation"][key]}
+        for key, _ in total.most_common()
+    ]
+
+
+def guessing_rates(problems: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The accuracy of two policies that never look: one always gives the most frequent answer, one picks a
+    choice by chance.
+
+    A free-form answer cannot be picked by chance and counts as wrong there.
+    """
+    rows = list(problems)
+    if not rows:
+        raise ValueError("there are no problems to guess at")
+    most_frequent = Counter(row["answer"] for row in rows).most_common(1)[0][1]
+    by_chance = sum(1 / len(row["choices"]) for row in rows if row["choices"])
+    return {"most frequent answer": most_frequent / len(rows), "a choice by chance": by_chance / len(rows)}
+
+
+def overlap(problems: ProblemSets) -> dict[str, int]:
+    """How many pictures and question texts are in both sets."""
+    import datasets
+
+    def contents(rows: datasets.Dataset) -> tuple[set[bytes], set[str]]:
+        # The stored PNG bytes are equal where the pixels are: one encoder wrote them all.
+        stored = rows.cast_column("image", datasets.Image(decode=False))
+        return {picture["bytes"] for picture in stored["image"]}, {question_key(text) for text in rows["question"]}
+
+    sides = contents(problems.train), contents(problems.evaluation)
+    return {"pictures": len(sides[0][0] & sides[1][0]), "question texts": len(sides[0][1] & sides[1][1])}

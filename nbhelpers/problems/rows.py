@@ -1,0 +1,144 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.problems.pictures import Unusable, prepare_image
+
+QUESTION_TYPES = ("multi_choice", "free_form")
+
+
+ANSWER_TYPES = ("text", "integer", "float", "list")
+
+
+MAX_CHOICES = 26  # one letter each
+
+
+QUESTION_COLUMNS = ("question", "problem")
+
+
+PICTURE_COLUMNS = ("decoded_image", "image", "images")
+
+
+# In a question these would become tokens of the chat template, and the picture would be looked for in the wrong place.
+_SPECIAL_TOKEN = re.compile(
+    r"<(?:start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|bos|eos|pad|unk|mask)>"
+)
+
+
+def parse_json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def problem_from(row: Any, name: str, image_size: int, folder: Path | None = None) -> dict[str, Any]:
+    """One source row as a problem, its picture ready for the model.
+
+    Args:
+        row: a mapping with the columns of one of the sources above; pictures as bytes, path, or PIL image.
+        name: the `pid` where the row has none.
+        image_size: longest side of the picture in pixels.
+        folder: where relative picture paths start.
+
+    Raises:
+        Unusable: with the reason.
+    """
+    if not isinstance(row, dict):
+        raise Unusable("not a JSON object")
+    question = _text(next((row[key] for key in QUESTION_COLUMNS if row.get(key)), None))
+    question = question.replace("<image>", "").strip()  # the picture's place in Geometry3K and its like
+    if not question:
+        raise Unusable("no question")
+    answer = _text(row.get("answer"))
+    if not answer:
+        raise Unusable("no answer")
+    given = row.get("choices")
+    choices = [_text(choice) for choice in given] if isinstance(given, list | tuple) else []
+    unit = _text(row.get("unit")) or None
+    if _SPECIAL_TOKEN.search("\n".join([question, unit or "", *choices])):
+        raise Unusable("a special token of the chat template in the text")
+    question_type = row.get("question_type")
+    if question_type not in QUESTION_TYPES:
+        question_type = "multi_choice" if choices else "free_form"
+    if question_type == "multi_choice":
+        answer = _chosen(answer, choices)
+    answer_type, precision = row.get("answer_type"), row.get("precision")
+    if answer_type not in ANSWER_TYPES:
+        answer, answer_type, decimals = (answer, "text", None) if choices else _read_off(answer)
+        precision = decimals if precision is None else precision
+    return {
+        "pid": _text(row.get("pid")) or name,
+        "question": question,
+        "image": prepare_image(_picture(row, folder), image_size),
+        "choices": choices or None,
+        "unit": unit,
+        "precision": float(precision) if isinstance(precision, int | float) else None,
+        "answer": answer,
+        "question_type": question_type,
+        "answer_type": answer_type,
+        "metadata": _metadata(row.get("metadata")),
+    }
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool | dict):
+        return ""
+    return str(value).replace("\r\n", "\n").strip()
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = parse_json(value)
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _chosen(answer: str, choices: list[str]) -> str:
+    """The right choice's text; the answer may be given as that text or as its letter."""
+    if not choices:
+        raise Unusable("multiple choice without choices")
+    if len(choices) > MAX_CHOICES:
+        raise Unusable(f"more than {MAX_CHOICES} choices")
+    if answer in choices:
+        return answer
+    letter = re.fullmatch(r"\(?([A-Z])\)?", answer)
+    if letter and ord(letter[1]) - ord("A") < len(choices):
+        return choices[ord(letter[1]) - ord("A")]
+    raise Unusable("answer not among the choices")
+
+
+def _read_off(answer: str) -> tuple[str, str, int | None]:
+    """(answer, answer_type, precision) of an answer without a type: a plain number is one, all else is text."""
+    plain = answer.strip("$ ").replace("\u2212", "-").replace(" ", "")
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", plain):
+        plain = plain.replace(",", "")
+    if re.fullmatch(r"[+-]?\d+", plain):
+        return plain, "integer", None
+    if decimal := re.fullmatch(r"[+-]?\d*\.(\d+)", plain):
+        return plain, "float", len(decimal[1])
+    if re.fullmatch(r"\[.*\]", answer, re.S):
+        return answer, "list", None
+    return answer, "text", None
+
+
+def _picture(row: dict[str, Any], folder: Path | None) -> Any:
+    given = next((row[key] for key in PICTURE_COLUMNS if row.get(key) is not None), None)
+    if isinstance(given, list | tuple):
+        if len(given) > 1:
+            raise Unusable("more than one picture")
+        given = given[0] if given else None
+    if isinstance(given, dict):
+        given = given.get("bytes") or given.get("path")
+    if given is None or given == "":
+        raise Unusable("no picture")
+    if isinstance(given, str):
+        file = Path(given) if folder is None else folder / given
+        if not file.is_file():
+            raise Unusable("no picture")
+        return file
+    return given

@@ -1,0 +1,194 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.params import ParamsError, repository_root, resolve_path
+from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json, problem_from
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+_SHARD = re.compile(r"(.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?)?\.parquet")
+
+
+class DataError(ParamsError):
+    """A data set that cannot be used as a whole. The message says what was asked, what was found, what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Undecoded rows by number, the folder that relative picture paths start from, and what a reader should
+    know.
+    """
+
+    name: str
+    rows: Sequence[Any]
+    folder: Path | None = None
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns; of rows in a JSONL file, those of the first hundred."""
+        names = getattr(self.rows, "column_names", None)
+        if names is None:
+            names = list(dict.fromkeys(name for row in self.rows[:100] if isinstance(row, dict) for name in row))
+        return names
+
+    def problem(self, index: int, image_size: int) -> dict[str, Any]:
+        """Row `index` as a problem; raises `Unusable`."""
+        return problem_from(self.rows[index], str(index), image_size, self.folder)
+
+
+def open_source(path: str, split: str | None, key: str = "dataset.path") -> Source:
+    """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet or a JSONL file.
+
+    `split` null takes every split. A source without splits, or with a single one, is read whole whatever
+    `split` says; a notice tells so. `key` is the parameter that an error names. Raises `DataError`.
+    """
+    found = resolve_path(path)
+    if found is None:
+        if _HUB_ID.fullmatch(path) and not path.endswith((".parquet", ".jsonl")):
+            source = _from_hub(path, split, key)
+        else:
+            raise DataError(f"{key}: there is no file or folder {path!r}; {_places(path)}.")
+    elif found.is_dir():
+        source = _from_folder(found, split, key)
+    elif found.suffix == ".parquet":
+        source = _from_parquet({split or found.stem: [found]}, split, found, key)
+    elif found.suffix == ".jsonl":
+        source = _from_jsonl(found, split, key)
+    else:
+        raise DataError(f"{key}: {found} is neither a folder nor a .parquet or .jsonl file.")
+    _check_columns(source, key)
+    return source
+
+
+def _places(path: str) -> str:
+    places = dict.fromkeys(str((folder / path).resolve()) for folder in (Path.cwd(), repository_root()) if folder)
+    return "looked for " + " and ".join(places)
+
+
+def _from_hub(path: str, split: str | None, key: str) -> Source:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(path, split=split)
+    except Exception as error:  # the hub fails in many classes, of requests, httpx, huggingface_hub and datasets
+        known = re.search(r"Should be one of \[(.*?)\]", str(error))
+        if known and split:
+            names = re.findall(r"'([^']+)'", known[1])
+            raise DataError(_no_split(key, split, path, names)) from None
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise DataError(
+            f"{key}: {path!r} could not be read from the Hugging Face hub ({type(error).__name__}: {reason[:200]}). "
+            f"There is no local copy either: {_places(path)}. Check the name and the connection; or, where there is one, run "
+            f"`hf download {path} --repo-type dataset --local-dir FOLDER` and set {key} to that FOLDER; or try the series "
+            "without any download with dataset.path=embedded."
+        ) from None
+    if isinstance(found, dict):
+        names, found = list(found), datasets.concatenate_datasets(list(found.values()))
+    else:
+        names = [split]
+    return Source(f"{path} ({', '.join(names)})", _undecoded(found))
+
+
+def _from_folder(folder: Path, split: str | None, key: str) -> Source:
+    if (folder / "items.jsonl").is_file():
+        return _from_jsonl(folder / "items.jsonl", split, key)
+    shards: dict[str, list[Path]] = {}
+    for file in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+        shards.setdefault(_SHARD.fullmatch(file.name)[1], []).append(file)
+    if shards:
+        return _from_parquet(shards, split, folder, key)
+    lines = sorted(folder.glob("*.jsonl"))
+    if len(lines) == 1:
+        return _from_jsonl(lines[0], split, key)
+    raise DataError(
+        f"{key}: {folder} holds neither items.jsonl, nor parquet files (here or in data/), nor exactly one .jsonl file"
+        + (f" but {len(lines)} of them." if lines else ".")
+    )
+
+
+def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, key: str) -> Source:
+    import datasets
+
+    chosen, notices = _choose_split(list(shards), split, str(path), key)
+    files = [str(file) for name in chosen for file in shards[name]]
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # local files are read at once; a bar for each would clutter the notebook
+    try:
+        found = datasets.load_dataset("parquet", data_files=files, split="train")
+    except Exception as error:  # datasets wraps what Arrow says in its own classes
+        cause = error.__cause__ or error
+        raise DataError(f"{key}: {path} cannot be read as parquet ({type(cause).__name__}: {cause}).") from None
+    finally:
+        if not shown:
+            datasets.enable_progress_bars()
+    folder = path if path.is_dir() else path.parent
+    return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), folder, notices)
+
+
+def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{key}: {file} cannot be read as UTF-8 text ({error}).") from None
+    rows = [parse_json(line) for line in lines if line.strip()]
+    splits = list(
+        dict.fromkeys(row["split"] for row in rows if isinstance(row, dict) and isinstance(row.get("split"), str))
+    )
+    notices: list[str] = []
+    if splits:
+        chosen, notices = _choose_split(splits, split, str(file), key)
+        # Rows that cannot be read, or name no split, are kept here to be counted or used.
+        rows = [row for row in rows if not isinstance(row, dict) or row.get("split", chosen[0]) in chosen]
+    return Source(str(file), rows, file.parent, notices)
+
+
+def _choose_split(names: list[str], split: str | None, where: str, key: str) -> tuple[list[str], list[str]]:
+    if split is None or split in names:
+        return ([split] if split else names), []
+    if len(names) == 1:
+        return names, [f"{where} has no split {split!r}, only {names[0]!r}: all of it is used."]
+    raise DataError(_no_split(key, split, where, names))
+
+
+def _no_split(key: str, split: str, where: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(split, names, n=1)
+    key = key.replace("path", "split")
+    hint = f"; did you mean {near[0]}?" if near else "; null takes all of them."
+    return f"{key}: {where} has no split {split!r}, but {', '.join(names)}{hint}"
+
+
+def _undecoded(found: Any) -> Any:
+    """The data set with its pictures left as bytes, so that one broken picture costs one row and not the run."""
+    import datasets
+
+    for name, feature in found.features.items():
+        if isinstance(feature, datasets.Image):
+            found = found.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            found = found.cast_column(name, datasets.List(datasets.Image(decode=False)))
+    return found
+
+
+def _check_columns(source: Source, key: str) -> None:
+    columns = source.columns
+    if not len(source.rows):
+        raise DataError(f"{key}: {source.name} holds no rows.")
+    missing = [
+        " or ".join(names)
+        for names in (QUESTION_COLUMNS, PICTURE_COLUMNS, ("answer",))
+        if not set(names) & set(columns)
+    ]
+    if missing:
+        raise DataError(
+            f"{key}: {source.name} has the columns {', '.join(columns) or 'of no JSON object'}; missing: {'; '.join(missing)}."
+        )

@@ -1,0 +1,15 @@
+"""Reward functions, what a group makes of them, and a look at both before training."""
+
+from nbhelpers.rewards.functions import (
+    GRADING_COLUMNS,
+    RECIPES,
+    closeness_reward_func,
+    correctness_reward_func,
+    formatting_reward_func,
+    make_reward_funcs,
+    overlong_reward_func,
+    repetition_reward_func,
+)
+from nbhelpers.rewards.groups import group_statistics, signal_chance
+from nbhelpers.rewards.naive import naive_correctness_reward_func, naive_formatting_reward_func
+from nbhelpers.rewards.previewing import Preview, preview

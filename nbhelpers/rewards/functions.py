@@ -1,0 +1,250 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from nbhelpers.grading import DEFAULT_DELIMITERS, Delimiters, can_grade, check_format, grade
+
+if TYPE_CHECKING:
+    from nbhelpers.params import RewardParams
+
+
+Reward = Callable[..., list[float | None]]
+
+
+# The columns of a problem that grading takes; each may be absent from a data set.
+GRADING_COLUMNS = ("choices", "unit", "precision", "question_type", "answer_type")
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion as TRL hands it over: a string, or a list of messages whose last one counts."""
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, Sequence) and completion and isinstance(completion[-1], dict):
+        content = completion[-1].get("content")
+        if isinstance(content, str):
+            return content
+        if isinstance(content, Sequence):
+            return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return ""
+
+
+def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """What grading wants to know about each completion's problem, from TRL's keyword lists."""
+    present = [(key, columns[key]) for key in GRADING_COLUMNS if columns.get(key) is not None]
+    return [{key: column[at] for key, column in present} for at in range(count)]
+
+
+def formatting_reward_func(
+    completions: Sequence[Any],
+    *,
+    formatting_reward: float = 1.0,
+    delimiters: Delimiters = DEFAULT_DELIMITERS,
+    **kwargs: Any,
+) -> list[float]:
+    """`formatting_reward` for a well-formed reasoning block, and once more for a well-formed solution block.
+
+    See `grading.check_format` for what counts as well formed. Whether the solution is right plays no part.
+    """
+    scores = []
+    for completion in completions:
+        form = check_format(completion_text(completion), delimiters)
+        scores.append(formatting_reward * (form.reasoning + form.solution))
+    return scores
+
+
+def correctness_reward_func(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    answer: Sequence[Any],
+    *,
+    correctness_reward: float = 2.0,
+    delimiters: Delimiters = DEFAULT_DELIMITERS,
+    log_metric: Callable[[str, float], None] | None = None,
+    **kwargs: Any,
+) -> list[float | None]:
+    """`correctness_reward` for a right answer (`grading.grade`), 0 for a wrong one, None without a gold answer.
+
+    TRL's `log_metric`, where it is given, receives the share of completions in which no answer could be read.
+    """
+    scores: list[float | None] = []
+    unread = 0
+    for completion, gold, row in zip(completions, answer, _rows(kwargs, len(completions)), strict=True):
+        if not can_grade(gold, **row):
+            scores.append(None)
+            continue
+        verdict = grade(completion_text(completion), gold, delimiters=delimiters, **row)
+        unread += verdict.parsed is None
+        scores.append(correctness_reward if verdict.correct else 0.0)
+    if log_metric is not None and scores:
+        log_metric("unparsed_rate", unread / len(scores))
+    return scores
+
+
+def closeness_reward_func(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    answer: Sequence[Any],
+    *,
+    delimiters: Delimiters = DEFAULT_DELIMITERS,
+    **kwargs: Any,
+) -> list[float | None]:
+    """1 for a right number, less than 0.5 for a wrong one, falling to 0 when it is off by the answer's own size.
+
+    A wrong number earns `0.5 * (1 - |error| / max(|answer|, 1))`, so being right stays worth twice as much as being as
+    near as can be. None where the answer is not one number (choices, texts, lists). It gives counts and readings a
+    slope to climb; it also pays a policy that always says a middling number, so look at the samples.
+    """
+    scores: list[float | None] = []
+    for completion, gold, row in zip(completions, answer, _rows(kwargs, len(completions)), strict=True):
+        target = _number(gold)
+        if row.get("choices") or target is None or not can_grade(gold, **row):
+            scores.append(None)
+            continue
+        verdict = grade(completion_text(completion), gold, delimiters=delimiters, **row)
+        stated = _number(verdict.parsed)
+        if verdict.correct or stated is None:
+            scores.append(float(verdict.correct))
+        else:
+            scores.append(0.5 * max(0.0, 1 - abs(stated - target) / max(abs(target), 1.0)))
+    return scores
+
+
+def _number(text: Any) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def overlong_reward_func(
+    completions: Sequence[Any],
+    *,
+    max_completion_length: int,
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    **kwargs: Any,
+) -> list[float | None]:
+    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then falling to -1 at its
+    end.
+
+    Lengths are tokens and come from TRL's `completion_ids`; without them nothing can be judged. A completion that was
+    cut off fills the whole length and so gets -1. Source: DAPO, section 3.4 (https://arxiv.org/abs/2503.14476), where
+    the buffer is a fifth of the length as well (4,096 of 20,480 tokens).
+    """
+    if completion_ids is None:
+        return [None] * len(completions)
+    buffer = max(1, max_completion_length // 5)
+    free = max_completion_length - buffer
+    return [max(-1.0, min(0.0, (free - len(ids)) / buffer)) for ids in completion_ids]
+
+
+def repetition_reward_func(completions: Sequence[Any], *, size: int = 3, **kwargs: Any) -> list[float]:
+    """0 for a text without repeated word triples, towards -1 the larger the share of repeated ones is.
+
+    The n-gram repetition penalty of https://arxiv.org/abs/2502.03373, over blank-separated words.
+    """
+    scores = []
+    for completion in completions:
+        words = completion_text(completion).lower().split()
+        grams = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
+        scores.append(len(set(grams)) / len(grams) - 1.0 if grams else 0.0)
+    return scores
+
+
+BUILT_IN: MappingProxyType[str, Reward] = MappingProxyType(
+    {
+        "formatting": formatting_reward_func,
+        "correctness": correctness_reward_func,
+        "closeness": closeness_reward_func,
+        "overlong": overlong_reward_func,
+        "repetition": repetition_reward_func,
+    }
+)
+
+
+# Sections to give to `RunParams.load(...)`. "correctness_only" pays for nothing but the right answer and divides by
+# neither the length nor the group's spread, so that neither long nor short answers are favoured (Dr. GRPO,
+# https://arxiv.org/abs/2503.20783). It needs a policy that answers in the format already.
+RECIPES: MappingProxyType[str, dict[str, dict[str, Any]]] = MappingProxyType(
+    {
+        "two_rewards": {"reward": {"functions": ["formatting", "correctness"]}},
+        "correctness_only": {
+            "reward": {"functions": ["correctness"]},
+            "training": {"loss_type": "dr_grpo", "grpo": {"scale_rewards": "none"}},
+        },
+        "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
+        "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
+    }
+)
+
+
+def _own_function(name: str) -> Reward:
+    """The user's reward `module:function`."""
+    module_name, _, function_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"reward {name!r}: cannot import module {module_name!r} ({error})") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        near = difflib.get_close_matches(function_name, public, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"reward {name!r}: module {module_name!r} has no function {function_name!r}{hint}")
+    return function
+
+
+def _named(name: str, function: Reward, **settings: Any) -> Reward:
+    def reward(*args: Any, **kwargs: Any) -> list[float | None]:
+        return function(*args, **kwargs, **settings)
+
+    # TRL logs rewards/<__name__>/mean.
+    reward.__name__ = reward.__qualname__ = name
+    reward.__doc__ = function.__doc__
+    return reward
+
+
+def make_reward_funcs(reward_params: RewardParams, *, max_completion_length: int | None = None) -> list[Reward]:
+    """The configured rewards, in the order of `reward_params.functions`, each with a `__name__` for the logs.
+
+    Args:
+        reward_params: The section `reward`: delimiters, values, and the names of the functions. A name with a colon is
+            a function of the user's own, `module:function`, with TRL's signature; it receives the data set's columns.
+        max_completion_length: Tokens that a completion may have; only `overlong` needs it.
+
+    Raises:
+        ValueError: A name is no reward of the package, or the user's own function cannot be found.
+    """
+    delimiters = Delimiters(
+        reward_params.reasoning_start,
+        reward_params.reasoning_end,
+        reward_params.solution_start,
+        reward_params.solution_end,
+    )
+    settings: dict[str, dict[str, Any]] = {
+        "formatting": {"formatting_reward": reward_params.formatting_reward, "delimiters": delimiters},
+        "correctness": {"correctness_reward": reward_params.correctness_reward, "delimiters": delimiters},
+        "closeness": {"delimiters": delimiters},
+        "overlong": {"max_completion_length": max_completion_length},
+    }
+    functions = []
+    for name in reward_params.functions:
+        if ":" in name:
+            own = _own_function(name)  # as it is, so that TRL sees whether it is asynchronous
+            functions.append(own if hasattr(own, "__name__") else _named(name.partition(":")[2], own))
+        elif name not in BUILT_IN:
+            near = difflib.get_close_matches(name, BUILT_IN, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"reward {name!r} is unknown: use one of {', '.join(BUILT_IN)} or module:function{hint}")
+        elif name == "overlong" and max_completion_length is None:
+            raise ValueError("reward 'overlong' needs max_completion_length, the tokens that a completion may have")
+        else:
+            functions.append(_named(name, BUILT_IN[name], **settings.get(name, {})))
+    return functions

@@ -1,0 +1,5 @@
+"""The run directory, the samples on disk, and what machine this is."""
+
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.machine import Gpu, find_gpus, hardware, versions
+from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter

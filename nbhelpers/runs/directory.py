@@ -1,0 +1,189 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbhelpers.runs.files import cut_torn_line, json_value, to_json, write_whole
+from nbhelpers.runs.machine import hardware, versions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from nbhelpers.params import RunParams
+
+
+class RunDirectory:
+    """Paths, rows and manifest of one run. Nothing is created before something is written.
+
+    >>> run = RunDirectory("outputs/smoke")
+    >>> run.append_jsonl(run.metrics_path, {"step": 1, "reward": 1.5})
+    >>> run.read_jsonl(run.metrics_path)
+    [{'step': 1, 'reward': 1.5}]
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.abspath(Path(path).expanduser()))
+        self.manifest_path = self.path / "manifest.json"
+        self.params_path = self.path / "params.yaml"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.samples_path = self.path / "samples.jsonl"
+        self.predictions_path = self.path / "predictions.jsonl"
+        self.evaluation_path = self.path / "evaluation.json"
+        self.report_path = self.path / "report.html"
+        self.notebooks_dir = self.path / "notebooks"
+        self.images_dir = self.path / "images"
+        self.checkpoints_dir = self.path / "checkpoints"
+        self.final_model_dir = self.path / "final_model"
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    # rows
+
+    def append_jsonl(self, path: Path, row: dict[str, Any]) -> None:
+        """Append one row in one write. A torn last line of a process that was killed is cut off first."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = to_json(row).encode("utf-8") + b"\n"
+        with open(path, "a+b", buffering=0) as file:
+            cut_torn_line(file)
+            file.write(line)
+
+    def read_jsonl(self, path: Path) -> list[dict[str, Any]]:
+        """All rows; none where the file does not exist yet. A line that is still being written is left out.
+
+        Raises `ValueError` with the line's number for a broken line elsewhere.
+        """
+        return list(self.iter_jsonl(path))
+
+    def iter_jsonl(self, path: Path) -> Iterator[dict[str, Any]]:
+        """`read_jsonl` row by row, for files too large to hold."""
+        if not path.is_file():
+            return
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+
+    def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace a file of rows; a reader sees the old one or the new one, never a part."""
+        self.write_text(path, "".join(to_json(row) + "\n" for row in rows))
+
+    # manifest
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest, empty before the first write."""
+        return self.read_json(self.manifest_path) or {}
+
+    def update_manifest(self, **entries: Any) -> dict[str, Any]:
+        """Set top-level entries, merging a mapping into the one that is there; returns the new manifest."""
+        manifest = self.read_manifest()
+        for key, value in entries.items():
+            if isinstance(value, dict) and isinstance(manifest.get(key), dict):
+                manifest[key] = {**manifest[key], **value}
+            else:
+                manifest[key] = value
+        self.write_json(self.manifest_path, manifest)
+        return manifest
+
+    def record_run(self, params: RunParams) -> None:
+        """Write `params.yaml`, and into the manifest what the run is made of.
+
+        With the same parameters (`training.resume` apart) the manifest's other entries stay; with different
+        ones they belonged to an earlier run and go.
+        """
+        self.write_text(self.params_path, params.to_yaml())
+        manifest = self.read_manifest()
+        parameters = params.as_dict()
+        if _without_resume(manifest.get("parameters", {})) != _without_resume(json_value(parameters)):
+            manifest = {}
+        manifest |= {
+            "created": manifest.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+            "preset": params.preset,
+            "model": params.model.name,
+            "seeds": {"dataset": params.dataset.seed, "training": params.training.seed},
+            "parameters": parameters,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        self.write_json(self.manifest_path, manifest)
+
+    def add_warning(self, sentence: str) -> None:
+        """Something that may make the result other than it looks. Said once, however often it is added."""
+        self._add("warnings", sentence)
+
+    def add_notice(self, sentence: str) -> None:
+        """Something that the run does and a reader should know, such as a rounded batch size."""
+        self._add("notices", sentence)
+
+    def _add(self, key: str, sentence: str) -> None:
+        sentences = self.read_manifest().get(key, [])
+        if sentence not in sentences:
+            self.update_manifest(**{key: [*sentences, sentence]})
+
+    # earlier results
+
+    def set_aside(self, *paths: Path) -> Path | None:
+        """Move earlier results to `previous/<number>/`: all that a run leaves, unless `paths` are named.
+
+        A second run in the same directory thus loses nothing of the first. Pictures stay where they are: they
+        are named by their content and shared. Returns the folder, None where there was nothing to move.
+        """
+        results = paths or (
+            self.metrics_path,
+            *self.path.glob("samples.*"),
+            self.predictions_path,
+            self.evaluation_path,
+            self.report_path,
+            self.checkpoints_dir,
+            self.final_model_dir,
+        )
+        there = [path for path in results if path.exists()]
+        if not there:
+            return None
+        if not paths:
+            there += [path for path in (self.manifest_path, self.params_path) if path.exists()]
+        previous = self.path / "previous"
+        number = 1 + max((int(p.name) for p in previous.glob("*") if p.name.isdigit()), default=0)
+        folder = previous / str(number)
+        folder.mkdir(parents=True)
+        for path in there:
+            path.rename(folder / path.name)
+        return folder
+
+    # files
+
+    def read_json(self, path: Path) -> Any:
+        """A JSON file, None where it does not exist."""
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Replace a JSON file; a reader sees the old one or the new one, never a part."""
+        self.write_text(path, to_json(value, indent=2) + "\n")
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Replace a text file in the same way."""
+        write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+    def image_file(self, image: Image.Image) -> str:
+        """Save a picture once, named by its content; returns `images/<sha1>.png`, relative to the run."""
+        content = hashlib.sha1(f"{image.mode} {image.size}".encode() + image.tobytes(), usedforsecurity=False)
+        path = self.images_dir / f"{content.hexdigest()}.png"
+        if not path.is_file():
+            write_whole(path, lambda file: image.save(file, format="PNG"))
+        return path.relative_to(self.path).as_posix()
+
+
+def _without_resume(parameters: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in parameters.get("training", {}).items() if key != "resume"}
+    return {**parameters, "training": training}

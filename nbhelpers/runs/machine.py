@@ -1,0 +1,115 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# What a result may depend on; the set that was run together is in pyproject.toml.
+_PACKAGES = (
+    "nbhelpers",
+    "torch",
+    "trl",
+    "transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "vllm",
+    "unsloth",
+    "unsloth-zoo",
+    "bitsandbytes",
+    "pillow",
+    "numpy",
+    "papermill",
+)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that a result may depend on, as installed; nothing is imported."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory in GiB, and the GPUs (name, memory in GiB)."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "gpus": _gpus(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    # torch knows which GPUs this process may use, but is not imported for that: it takes seconds.
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "cuda"):
+        if not torch.cuda.is_available():
+            return []
+        properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in properties]
+    return [{"name": gpu.name, "memory_gib": round(gpu.total, 1), "driver": gpu.driver} for gpu in find_gpus()]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as `nvidia-smi` reports it; memory in GiB."""
+
+    name: str
+    driver: str
+    total: float
+    free: float
+    capability: tuple[int, int] | None = None
+
+
+def find_gpus() -> list[Gpu]:
+    """The NVIDIA GPUs of this machine; none where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    fields = "name,driver_version,memory.total,memory.free,compute_cap"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+    except (subprocess.SubprocessError, OSError):
+        return []
+    gpus = []
+    for line in answer.strip().splitlines():
+        name, driver, total, free, capability = (part.strip() for part in line.split(","))
+        major, _, minor = capability.partition(".")
+        known = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+        gpus.append(Gpu(name, driver, float(total) / 1024, float(free) / 1024, known))
+    return gpus

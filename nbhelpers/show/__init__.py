@@ -1,0 +1,27 @@
+"""Everything to look at: plots, tables, the viewer, the live view, and pages; each is imported when it is first asked for."""
+
+import importlib
+
+_ROOMS = {
+    "browser": ("write_sample_browser",),
+    "comparison": ("Comparison", "compare_runs"),
+    "evaluation_plots": ("before_after",),
+    "figures": ("style",),
+    "live": ("LiveView", "live_view"),
+    "pages": ("Page", "is_interactive"),
+    "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
+    "report": ("ReportError", "write_report"),
+    "samples": ("changed_minds", "show_samples"),
+    "training_plots": ("compare_curves", "training_overview"),
+    "viewer": ("SampleViewer",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = [*_ROOM_OF, "lesson"]
+
+
+def __getattr__(name: str):
+    if name == "lesson":
+        return importlib.import_module("nbhelpers.show.lesson")
+    if name not in _ROOM_OF:
+        raise AttributeError(f"nbhelpers.show has no {name!r}")
+    return getattr(importlib.import_module(f"nbhelpers.show.{_ROOM_OF[name]}"), name)

@@ -1,0 +1,209 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from nbhelpers.rewards import (
+    GRADING_COLUMNS,
+    Preview,
+    closeness_reward_func,
+    correctness_reward_func,
+    group_statistics,
+    overlong_reward_func,
+    signal_chance,
+)
+from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, NotebookFigure, style
+from nbhelpers.show.lesson.verdicts import marks_of, table
+from nbhelpers.show.pages import Page
+from nbhelpers.show.samples import show_samples
+from nbhelpers.show.text import number
+
+if TYPE_CHECKING:
+    from nbhelpers.params import RewardParams
+
+
+def preview_table(preview: Preview) -> Page:
+    """`Preview.table()` to look at."""
+    heads = [
+        ("reward", "name"),
+        ("mean", "num"),
+        ("lowest", "num"),
+        ("highest", "num"),
+        ("groups in which it differs", "num"),
+    ]
+    rows = [
+        [
+            row["reward"],
+            f"{row['mean']:.2f}",
+            number(row["lowest"]),
+            number(row["highest"]),
+            f"{row['groups that differ']:.0%}",
+        ]
+        for row in preview.table()
+    ]
+    return table(heads, rows)
+
+
+def show_preview(
+    preview: Preview,
+    problems: Sequence[Mapping[str, Any]],
+    completions: Sequence[Sequence[str]],
+    reward: RewardParams,
+    n: int = 2,
+) -> Page:
+    """`n` groups beside their pictures, first those whose completions differ in correctness, then in any reward."""
+    size = preview.groups.rewards.shape[1]
+    right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size)
+    mixed = right.any(axis=1) & ~right.all(axis=1)
+    order = sorted(range(len(problems)), key=lambda at: (not mixed[at], preview.groups.spreads[at] == 0))
+    rows = []
+    for group in order[:n]:
+        problem = problems[group]
+        shared = {key: problem.get(key) for key in ("pid", "question", "image", "answer", *GRADING_COLUMNS)}
+        for index, text in enumerate(completions[group]):
+            at = group * size + index
+            verdict = preview.verdicts[at]
+            rows.append(
+                {
+                    **shared,
+                    "group": group,
+                    "index": index,
+                    "completion": text,
+                    "rewards": {name: values[at] for name, values in preview.rewards.items()},
+                    "reward": preview.totals[at],
+                    "advantage": float(preview.groups.advantages[group, index]),
+                    "correct": verdict.correct,
+                    "reason": verdict.reason,
+                }
+            )
+    return show_samples(rows, n=n, delimiters=marks_of(reward))
+
+
+def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
+    """Rewards and advantages of example groups: the first row's bars are rewards with the mean, then both kinds of
+    advantage.
+    """
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 4.6), layout="constrained")
+        axes = figure.subplots(2, len(groups), sharey="row", squeeze=False)
+        for column, (name, values) in enumerate(groups.items()):
+            place = np.arange(len(values))
+            plain = group_statistics(values, len(values))
+            scaled = group_statistics(values, len(values), scale="group")
+            top, bottom = axes[:, column]
+            top.bar(place, values, color=SKY, width=0.6)
+            top.axhline(plain.means[0], color=VERMILION, linewidth=1.4, linestyle="--")
+            top.set_title(f"{name}\nmean {plain.means[0]:.2f}, spread {plain.spreads[0]:.2f}", fontsize=9.5)
+            bottom.bar(place - 0.19, plain.advantages[0], color=BLUE, width=0.36, label="minus mean (dr_grpo)")
+            bottom.bar(place + 0.19, scaled.advantages[0], color=ORANGE, width=0.36, label="... over spread (grpo)")
+            bottom.axhline(0, color="#999999", linewidth=0.8)
+            for axis in (top, bottom):
+                axis.set_xticks(place, [f"#{at + 1}" for at in place])
+                axis.grid(axis="x", visible=False)
+        axes[0, 0].set_ylabel("reward")
+        axes[1, 0].set_ylabel("advantage")
+        handles, labels = axes[1, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def signal_figure(sizes: Sequence[int] = (2, 4, 8, 16), marked: float | None = None) -> Figure:
+    """The chance that a group holds right and wrong completions, against how often the policy is right.
+
+    `marked` (0 to 1) draws the policy's own rate.
+    """
+    rate = np.linspace(0, 1, 201)
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 3.2), layout="constrained")
+        axis = figure.subplots()
+        colors = (SKY, BLUE, GREEN, PURPLE, ORANGE, VERMILION)
+        for size, color in zip(sizes, colors, strict=False):
+            axis.plot(rate, signal_chance(rate, size), color=color, label=f"num_generations {size}")
+        if marked is not None:
+            axis.axvline(marked, color=GREY, linestyle="--", linewidth=1.2)
+            axis.text(marked + 0.01, 0.03, f"the policy: {marked:.0%} right", fontsize=8.5, color="#444444")
+        axis.set_xlabel("chance that one completion is right")
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.set_ylabel("groups with a signal")
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def weights_figure(weights: Sequence[tuple[float, float]] = ((1, 2), (1, 0), (3, 2), (0, 2))) -> Figure:
+    """Advantages of four typical completions in one group, for pairs of (formatting, correctness) weights."""
+    kinds = ("formed, right", "formed, wrong", "right, no\nreasoning", "no blocks")
+    form, right = np.array([2, 2, 1, 0]), np.array([1, 0, 1, 0])
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 3.0), layout="constrained")
+        axes = figure.subplots(1, len(weights), sharey=True)
+        for axis, (formatting, correctness) in zip(axes, weights, strict=True):
+            totals = formatting * form + correctness * right
+            advantage = totals - totals.mean()
+            colors = [GREEN if value > 0 else VERMILION for value in advantage]
+            axis.barh(np.arange(4)[::-1], advantage, color=colors, height=0.6)
+            axis.axvline(0, color="#999999", linewidth=0.8)
+            axis.set_yticks(np.arange(4)[::-1], kinds)
+            axis.set_title(f"formatting {formatting:g}\ncorrectness {correctness:g}", fontsize=9.5)
+            axis.grid(axis="y", visible=False)
+            axis.set_xlabel("advantage")
+    return figure
+
+
+def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figure:
+    """What `closeness` pays for each number beside correctness, and `overlong` for each length in tokens."""
+    stated = np.arange(0, int(2 * answer) + 5)
+    texts = [f"<SOLUTION>{value}</SOLUTION>" for value in stated]
+    answers = [f"{answer:g}"] * len(texts)
+    close = closeness_reward_func(texts, texts, answers)
+    correct = correctness_reward_func(texts, texts, answers, correctness_reward=1.0)
+    lengths = np.arange(0, int(1.1 * max_completion_length))
+    ids = [range(length) for length in lengths]
+    punished = overlong_reward_func([""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids)
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(stated, close, color=ORANGE, label="closeness")
+        left.plot(stated, correct, color=BLUE, label="correctness / 2", linestyle="--", linewidth=1.3)
+        left.set_xlabel(f"number in the solution (answer {answer:g})")
+        left.set_ylabel("reward")
+        left.set_title("closeness")
+        left.legend(loc="upper left")
+        right.plot(lengths, punished, color=VERMILION)
+        right.axvline(max_completion_length, color=GREY, linestyle="--", linewidth=1.2)
+        right.set_xlabel(f"tokens of the completion (limit {max_completion_length})")
+        right.set_title("overlong")
+    return figure
+
+
+def preview_figure(preview: Preview) -> Figure:
+    """Totals of all completions, and how many completions of a group are right."""
+    size = preview.groups.rewards.shape[1]
+    totals = [value for value in preview.totals if value is not None]
+    right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size).sum(axis=1)
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+        left, right_side = figure.subplots(1, 2)
+        values, counts = np.unique(np.round(totals, 3), return_counts=True)
+        if len(values) <= 12:
+            width = 0.6 * min(1.0, float(np.diff(values).min()) if len(values) > 1 else 1.0)
+            left.bar(values, counts / len(totals), width=width, color=SKY)
+        else:
+            left.hist(totals, bins=20, weights=np.full(len(totals), 1 / len(totals)), color=SKY)
+        left.set_title("total reward of a completion")
+        left.set_ylabel("share of completions")
+        right_side.bar(np.arange(size + 1), [np.mean(right == count) for count in range(size + 1)], width=0.6,
+                   color=[GREY, *[GREEN] * (size - 1), GREY])  # fmt: skip
+        right_side.set_title(f"right completions in a group of {size} (grey: no signal)")
+        right_side.set_ylabel("share of groups")
+        right_side.set_xticks(np.arange(size + 1))
+        for axis in (left, right_side):
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axis.grid(axis="x", visible=False)
+    return figure

@@ -1,0 +1,90 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from nbhelpers.show.text import clipped, number, segments, visible
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def is_interactive() -> bool:
+    """Whether a person can answer this kernel.
+
+    `NBHELPERS_BATCH` decides where it is set (`nbhelpers run` sets it to 1; 0 says that somebody is there). Otherwise
+    the kernel is asked whether its front end takes input: JupyterLab, VS Code and Colab say yes, papermill and
+    nbconvert say no. Outside a notebook nobody is there.
+    """
+    batch = os.environ.get("NBHELPERS_BATCH", "").strip()
+    if batch:
+        return batch == "0"
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
+
+
+def _flat(rows: Sequence[Mapping]) -> bool:
+    rewards = [row.get("reward") for row in rows]
+    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
+
+
+@lru_cache(maxsize=1)
+def environment():
+    """The jinja2 environment of the project's pages; autoescape is on for every template."""
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters |= {
+        "visible": visible,
+        "clipped": clipped,
+        "segments": segments,
+        "number": number,
+        "signed": lambda value: f"{value:+.2f}",
+        "letter": lambda place: chr(65 + place) if place < 26 else str(place + 1),
+        "flat": _flat,
+    }
+    return found
+
+
+def macro(name: str) -> Callable[..., str]:
+    """A macro of `samples.html`: `problem`, `completion`, `group` or `pair`."""
+    return getattr(environment().get_template("samples.html").module, name)
+
+
+@lru_cache(maxsize=1)
+def _notebook_style() -> str:
+    return "".join((TEMPLATES / name).read_text() for name in ("notebook.css", "samples.css", "live.css"))
+
+
+def in_notebook(body: str) -> str:
+    # The two classes keep MathJax (3 in JupyterLab, 2 in nbconvert's pages) from typesetting "$5 and $6" as a formula.
+    return f'<style>{_notebook_style()}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
+
+
+class Page:
+    """HTML that a notebook shows as the last expression of a cell; `str(page)` is the markup."""
+
+    def __init__(self, body: str):
+        self._body = body
+
+    def __str__(self) -> str:
+        return in_notebook(self._body)
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"<Page of {len(self._body):,} characters>"
+
+
+def note(message: str) -> str:
+    return f'<p class="note">{visible(message)}</p>'

@@ -1,0 +1,146 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nbhelpers.problems import kind_of
+from nbhelpers.show.figures import BLUE, GREEN, ORANGE, WIDTH, NotebookFigure, drawable, nothing_yet, style
+
+
+def problem_grid(problems: Sequence[Mapping], columns: int = 4, *, captions: Sequence[str] | None = None) -> Figure:
+    """Pictures with question, choices and answer under each; everything is set as drawable text.
+
+    Args:
+        problems: problem rows with an `image` (PIL).
+        columns: pictures a row.
+        captions: instead of question and answer.
+    """
+    problems = list(problems)
+    if not problems:
+        return nothing_yet("no problems to show")
+    columns = max(1, min(columns, len(problems)))
+    rows = -(-len(problems) // columns)
+    cell = WIDTH / columns
+    letters = int(cell * 14.2)
+    texts = [
+        drawable(captions[number], letters, 6) if captions else _caption(problem, letters)
+        for number, problem in enumerate(problems)
+    ]
+    with style():
+        text_heights = [
+            0.18 + 0.155 * max(text.count("\n") + 1 for text in texts[row * columns : (row + 1) * columns])
+            for row in range(rows)
+        ]
+        picture_height = cell * 0.78
+        height = rows * picture_height + sum(text_heights)
+        figure = NotebookFigure(figsize=(WIDTH, height))
+        top = height
+        for row in range(rows):
+            for column, problem in enumerate(problems[row * columns : (row + 1) * columns]):
+                left = column * cell
+                box = [(left + 0.08) / WIDTH, (top - picture_height + 0.06) / height]
+                axis = figure.add_axes([*box, (cell - 0.16) / WIDTH, (picture_height - 0.12) / height])
+                _show_image(axis, problem["image"])
+                text = texts[row * columns + column]
+                spot = ((left + 0.1) / WIDTH, (top - picture_height) / height)
+                figure.text(*spot, text, va="top", fontsize=8.3, linespacing=1.25, color="#222222", parse_math=False)
+            top -= picture_height + text_heights[row]
+    return figure
+
+
+def _show_image(axis, image) -> None:
+    axis.imshow(np.asarray(image), interpolation="antialiased")
+    axis.set_anchor("S")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set(visible=True, color="#cccccc", linewidth=0.8)
+
+
+def _caption(problem: Mapping, letters: int) -> str:
+    choices = problem.get("choices")
+    parts = [drawable(problem["question"], letters, 5)]
+    if choices:
+        parts.append(
+            drawable("  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices)), letters, 3)
+        )
+    unit = f" {problem['unit']}" if problem.get("unit") else ""
+    parts.append(drawable(f"\u2192 {problem['answer']}{unit}", letters, 2))
+    return "\n".join(parts)
+
+
+def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
+    """What is asked for: problems by kind, by question and answer type, and the most frequent answers.
+
+    A long first bar among the answers is a policy's temptation: always giving it earns that share.
+    """
+    problems = list(problems)
+    if not problems:
+        return nothing_yet("no problems to count")
+    kinds = Counter(kind_of(problem) for problem in problems)
+    types = Counter(f"{problem['question_type']}, {problem['answer_type']}".replace("_", " ") for problem in problems)
+    answers = Counter(str(problem["answer"]) for problem in problems)
+    panels = (("Problems by kind", kinds, BLUE), ("By question and answer type", types, GREEN))
+    panels = (*panels, (f"Top of {len(answers):,} answers", answers, ORANGE))
+    with style():
+        longest = max(min(len(counts), top) for _, counts, _ in panels)
+        figure = NotebookFigure(figsize=(WIDTH, max(2.2, 0.9 + 0.24 * longest)), layout="constrained")
+        for axis, (title, counts, color) in zip(figure.subplots(1, 3), panels, strict=True):
+            shown = counts.most_common(top)
+            rest = sum(counts.values()) - sum(count for _, count in shown)
+            if rest and counts is not answers:
+                shown.append(("others", rest))
+            axis.barh(range(len(shown)), [count for _, count in shown], color=color, height=0.7)
+            axis.set_yticks(range(len(shown)), [drawable(name, 20, 1) for name, _ in shown], parse_math=False)
+            for place, (_, count) in enumerate(shown):
+                axis.annotate(
+                    f" {count:,} ({_share(count, len(problems))})",
+                    (count, place),
+                    va="center",
+                    fontsize=8,
+                    color="#444444",
+                )
+            axis.set_xlim(0, max(count for _, count in shown) * 1.5)
+            axis.set_ylim(longest - 0.4, -0.6)
+            axis.grid(axis="y", visible=False)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+            axis.set_xlabel("problems")
+            axis.set_title(title)
+    return figure
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.0%}" if count / total >= 0.005 else "<1%"
+
+
+def image_sizes(problems: Sequence[Mapping]) -> Figure:
+    """Width against height of the pictures in pixels, and their aspect ratios: what a square model input will squeeze."""
+    sizes = Counter(problem["image"].size for problem in problems)
+    if not sizes:
+        return nothing_yet("no pictures to measure")
+    width, height = np.array(list(sizes), float).T
+    count = np.array(list(sizes.values()), float)
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 3.3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        reach = max(width.max(), height.max()) * 1.1
+        left.plot([0, reach], [0, reach], color="#bbbbbb", linewidth=1, linestyle="--", zorder=1)
+        left.annotate("square", (reach * 0.3, reach * 0.3), color="#888888", fontsize=8.5, ha="right", va="bottom")
+        left.scatter(width, height, s=16 + 240 * np.sqrt(count / count.sum()), color=BLUE, alpha=0.55, linewidth=0)
+        left.set(xlim=(0, reach), ylim=(0, reach), xlabel="width, pixels", ylabel="height, pixels")
+        left.set_title(f"Sizes of {int(count.sum()):,} pictures ({len(sizes)} different)")
+        ratio = np.repeat(np.log2(width / height), count.astype(int))
+        edge = max(1.0, float(np.ceil(np.abs(ratio).max() * 2) / 2))
+        right.hist(ratio, bins=np.arange(-edge - 0.125, edge + 0.25, 0.25), color=GREEN)
+        ticks = [tick for tick in range(-4, 5) if abs(tick) <= edge]
+        right.set_xticks(ticks, [f"1:{2**-tick}" if tick < 0 else f"{2**tick}:1" for tick in ticks])
+        right.set(xlabel="aspect ratio, width : height", ylabel="pictures")
+        right.yaxis.set_major_locator(MaxNLocator(integer=True))
+        right.set_title("Aspect ratios")
+    return figure

@@ -1,0 +1,51 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+
+from nbhelpers.params import ParamsError, RunParams
+from nbhelpers.policy import load_policy
+from nbhelpers.problems import load_problems
+from nbhelpers.runs import RunDirectory
+from nbhelpers.training.configuration import check
+from nbhelpers.training.trainer import TrainingError, log_line, train
+
+
+def _take_own_gpu() -> None:
+    """Of several processes each works on the GPU of its rank; without this all of them would load the model on the
+    first.
+    """
+    import torch
+
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train one preset without a notebook: `accelerate launch -m nbhelpers.training full --set training.max_steps=5`."""
+    import argparse
+    import sys
+
+    from nbhelpers.params import parse_overrides
+
+    parser = argparse.ArgumentParser(prog="python -m nbhelpers.training", description=main.__doc__)
+    parser.add_argument("preset", nargs="?", default="smoke")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    parser.add_argument("--output-dir")
+    arguments = parser.parse_args(argv)
+    try:
+        params = RunParams.load(
+            arguments.preset, output_dir=arguments.output_dir, **parse_overrides(arguments.overrides)
+        )
+        run = RunDirectory(params.output_dir)
+        check(params)
+        _take_own_gpu()
+        policy = load_policy(params.model, params.lora, seed=params.training.seed)
+        result = train(policy, load_problems(params.dataset), params, run, on_log=log_line)
+    except (ParamsError, TrainingError, RuntimeError, OSError) as error:
+        print(f"nbhelpers.training: {error}", file=sys.stderr)
+        return 1
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
+    return 0

@@ -1,0 +1,105 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from typing import Any
+
+from nbhelpers.params import BatchPlan, ParamsError, RunParams
+from nbhelpers.policy import Policy, choose_backend, trainable_parameters
+from nbhelpers.runs import RunDirectory
+
+
+def check(params: RunParams) -> BatchPlan:
+    """The arithmetic of a step, and what training would refuse, before a model is loaded.
+
+    Raises:
+        ParamsError: `training.grpo` names a field that GRPOConfig has not. With the Unsloth backend that is found out
+            in `train`, because
+            Unsloth has to be imported before TRL.
+    """
+    if choose_backend(params.model)[0] != "unsloth":
+        _refuse_unknown_fields(params.training.grpo)
+    return params.training.batch_plan(num_processes=num_processes())
+
+
+def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
+    from trl import GRPOConfig
+
+    known = {f.name for f in dataclasses.fields(GRPOConfig)}
+    for key in grpo:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f" The nearest is {nearest[0]!r}." if nearest else ""
+            raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig.{hint}")
+
+
+def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_gpu: bool) -> dict[str, Any]:
+    """The GRPOConfig fields that the parameters mean; `training.grpo` has the last word.
+
+    What is set here although TRL has a default: dr_grpo divides by a constant length and does not scale advantages by
+    the group's spread (https://arxiv.org/abs/2503.20783), so `scale_rewards` is "none" with it; bfloat16 only where a
+    GPU is.
+
+    Raises:
+        ParamsError: `training.grpo` names a field that GRPOConfig has not.
+    """
+    _refuse_unknown_fields(params.training.grpo)
+    training = params.training
+    arguments: dict[str, Any] = {
+        "output_dir": str(run.checkpoints_dir),
+        "per_device_train_batch_size": plan.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "num_generations": training.num_generations,
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": training.num_train_epochs or 1,
+        "max_steps": training.max_steps or -1,
+        "loss_type": training.loss_type,
+        "scale_rewards": "none" if training.loss_type == "dr_grpo" else "group",
+        "max_completion_length": training.max_completion_length,
+        "temperature": training.temperature,
+        "beta": 0.0,
+        "seed": training.seed,
+        "save_steps": training.save_steps or 500,
+        "save_strategy": "steps" if training.save_steps else "no",
+        "save_total_limit": 2,
+        "reward_weights": params.reward.weights,
+        "bf16": on_gpu,
+        "gradient_checkpointing": on_gpu and bool(params.model.use_gradient_checkpointing),
+        "use_vllm": params.model.fast_inference,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": params.model.gpu_memory_utilization,
+        "vllm_max_model_length": params.model.max_seq_length,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu,
+    }
+    arguments.update(training.grpo)
+    arguments["generation_kwargs"] = dict(arguments.get("generation_kwargs") or {})
+    return arguments
+
+
+def num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def record_configuration(
+    run: RunDirectory, asked: dict, effective: Any, policy: Policy, plan: BatchPlan, problems: int
+) -> None:
+    """Put the effective GRPOConfig into the manifest, and a notice on each value that a library changed."""
+    values = effective.to_dict()
+    for key, value in asked.items():
+        now = getattr(effective, key, value)
+        now = getattr(now, "value", now)
+        if key not in {"output_dir", "report_to", "generation_kwargs"} and now != value and not (value == -1 and now):
+            run.add_notice(f"{key}: {value!r} was asked for, the library made it {now!r}.")
+    run.update_manifest(
+        grpo_config={k: v for k, v in values.items() if isinstance(v, (int, float, str, bool, list, dict, type(None)))},
+        batch={"completions_per_step": plan.completions_per_step, "prompts_per_step": plan.prompts_per_step},
+        backend=policy.backend,
+        trainable_parameters=trainable_parameters(policy),
+        training_problems=problems,
+    )
