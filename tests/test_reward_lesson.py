@@ -28,14 +28,14 @@ OTHER_MARKS = RewardParams(
     [(0, verdicts._equals), (3, verdicts._official), (4, lambda text, case: verdicts._strict(text, case).correct)],
 )
 def test_the_stored_rates_are_those_of_the_cases(place, judge):
-    verdicts = [(case["expected_correct"], judge(case["completion"], case)) for case in CASES]
+    judged = [(case["expected_correct"], judge(case["completion"], case)) for case in CASES]
     rates = verdicts.MEASURED[place]
-    assert (sum(right for right, _ in verdicts), len(verdicts)) == (
+    assert (sum(right for right, _ in judged), len(judged)) == (
         verdicts.RIGHT_CASES,
         verdicts.RIGHT_CASES + verdicts.WRONG_CASES,
     )
-    assert sum(right and not given for right, given in verdicts) == rates.denied
-    assert sum(given and not right for right, given in verdicts) == rates.credited
+    assert sum(right and not given for right, given in judged) == rates.denied
+    assert sum(given and not right for right, given in judged) == rates.credited
 
 
 @pytest.mark.parametrize("hack", lesson.HACKS, ids=lambda hack: hack.name)
