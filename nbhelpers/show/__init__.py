@@ -10,8 +10,9 @@ _ROOMS = {
     "live": ("LiveView", "live_view"),
     "pages": ("Page", "is_interactive"),
     "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
-    "report": ("ReportError", "write_report"),
+    "report": ("write_report",),
     "samples": ("changed_minds", "show_samples"),
+    "standalone": ("ReportError",),
     "training_plots": ("compare_curves", "training_overview"),
     "viewer": ("SampleViewer",),
 }
