@@ -18,7 +18,8 @@ HEALTHY = {
 def run_of(steps=30, gain=1.5, **broken):
     noise = np.random.default_rng(3).normal(0, 0.1, steps)
     return [
-        {"step": step + 1, "reward": 2.0 + gain * step / steps + noise[step], "probe/accuracy": 0.3 + gain * step / steps / 4, **HEALTHY, **broken}
+        {"step": step + 1, "reward": 2.0 + gain * step / steps + noise[step],
+         "probe/accuracy": 0.3 + gain * step / steps / 4, **HEALTHY, **broken}
         for step in range(steps)
     ]  # fmt: skip
 
@@ -42,7 +43,7 @@ def test_each_cause_is_named(broken, says):
 
 def test_a_reward_that_stands_still_is_an_alarm_after_a_third_of_the_run_and_not_before():
     flat = run_of(gain=0.0)
-    assert any("stands still: 2." in sentence for sentence in alarms(flat, 60))
+    assert any("stands still" in sentence for sentence in alarms(flat, 60))
     assert alarms(flat[:15], 60) == []
 
 

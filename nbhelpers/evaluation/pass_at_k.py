@@ -1,4 +1,6 @@
-"""pass@k: how often at least one of k sampled answers is right, which tells what a policy can do from what it usually does."""
+"""pass@k: how often at least one of k sampled answers is right, which tells what a policy can do from what it usually
+does.
+"""
 
 from __future__ import annotations
 

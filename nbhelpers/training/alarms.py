@@ -1,4 +1,5 @@
-"""Signs that a run is not learning, as one table of rules: each reads the metrics so far and says what is wrong and why.
+"""Signs that a run is not learning, as one table of rules: each reads the metrics so far and says what is wrong and
+why.
 
 Add a row to `RULES` to add an alarm. The live view, the report and the end of training all ask `alarms`.
 """
@@ -49,7 +50,8 @@ def _no_signal(metrics: Metrics) -> str | None:
     if without is None or without <= 0.8:
         return None
     return (
-        f"In {without:.0%} of the groups all completions earned the same reward: they carry no signal. Raise num_generations or "
+        f"In {without:.0%} of the groups all completions earned the same reward: they carry no signal. Raise "
+        "num_generations or "
         "the temperature, or use problems that the policy solves sometimes."
     )
 
@@ -59,7 +61,8 @@ def _cut_off(metrics: Metrics) -> str | None:
     if share is None or share <= 0.3:
         return None
     return (
-        f"{share:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's reward. Raise "
+        f"{share:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's "
+        "reward. Raise "
         "training.max_completion_length."
     )
 
@@ -69,7 +72,8 @@ def _weights_near_zero(metrics: Metrics) -> str | None:
     if weight is None or weight >= 0.1:
         return None
     return (
-        f"The mean importance weight is {weight:.2g}: vLLM and the trainer disagree on the same tokens, and what they disagree on "
+        f"The mean importance weight is {weight:.2g}: vLLM and the trainer disagree on the same tokens, and what "
+        "they disagree on "
         "teaches nothing. `nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
     )
 
@@ -91,8 +95,10 @@ def _reward_stands_still(metrics: Metrics) -> str | None:
     if third < 2 or last.mean() - first.mean() > noise or last.mean() > 0.97 * best > 0 and first.mean() > 0.9 * best:
         return None
     return (
-        f"The reward stands still: {first.mean():.2f} in the first and {last.mean():.2f} in the last third of {len(rewards)} steps. "
-        "The likeliest causes: a learning rate that is too small, too few groups with a signal, or problems beyond the policy."
+        f"The reward stands still: {first.mean():.2f} in the first and {last.mean():.2f} in the last third of "
+        f"{len(rewards)} steps. "
+        "The likeliest causes: a learning rate that is too small, too few groups with a signal, or problems beyond "
+        "the policy."
     )
 
 
