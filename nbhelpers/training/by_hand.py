@@ -1,10 +1,11 @@
 """GRPO on one page: one group of completions, from its rewards to the words that a step makes likelier.
 
-What TRL's trainer does in `train`, with nothing around it. What is left out, and why: no importance weights for a second
-sampler (the completions come from this very policy), no KL term (`beta` is 0), no batches of groups (their losses add up).
+What TRL's trainer does in `train`, with nothing around it. Left out, and why: no importance weights for a second sampler
+(this very policy wrote the completions), no KL term (`beta` is 0), no batches (the losses of groups add up).
 
-The suffixes name the axes: G completions of one prompt, T tokens of the longest of them, V words of the vocabulary. Symbols
-as in Shao et al. 2024 (https://arxiv.org/abs/2402.03300) and Liu et al. 2025 (https://arxiv.org/abs/2503.20783).
+The suffixes name the axes: G completions of one prompt, T tokens of the longest of them, V words of the vocabulary.
+The symbols are those of Shao et al. 2024 (https://arxiv.org/abs/2402.03300) and Liu et al. 2025
+(https://arxiv.org/abs/2503.20783).
 """
 
 from __future__ import annotations
