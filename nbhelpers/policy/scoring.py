@@ -19,8 +19,8 @@ def completions_as_inputs(
         completions: token ids, N lists of their own length.
 
     Returns:
-        The model's keyword arguments, prompts padded on the left and completions on the right; the completions' ids (N, T);
-        and their mask (N, T), 1 where there is a token.
+        The model's keyword arguments, prompts padded on the left and completions on the right; the completions' ids (N,
+        T); and their mask (N, T), 1 where there is a token.
     """
     import torch
 
@@ -47,7 +47,9 @@ def completions_as_inputs(
 
 
 def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
-    """Logits, (N, tokens, vocabulary), from which the last `tokens` tokens of each row were drawn; with a graph where torch keeps one."""
+    """Logits, (N, tokens, vocabulary), from which the last `tokens` tokens of each row were drawn; with a graph where
+    torch keeps one.
+    """
     import torch
 
     device = inputs["input_ids"].device.type

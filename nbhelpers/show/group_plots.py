@@ -11,7 +11,8 @@ from nbhelpers.show.figures import BLUE, GREY, VERMILION, WIDTH, NotebookFigure,
 
 
 def ratio_figure(ratio_GT: Any, mask_GT: Any, advantages_G: Any, *, low: float = 0.2, high: float = 0.2) -> Figure:
-    """The ratio of every token between the policy now and the one that wrote it, and the band outside of which nothing is gained.
+    """The ratio of every token between the policy now and the one that wrote it, and the band outside of which nothing
+    is gained.
 
     Args:
         ratio_GT, mask_GT: (G, T); the mask is 1 where there is a token.

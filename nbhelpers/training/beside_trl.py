@@ -23,7 +23,7 @@ class Reckoning:
 
 
 def reckon_by_hand(policy: Policy, group: by_hand.Group, params: RunParams, old_logp_GT: Any = None) -> Reckoning:
-    """`by_hand` from log-probs to gradients. `old_logp_GT`: of the policy that wrote the group; None for a fresh one."""
+    """`by_hand` from log-probs to gradients. `old_logp_GT` is of the policy that wrote the group; None: a fresh one."""
     training = params.training
     A_G = by_hand.advantages(group.rewards_G, by_spread=training.loss_type == "grpo")
     with by_hand.as_it_was(policy):
@@ -91,7 +91,7 @@ def _gradients(policy: Policy) -> dict[str, Any]:
 def compare_with_trl(policy: Policy, group: by_hand.Group, params: RunParams, *, steps: int = 8) -> str:
     """A table of both reckonings for the fresh group, and for the group when the policy is `steps` steps older."""
     if policy.backend == "unsloth":
-        return "Unsloth replaces TRL's loss by its own, which keeps no log-probs to compare: set model.backend=transformers."
+        return "Unsloth puts a loss of its own in place of TRL's: to compare, set model.backend=transformers."
     old_GT = by_hand.log_probs(policy, group, params.training.temperature).detach()
     columns = []
     for age in (0, steps):
@@ -104,7 +104,9 @@ def compare_with_trl(policy: Policy, group: by_hand.Group, params: RunParams, *,
 
 
 def differences(ours: Reckoning, theirs: Reckoning) -> dict[str, float]:
-    """Loss of both, the largest gap between two log-probs in nats, and that of the gradients relative to their largest entry."""
+    """Loss of both, the largest gap between two log-probs in nats, and that of the gradients relative to their largest
+    entry.
+    """
     import torch
 
     largest = max(float(gradient.abs().max()) for gradient in theirs.gradients.values())
