@@ -149,7 +149,8 @@ def make_run(
     """Writes a whole run directory; `hostile` replaces some questions, completions and reasons by the texts of
     `HOSTILE`.
     """
-    from nbhelpers.runs.samples import SampleWriter, encode
+    from nbhelpers.runs.files import to_json
+    from nbhelpers.runs.samples import SampleWriter
 
     folder = Path(folder)
     rng = random.Random(seed)
@@ -157,7 +158,8 @@ def make_run(
     if hostile:
         for problem, text in zip(train, HOSTILE.values(), strict=False):
             problem["question"] = text if len(text) < 1000 else text[:1000]
-    with SampleWriter(ScratchRun(folder)) as writer, open(folder / "metrics.jsonl", "wb") as metrics:
+    writer = SampleWriter(ScratchRun(folder))
+    with open(folder / "metrics.jsonl", "wb") as metrics:
         for step in range(1, steps + 1):
             skill = 0.3 + gain * (1 - math.exp(-3 * step / max(steps, 1)))
             rows, images = [], []
@@ -191,7 +193,7 @@ def make_run(
                 rows += group
                 images += [problem["image"]] * generations
             writer.write(rows, images)
-            metrics.write(encode(_metrics(rows, step, generations, rng)))
+            metrics.write(to_json(_metrics(rows, step, generations, rng)))
     held_out = make_problems(evaluation, seed=10_000)
     run = ScratchRun(folder)
     predictions = []
@@ -207,7 +209,7 @@ def make_run(
                     **_completion(problem, skill, rng),
                 }
             )
-    (folder / "predictions.jsonl").write_bytes(b"".join(encode(row) for row in predictions))
+    (folder / "predictions.jsonl").write_bytes(b"".join(to_json(row) for row in predictions))
     (folder / "evaluation.json").write_text(json.dumps(_evaluation(predictions), indent=1))
     (folder / "manifest.json").write_text(json.dumps(_manifest(folder, seed, hostile), indent=1))
     return folder

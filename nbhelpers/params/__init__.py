@@ -14,4 +14,4 @@ from nbhelpers.params.sections import (
     ModelParams,
     RewardParams,
 )
-from nbhelpers.params.sentences import ParamsError
+from nbhelpers.params.sentences import ParamsError, did_you_mean

@@ -1,51 +1,24 @@
-"""TODO."""
+"""How anything gets onto the disk: values as JSON, whole files in one step, lines at the end of a file."""
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 
-def cut_torn_line(file: Any) -> None:
-    """Cut an open binary file after its last newline."""
-    size = end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end < size:
-        file.truncate(end)
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """A JSON text and its newline, in UTF-8; a value in JSON's own types, see `json_value`.
 
-
-def write_whole(path: Path, write: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        # mkstemp is for the owner's eyes only; a run directory is for reading.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
+    A lone surrogate, which a tokenizer can produce and UTF-8 cannot hold, stays a `\\udXXX` escape.
+    """
     text = json.dumps(json_value(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate in sampled text
-        text = json.dumps(json_value(value), allow_nan=False, indent=indent)
-    return text
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def json_value(value: Any) -> Any:
@@ -61,3 +34,30 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Replace a file by these bytes; a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+        # mkstemp is for the owner's eyes only; a run directory is for reading.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows in one write. A torn last line of a process that was killed is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as file:
+        if size := file.seek(0, os.SEEK_END):
+            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+                whole = content.rfind(b"\n") + 1
+            if whole < size:
+                file.truncate(whole)
+        file.write(b"".join(map(to_json, rows)))

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nbhelpers.runs.samples import INDEX, SampleStore, SampleWriter
+from nbhelpers.runs.samples import SampleStore, SampleWriter
 from nbhelpers.show import viewer
 
 
@@ -26,43 +26,27 @@ class Run:
 
 def write(folder: Path, samples: int, words: int) -> None:
     rng = random.Random(0)
-    vocabulary = [
-        "the",
-        "triangle",
-        "angle",
-        "side",
-        "is",
-        "twice",
-        "3",
-        "12",
-        "degrees",
-        "so",
-        "we",
-        "add",
-        "and",
-        "find",
-        "area",
-    ]
+    vocabulary = "the triangle angle side is twice 3 12 degrees so we add and find area".split()
     picture = object()
-    with SampleWriter(Run(folder)) as writer:
-        for step in range(1, samples // 100 + 1):
-            rows = []
-            for place in range(25):
-                pid = f"p{rng.randrange(1000)}"
-                for index in range(4):
-                    right = rng.random() < 0.5
-                    text = " ".join(rng.choices(vocabulary, k=words))
-                    rows.append(
-                        {
-                            "step": step, "group": f"{step}-{place}", "index": index, "pid": pid, "kind": pid[:2],
-                            "question": "What is the area of the figure?", "choices": None, "unit": None, "precision": None,
-                            "answer": "12", "question_type": "free_form", "answer_type": "integer", "prompt": "p" * 400,
-                            "completion": f"<REASONING>{text}</REASONING><SOLUTION>12</SOLUTION>",
-                            "rewards": {"formatting": 2.0, "correctness": 2.0 * right}, "reward": 2.0 + 2.0 * right,
-                            "advantage": 0.5, "length": words, "truncated": False, "correct": right, "parsed": "12", "reason": "",
-                        }
-                    )  # fmt: skip
-            writer.write(rows, [picture] * len(rows))
+    writer = SampleWriter(Run(folder))
+    for step in range(1, samples // 100 + 1):
+        rows = []
+        for place in range(25):
+            pid = f"p{rng.randrange(1000)}"
+            for index in range(4):
+                right = rng.random() < 0.5
+                text = " ".join(rng.choices(vocabulary, k=words))
+                rows.append(
+                    {
+                        "step": step, "group": f"{step}-{place}", "index": index, "pid": pid, "kind": pid[:2],
+                        "question": "What is the area of the figure?", "choices": None, "unit": None, "precision": None,
+                        "answer": "12", "question_type": "free_form", "answer_type": "integer", "prompt": "p" * 400,
+                        "completion": f"<REASONING>{text}</REASONING><SOLUTION>12</SOLUTION>",
+                        "rewards": {"formatting": 2.0, "correctness": 2.0 * right}, "reward": 2.0 + 2.0 * right,
+                        "advantage": 0.5, "length": words, "truncated": False, "correct": right, "parsed": "12", "reason": "",
+                    }
+                )  # fmt: skip
+        writer.write(rows, [picture] * len(rows))
 
 
 def seconds(action) -> tuple[float, object]:
@@ -82,7 +66,7 @@ def main() -> None:
         size = (folder / "samples.jsonl").stat().st_size
         print(f"{options.samples:,} samples, {size / 1e6:.0f} MB, written in {writing:.1f} s")
         opening, store = seconds(lambda: SampleStore(folder))
-        print(f"open with the side-car:    {opening:6.2f} s")
+        print(f"open:                      {opening:6.2f} s")
         listing, _ = seconds(lambda: store.groups(show="wrong to right"))
         print(f"first filter:              {listing * 1e3:6.1f} ms")
         rng = random.Random(1)
@@ -101,9 +85,6 @@ def main() -> None:
         print(f"search:                    {searching:6.2f} s ({len(found)} groups)")
         searching, found = seconds(lambda: store.groups(text="angle"))
         print(f"search that all match:     {searching:6.2f} s ({len(found)} groups)")
-        (folder / INDEX).unlink()
-        opening, store = seconds(lambda: SampleStore(folder))
-        print(f"open without the side-car: {opening:6.2f} s")
 
 
 if __name__ == "__main__":
