@@ -248,5 +248,6 @@ def test_the_same_rows_give_the_same_file(run, tmp_path):
 
 
 def test_looking_at_samples_needs_no_torch():
-    code = "import sys, nbhelpers.show.viewer, nbhelpers.show.report, nbhelpers.show.training_plots; print('torch' in sys.modules)"
+    modules = ", ".join(f"nbhelpers.show.{name}" for name in ("viewer", "report", "training_plots"))
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

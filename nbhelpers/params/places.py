@@ -1,4 +1,4 @@
-"""TODO."""
+"""Where things lie on this machine: the checkout, the shipped presets, the outputs, a person's own files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ def repository_root() -> Path | None:
 
 
 def default_output_root() -> Path:
-    """`outputs/` of the checkout, wherever the notebook was started; of the current folder for an installed
-    wheel.
-    """
+    """`outputs/` of the checkout, wherever the notebook was started; of the current folder for an installed wheel."""
     return (repository_root() or Path.cwd()) / "outputs"
 
 
@@ -33,9 +31,7 @@ def available_presets() -> list[str]:
 
 
 def resolve_path(path: str | Path) -> Path | None:
-    """An existing local path: absolute, or relative to the current folder, or else to the repository root;
-    None if neither.
-    """
+    """An existing local path: absolute, or relative to the current folder, or else to the checkout; None if neither."""
     path = Path(path).expanduser()
     for folder in (Path.cwd(), repository_root()):
         if folder is not None and (folder / path).exists():

@@ -135,9 +135,9 @@ class RunDirectory:
         by their content and shared. Returns the folder, None where there was nothing to move.
         """
         results = paths or (
-            *(self.metrics_path, *self.path.glob("samples.*"), self.predictions_path),
-            *(self.evaluation_path, self.report_path, self.checkpoints_dir, self.final_model_dir),
-        )
+            self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.evaluation_path,
+            self.report_path, self.checkpoints_dir, self.final_model_dir,
+        )  # fmt: skip
         there = [path for path in results if path.exists()]
         if not there:
             return None

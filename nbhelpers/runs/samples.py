@@ -68,7 +68,7 @@ def _lines_up_to(path: Path, last_step: int) -> Iterator[bytes]:
 
 @dataclass(slots=True)
 class Group:
-    """The completions of one prompt in one rollout: what filters ask of them, and their lines (offset, size) in bytes."""
+    """The completions of one prompt in one rollout: what filters ask, and their lines as (offset, size) in bytes."""
 
     name: str
     step: int
@@ -122,8 +122,8 @@ _MATCHES: dict[str, Callable[[Group, list[Group]], bool]] = {
 class SampleStore:
     """Reads `samples.jsonl` of a finished or a running run without holding it.
 
-    `refresh()` takes in what was written since. Groups are numbered from 0 in the order of sampling; `len(store)` counts
-    completions.
+    `refresh()` takes in what was written since. Groups are numbered from 0 in the order of sampling, and `len(store)`
+    counts completions.
 
     Args:
         path: a run directory, or a `samples.jsonl`.
@@ -145,7 +145,7 @@ class SampleStore:
         return sum(len(group.lines) for group in self._groups)
 
     def refresh(self) -> int:
-        """Take in the lines written since the last look; gives how many. A file begun anew or cut back is read again."""
+        """Take in the lines written since the last look; gives how many. A file begun anew is read from its start."""
         if not self.path.exists():
             self._clear()
             return 0
@@ -222,7 +222,7 @@ class SampleStore:
         return self._holding(found, text.strip()) if text.strip() else found
 
     def _holding(self, numbers: list[int], text: str) -> list[int]:
-        # Letters, digits and spaces stand in the file as they are, so the bytes rule out most lines before any is parsed.
+        # Letters, digits and spaces stand in the file as they are: the bytes rule out most lines before any is parsed.
         piece = max(re.findall(r"[A-Za-z0-9 ]+", text), key=len, default="").lower().encode()
         wanted = text.casefold()
         with open(self.path, "rb") as file:

@@ -26,7 +26,7 @@ class Run:
 
 def write(folder: Path, samples: int, words: int) -> None:
     rng = random.Random(0)
-    vocabulary = "the triangle angle side is twice 3 12 degrees so we add and find area".split()
+    vocabulary = ["the", "triangle", "angle", "side", "is", "twice", "3", "12", "degrees", "so", "we", "add", "area"]
     picture = object()
     writer = SampleWriter(Run(folder))
     for step in range(1, samples // 100 + 1):
@@ -43,7 +43,8 @@ def write(folder: Path, samples: int, words: int) -> None:
                         "answer": "12", "question_type": "free_form", "answer_type": "integer", "prompt": "p" * 400,
                         "completion": f"<REASONING>{text}</REASONING><SOLUTION>12</SOLUTION>",
                         "rewards": {"formatting": 2.0, "correctness": 2.0 * right}, "reward": 2.0 + 2.0 * right,
-                        "advantage": 0.5, "length": words, "truncated": False, "correct": right, "parsed": "12", "reason": "",
+                        "advantage": 0.5, "length": words, "truncated": False, "correct": right, "parsed": "12",
+                        "reason": "",
                     }
                 )  # fmt: skip
         writer.write(rows, [picture] * len(rows))
@@ -53,6 +54,10 @@ def seconds(action) -> tuple[float, object]:
     begun = time.perf_counter()
     result = action()
     return time.perf_counter() - begun, result
+
+
+def typical(times: list[float]) -> str:
+    return f"{statistics.median(times) * 1e3:6.2f} ms median, {max(times) * 1e3:.2f} ms worst of {len(times)}"
 
 
 def main() -> None:
@@ -71,16 +76,12 @@ def main() -> None:
         print(f"first filter:              {listing * 1e3:6.1f} ms")
         rng = random.Random(1)
         pages = [seconds(lambda: store.completions(rng.randrange(options.samples // 4)))[0] for _ in range(200)]
-        print(
-            f"turn a page:               {statistics.median(pages) * 1e3:6.2f} ms median, {max(pages) * 1e3:.2f} ms worst of 200"
-        )
+        print(f"turn a page:               {typical(pages)}")
         building, looking = seconds(lambda: viewer.SampleViewer(folder))
         building += seconds(lambda: looking.widget)[0]
         turns = [seconds(lambda: looking._next.click())[0] for _ in range(100)]
         print(f"the viewer opens:          {building:6.2f} s")
-        print(
-            f"the viewer turns a page:   {statistics.median(turns) * 1e3:6.1f} ms median, {max(turns) * 1e3:.1f} ms worst of 100"
-        )
+        print(f"the viewer turns a page:   {typical(turns)}")
         searching, found = seconds(lambda: store.groups(text="12 degrees so we add"))
         print(f"search:                    {searching:6.2f} s ({len(found)} groups)")
         searching, found = seconds(lambda: store.groups(text="angle"))
