@@ -560,7 +560,6 @@ class TestCut:
         )
         assert abs(len(cut.evaluation) - n * fraction) <= 4
         assert cut.notices == []
-        assert cut.largest_group <= 6
 
     def test_case_spacing_and_punctuation_do_not_make_another_question(self):
         cut = cut_problems(range(20), ["What is it?", "what  is it", *(f"Q{place}" for place in range(18))], 0.3, 0)

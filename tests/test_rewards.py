@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbhelpers.grading import GRADING_COLUMNS
 from nbhelpers.params.sections import REWARD_FUNCTIONS, RewardParams
 from nbhelpers.rewards import naive, previewing
 from nbhelpers.rewards.functions import (
     BUILT_IN,
-    GRADING_COLUMNS,
     RECIPES,
     closeness_reward_func,
     correctness_reward_func,
@@ -146,16 +146,16 @@ def test_a_user_brings_a_reward_of_their_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (function,) = make_reward_funcs(RewardParams(functions=["my_rewards:politeness"]))
     assert function.__name__ == "politeness" and pay(function, "please", "now") == [1.0, 0.0]
-    with pytest.raises(ValueError, match="did you mean 'politeness'"):
+    with pytest.raises(ValueError, match="did you mean politeness"):
         make_reward_funcs(RewardParams(functions=["my_rewards:politenes"]))
     with pytest.raises(ValueError, match="cannot import module 'no_such_module'"):
         make_reward_funcs(RewardParams(functions=["no_such_module:f"]))
     sys.modules.pop("my_rewards", None)
 
 
-def test_unknown_rewards_name_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'correctness'"):
-        make_reward_funcs(RewardParams.model_construct(**{**RewardParams().model_dump(), "functions": ["corectness"]}))
+def test_unknown_rewards_name_the_nearest_and_overlong_its_need():
+    with pytest.raises(ValueError, match="did you mean correctness"):
+        RewardParams(functions=["corectness"])
     with pytest.raises(ValueError, match="needs max_completion_length"):
         make_reward_funcs(RewardParams(functions=["overlong"]))
 
@@ -212,6 +212,6 @@ def test_a_preview_warns_when_nothing_can_be_learnt(completions, words):
     assert words in previewing.preview([PROBLEM] * len(completions), completions, RewardParams()).warning
 
 
-def test_a_preview_wants_one_group_a_problem():
-    with pytest.raises(ValueError, match="one group a problem"):
+def test_a_preview_wants_one_group_per_problem():
+    with pytest.raises(ValueError, match="one group per problem"):
         previewing.preview([PROBLEM], [[RIGHT], [RIGHT]], RewardParams())

@@ -7,6 +7,7 @@ from nbhelpers.params.sections import (
     DEFAULT_DELIMITERS,
     REWARD_FUNCTIONS,
     SECTIONS,
+    AnswerType,
     BatchPlan,
     DatasetParams,
     Delimiters,

@@ -1,25 +1,29 @@
-"""TODO."""
+"""The reward functions, with TRL's signature so that they drop into any GRPOTrainer."""
 
 from __future__ import annotations
 
-import difflib
+import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.grading import DEFAULT_DELIMITERS, Delimiters, can_grade, check_format, grade
+from nbhelpers.grading import (
+    DEFAULT_DELIMITERS,
+    GRADING_COLUMNS,
+    Delimiters,
+    Verdict,
+    can_grade,
+    check_format,
+    grade,
+)
+from nbhelpers.params import did_you_mean
 
 if TYPE_CHECKING:
     from nbhelpers.params import RewardParams
 
-
 Reward = Callable[..., list[float | None]]
-
-
-# The columns of a problem that grading takes; each may be absent from a data set.
-GRADING_COLUMNS = ("choices", "unit", "precision", "question_type", "answer_type")
 
 
 def completion_text(completion: Any) -> str:
@@ -35,10 +39,17 @@ def completion_text(completion: Any) -> str:
     return ""
 
 
-def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """What grading wants to know about each completion's problem, from TRL's keyword lists."""
-    present = [(key, columns[key]) for key in GRADING_COLUMNS if columns.get(key) is not None]
-    return [{key: column[at] for key, column in present} for at in range(count)]
+def _verdicts(
+    completions: Sequence[Any], answers: Sequence[Any], delimiters: Delimiters, columns: dict[str, Any]
+) -> list[Verdict | None]:
+    """The grader's verdict on each completion, None without a gold answer; `columns` are TRL's keyword lists."""
+    present = {name: columns[name] for name in GRADING_COLUMNS if columns.get(name) is not None}
+    verdicts = []
+    for at, (completion, gold) in enumerate(zip(completions, answers, strict=True)):
+        row = {name: column[at] for name, column in present.items()}
+        judged = can_grade(gold, **row)
+        verdicts.append(grade(completion_text(completion), gold, delimiters=delimiters, **row) if judged else None)
+    return verdicts
 
 
 def formatting_reward_func(
@@ -73,18 +84,10 @@ def correctness_reward_func(
 
     TRL's `log_metric`, where it is given, receives the share of completions in which no answer could be read.
     """
-    scores: list[float | None] = []
-    unread = 0
-    for completion, gold, row in zip(completions, answer, _rows(kwargs, len(completions)), strict=True):
-        if not can_grade(gold, **row):
-            scores.append(None)
-            continue
-        verdict = grade(completion_text(completion), gold, delimiters=delimiters, **row)
-        unread += verdict.parsed is None
-        scores.append(correctness_reward if verdict.correct else 0.0)
-    if log_metric is not None and scores:
-        log_metric("unparsed_rate", unread / len(scores))
-    return scores
+    verdicts = _verdicts(completions, answer, delimiters, kwargs)
+    if log_metric is not None and verdicts:
+        log_metric("unparsed_rate", sum(v is not None and v.parsed is None for v in verdicts) / len(verdicts))
+    return [None if verdict is None else correctness_reward * verdict.correct for verdict in verdicts]
 
 
 def closeness_reward_func(
@@ -102,13 +105,14 @@ def closeness_reward_func(
     slope to climb; it also pays a policy that always says a middling number, so look at the samples.
     """
     scores: list[float | None] = []
-    for completion, gold, row in zip(completions, answer, _rows(kwargs, len(completions)), strict=True):
-        target = _number(gold)
-        if row.get("choices") or target is None or not can_grade(gold, **row):
+    choices = kwargs.get("choices") or [None] * len(completions)
+    verdicts = _verdicts(completions, answer, delimiters, kwargs)
+    for verdict, gold, offered in zip(verdicts, answer, choices, strict=True):
+        target = _as_number(gold)
+        if offered or target is None or verdict is None:
             scores.append(None)
             continue
-        verdict = grade(completion_text(completion), gold, delimiters=delimiters, **row)
-        stated = _number(verdict.parsed)
+        stated = _as_number(verdict.parsed)
         if verdict.correct or stated is None:
             scores.append(float(verdict.correct))
         else:
@@ -116,7 +120,7 @@ def closeness_reward_func(
     return scores
 
 
-def _number(text: Any) -> float | None:
+def _as_number(text: Any) -> float | None:
     try:
         value = float(text)
     except (TypeError, ValueError, OverflowError):
@@ -131,11 +135,10 @@ def overlong_reward_func(
     completion_ids: Sequence[Sequence[int]] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
-    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then falling to -1 at its
-    end.
+    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then falling to -1 at its end.
 
-    Lengths are tokens and come from TRL's `completion_ids`; without them nothing can be judged. A completion that was
-    cut off fills the whole length and so gets -1. Source: DAPO, section 3.4 (https://arxiv.org/abs/2503.14476), where
+    Lengths are tokens and come from TRL's `completion_ids`; without them nothing can be judged. A truncated completion
+    fills the whole length and so gets -1. Source: DAPO, section 3.4 (https://arxiv.org/abs/2503.14476), where
     the buffer is a fifth of the length as well (4,096 of 20,480 tokens).
     """
     if completion_ids is None:
@@ -168,7 +171,6 @@ BUILT_IN: MappingProxyType[str, Reward] = MappingProxyType(
     }
 )
 
-
 # Sections to give to `RunParams.load(...)`. "correctness_only" pays for nothing but the right answer and divides by
 # neither the length nor the group's spread, so that neither long nor short answers are favoured (Dr. GRPO,
 # https://arxiv.org/abs/2503.20783). It needs a policy that answers in the format already.
@@ -195,19 +197,14 @@ def _own_function(name: str) -> Reward:
     function = getattr(module, function_name, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        near = difflib.get_close_matches(function_name, public, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(function_name, public)
         raise ValueError(f"reward {name!r}: module {module_name!r} has no function {function_name!r}{hint}")
     return function
 
 
 def _named(name: str, function: Reward, **settings: Any) -> Reward:
-    def reward(*args: Any, **kwargs: Any) -> list[float | None]:
-        return function(*args, **kwargs, **settings)
-
-    # TRL logs rewards/<__name__>/mean.
-    reward.__name__ = reward.__qualname__ = name
-    reward.__doc__ = function.__doc__
+    reward = functools.update_wrapper(functools.partial(function, **settings), function)
+    reward.__name__ = name  # TRL logs rewards/<__name__>/mean
     return reward
 
 
@@ -220,14 +217,9 @@ def make_reward_funcs(reward_params: RewardParams, *, max_completion_length: int
         max_completion_length: Tokens that a completion may have; only `overlong` needs it.
 
     Raises:
-        ValueError: A name is no reward of the package, or the user's own function cannot be found.
+        ValueError: The user's own function cannot be found, or `overlong` lacks its length.
     """
-    delimiters = Delimiters(
-        reward_params.reasoning_start,
-        reward_params.reasoning_end,
-        reward_params.solution_start,
-        reward_params.solution_end,
-    )
+    delimiters = reward_params.delimiters
     settings: dict[str, dict[str, Any]] = {
         "formatting": {"formatting_reward": reward_params.formatting_reward, "delimiters": delimiters},
         "correctness": {"correctness_reward": reward_params.correctness_reward, "delimiters": delimiters},
@@ -239,10 +231,6 @@ def make_reward_funcs(reward_params: RewardParams, *, max_completion_length: int
         if ":" in name:
             own = _own_function(name)  # as it is, so that TRL sees whether it is asynchronous
             functions.append(own if hasattr(own, "__name__") else _named(name.partition(":")[2], own))
-        elif name not in BUILT_IN:
-            near = difflib.get_close_matches(name, BUILT_IN, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"reward {name!r} is unknown: use one of {', '.join(BUILT_IN)} or module:function{hint}")
         elif name == "overlong" and max_completion_length is None:
             raise ValueError("reward 'overlong' needs max_completion_length, the tokens that a completion may have")
         else:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What GRPO makes of a group's rewards: the baseline, the spread, the advantages."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def group_statistics(rewards: Sequence[float | None], num_generations: int, scal
     """Mean, spread and advantages of every group, as TRL's GRPOTrainer computes them.
 
     Args:
-        rewards: One total a completion, groups one after the other. None (nobody could judge) counts in no mean.
-        num_generations: Completions a group.
+        rewards: One total per completion, groups one after the other. None (nobody could judge) counts in no mean.
+        num_generations: Completions per group.
         scale: "none" (Dr. GRPO) or "group" (GRPO), TRL's `scale_rewards`.
 
     Raises:
@@ -56,7 +56,8 @@ def group_statistics(rewards: Sequence[float | None], num_generations: int, scal
 
 
 def signal_chance(rate: float, num_generations: int) -> float:
-    """The chance that a group of `num_generations` completions, each right with probability `rate`, holds right and
-    wrong
-    ones: what a correctness reward needs to teach anything."""
+    """The chance that a group of `num_generations` completions holds right and wrong ones.
+
+    A correctness reward needs that to teach anything. `rate` is the probability, 0 to 1, that a completion is right.
+    """
     return 1 - rate**num_generations - (1 - rate) ** num_generations

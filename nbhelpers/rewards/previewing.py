@@ -1,4 +1,4 @@
-"""TODO."""
+"""What the configured rewards would pay the policy as it is: a look before any training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbhelpers.grading import Delimiters, Verdict, check_format, grade
-from nbhelpers.rewards.functions import GRADING_COLUMNS, completion_text, make_reward_funcs
+from nbhelpers.grading import GRADING_COLUMNS, PROBLEM_COLUMNS, Verdict, check_format, grade
+from nbhelpers.rewards.functions import completion_text, make_reward_funcs
 from nbhelpers.rewards.groups import GroupStatistics, group_statistics
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ class Preview:
     """What the rewards would pay for completions of the policy as it is.
 
     Attributes:
-        rewards: Function name to one value a completion, in the order given.
-        totals: The weighted sum a completion.
-        verdicts: The grader's verdict a completion.
+        rewards: Function name to one value per completion, in the order given.
+        totals: The weighted sum per completion.
+        verdicts: The grader's verdict per completion.
         groups: Statistics of the totals.
         correct: Share of completions that are right, 0 to 1.
         formatted: Share of completions with both blocks well formed.
@@ -42,31 +42,14 @@ class Preview:
     warning: str
 
     def table(self) -> list[dict[str, float | str]]:
-        """One row a reward: mean, lowest, highest, and the share of groups in which it differs between completions."""
+        """One row per reward: mean, lowest, highest, and the share of groups in which its values differ."""
         rows = []
         size = self.groups.rewards.shape[1]
         for name, values in [*self.rewards.items(), ("total", self.totals)]:
-            judged = [value for value in values if value is not None]
-            if not judged:
-                rows.append(
-                    {
-                        "reward": name,
-                        "mean": math.nan,
-                        "lowest": math.nan,
-                        "highest": math.nan,
-                        "groups that differ": 0.0,
-                    }
-                )
-                continue
-            rows.append(
-                {
-                    "reward": name,
-                    "mean": float(np.mean(judged)),
-                    "lowest": min(judged),
-                    "highest": max(judged),
-                    "groups that differ": 1 - group_statistics(values, size).zero_variance,
-                }
-            )
+            judged = [value for value in values if value is not None] or [math.nan]
+            differ = 1 - group_statistics(values, size).zero_variance
+            figures = {"mean": float(np.mean(judged)), "lowest": min(judged), "highest": max(judged)}
+            rows.append({"reward": name, **figures, "groups that differ": differ})
         return rows
 
 
@@ -93,32 +76,23 @@ def preview(
     if len(problems) != len(completions) or len(sizes) != 1:
         raise ValueError(
             f"{len(problems)} problems with {len(completions)} groups of sizes {sorted(sizes)}: "
-            "give one group a problem, all of one size"
+            "give one group per problem, all of one size"
         )
     size = sizes.pop()
     texts = [completion_text(text) for group in completions for text in group]
     rows = [problem for problem in problems for _ in range(size)]
-    columns = {
-        key: [row.get(key) for row in rows] for key in ("pid", "question", "answer", "metadata", *GRADING_COLUMNS)
-    }
+    columns = {name: [row.get(name) for row in rows] for name in ("pid", "metadata", *PROBLEM_COLUMNS)}
     if lengths is not None:
         columns["completion_ids"] = [range(length) for group in lengths for length in group]
     functions = make_reward_funcs(reward_params, max_completion_length=max_completion_length)
-    names = [function.__name__ for function in functions]
     paid = {
-        name: function(prompts=[row.get("question") for row in rows], completions=texts, **columns)
-        for name, function in zip(names, functions, strict=True)
+        function.__name__: function(prompts=columns["question"], completions=texts, **columns) for function in functions
     }
-    weights = reward_params.weights or [1.0] * len(names)
+    weights = reward_params.weights or [1.0] * len(functions)
     totals = [_weighted(values, weights) for values in zip(*paid.values(), strict=True)]
-    marks = Delimiters(
-        reward_params.reasoning_start,
-        reward_params.reasoning_end,
-        reward_params.solution_start,
-        reward_params.solution_end,
-    )
+    marks = reward_params.delimiters
     verdicts = [
-        grade(text, row["answer"], delimiters=marks, **{key: row.get(key) for key in GRADING_COLUMNS})
+        grade(text, row["answer"], delimiters=marks, **{name: row.get(name) for name in GRADING_COLUMNS})
         for text, row in zip(texts, rows, strict=True)
     ]
     forms = [check_format(text, marks) for text in texts]
@@ -145,21 +119,20 @@ def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float
 
 def _warning(correct: float, unparsed: float, zero_variance: float, size: int) -> str:
     if correct < 0.02:
-        cause = (
-            f"; from {unparsed:.0%} no answer can be read at all, so look at the format first" if unparsed > 0.5 else ""
-        )
+        unread = f"; from {unparsed:.0%} no answer can be read at all, so look at the format first"
         return (
-            f"Only {correct:.1%} of the completions are right{cause}. Correctness pays almost nobody, so training would "
-            "polish the format alone. Use easier problems, a stronger policy, or a short supervised warm-up."
+            f"Only {correct:.1%} of the completions are right{unread if unparsed > 0.5 else ''}. Correctness pays almost "
+            "nobody, so training would polish the format alone. Use easier problems, a stronger policy, or a short "
+            "supervised warm-up."
         )
     if correct > 0.98:
         return (
-            f"{correct:.1%} of the completions are right already: correctness pays almost everybody, so there is nothing "
-            "left to learn from it. Use harder problems."
+            f"{correct:.1%} of the completions are right already: correctness pays almost everybody, so there is "
+            "nothing left to learn from it. Use harder problems."
         )
     if zero_variance > 0.8:
         return (
-            f"In {zero_variance:.0%} of the groups all {size} completions earn the same: they carry no signal. Sample more "
-            "completions a prompt, raise the temperature, or choose problems of middling difficulty."
+            f"In {zero_variance:.0%} of the groups all {size} completions earn the same: they carry no signal. Sample "
+            "more completions per prompt, raise the temperature, or choose problems of middling difficulty."
         )
     return ""
