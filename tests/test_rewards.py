@@ -202,7 +202,7 @@ def test_a_preview_pays_judges_and_stays_silent_when_there_is_something_to_learn
 @pytest.mark.parametrize(
     ("completions", "words"),
     [
-        ([[WRONG, WRONG]] * 4, "Only 0.0% of the completions are right"),
+        ([[WRONG, WRONG]] * 4, "Only 0.0 % of the completions are right"),
         ([["no", "no"]] * 4, "look at the format first"),
         ([[RIGHT, RIGHT]] * 4, "nothing left to learn"),
         ([[RIGHT, RIGHT]] * 6 + [[WRONG, WRONG]] * 6, "carry no signal"),

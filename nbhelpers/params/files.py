@@ -10,7 +10,7 @@ import yaml
 
 from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
 from nbhelpers.params.sections import SECTIONS
-from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, ended, one_line, owners
+from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, one_line, owners
 
 _TOP_LEVEL = ("preset", "output_dir", *SECTIONS)
 
@@ -25,9 +25,8 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
             raise ParamsError(f"--set {setting}: expected section.key=value, such as training.max_steps=5.")
         if keys[0] not in SECTIONS:
             known = ", ".join(SECTIONS)
-            raise ParamsError(
-                ended(f"--set {setting}: {keys[0]!r} is not a section ({known}){did_you_mean(keys[0], SECTIONS)}")
-            )
+            hint = did_you_mean(keys[0], SECTIONS)
+            raise ParamsError(f"--set {setting}: {keys[0]!r} is not a section ({known}){hint}")
         if not text.strip():
             raise ParamsError(f"--set {setting}: no value given; write null for none, '' for an empty text.")
         try:
@@ -76,9 +75,7 @@ def _preset_file(preset: Any, asked_by: str, beside: Path | None) -> Path:
         return Path(os.path.abspath(found))
     if preset not in names:
         known = f"{', '.join(names)} (a file of your own is given by its path, ending in .yaml)"
-        raise ParamsError(
-            ended(f"{asked_by}: there is no preset {preset!r} among {known}{did_you_mean(preset, names)}")
-        )
+        raise ParamsError(f"{asked_by}: there is no preset {preset!r} among {known}{did_you_mean(preset, names)}")
     return presets_folder() / f"{preset}.yaml"
 
 
@@ -137,7 +134,7 @@ def checked_layer(source: str, layer: Any) -> dict[str, Any]:
     for name, value in layer.items():
         if name not in _TOP_LEVEL:
             hint = owners(name, SECTIONS) or did_you_mean(name, _TOP_LEVEL)
-            raise ParamsError(ended(f"{source}: {name!r} is not a section ({', '.join(_TOP_LEVEL)}){hint}"))
+            raise ParamsError(f"{source}: {name!r} is not a section ({', '.join(_TOP_LEVEL)}){hint}")
         if name in SECTIONS and value is not None and not isinstance(value, dict):
             raise ParamsError(
                 f"{source}: the section {name} holds its keys and values, but was given {as_given(value)}."

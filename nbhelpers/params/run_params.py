@@ -21,7 +21,7 @@ from nbhelpers.params.sections import (
     RewardParams,
     TrainingParams,
 )
-from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, ended, expectation, owners
+from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, expectation, owners
 
 
 class RunParams(BaseModel):
@@ -107,7 +107,7 @@ def _checked_section(name: str, layers: list[tuple[str, dict]]) -> Any:
     try:
         return SECTIONS[name].model_validate(values)
     except ValidationError as error:
-        raise ParamsError("\n".join(_sentence(name, item, sources) for item in error.errors())) from None
+        raise ParamsError(*(_sentence(name, item, sources) for item in error.errors())) from None
 
 
 def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> str:
@@ -119,9 +119,9 @@ def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> s
         hint = owners(loc[0], SECTIONS) or did_you_mean(loc[0], fields)
         if not hint and section == "training":
             hint = "; other fields of TRL's GRPOConfig go into training.grpo"
-        return ended(f"{place} is not a known key ({', '.join(fields)}){hint}")
+        return f"{place} is not a known key ({', '.join(fields)}){hint}"
     if error["type"] == "value_error":
-        return ended(f"{place}: {error['ctx']['error']}")
+        return f"{place}: {error['ctx']['error']}"
     field, given = fields[loc[0]], error["input"]
     schema = SECTIONS[section].model_json_schema()["properties"][loc[0]]
     near = ""
@@ -129,4 +129,4 @@ def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> s
         near = did_you_mean(given, re.findall(r"'([^']*)'", error["ctx"]["expected"]))
     shown = field.default if isinstance(field.default, str) else as_given(field.default)
     default = "" if field.default_factory or field.default is None else f" (default {shown})"
-    return ended(f"{place} was given {as_given(given)}; expected {expectation(schema)}{default}{near}")
+    return f"{place} was given {as_given(given)}; expected {expectation(schema)}{default}{near}"

@@ -6,21 +6,17 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-_BOUNDS = {
-    "minimum": "of at least",
-    "exclusiveMinimum": "above",
-    "maximum": "of at most",
-    "exclusiveMaximum": "below",
-}
+_BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below"}
 
 
 class ParamsError(ValueError):
-    """A parameter that cannot be used: the message says where it stands, what was given, what is accepted."""
+    """A parameter that cannot be used: says where it stands, what was given, what is accepted.
 
+    A sentence without its end is given a full stop.
+    """
 
-def ended(sentence: str) -> str:
-    """The sentence with a full stop, unless it ends in a question."""
-    return sentence if sentence.endswith("?") else sentence + "."
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(text if text.endswith(("?", ".")) else f"{text}." for text in sentences))
 
 
 def expectation(schema: dict[str, Any]) -> str:

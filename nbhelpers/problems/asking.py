@@ -68,10 +68,7 @@ def grpo_dataset(problems: datasets.Dataset, params: RunParams) -> datasets.Data
     import datasets
 
     rows = problems.remove_columns("image")  # decoding the pictures is not needed for their prompts
-    columns = {
-        "prompt": [conversation(row, params.reward) for row in rows],
-        "kind": [kind_of(row) for row in rows],
-    }
+    columns = {"prompt": [conversation(row, params.reward) for row in rows], "kind": [kind_of(row) for row in rows]}
     features = datasets.Features({"prompt": datasets.Json(), "kind": datasets.Value("string")})
     return datasets.concatenate_datasets([problems, datasets.Dataset.from_dict(columns, features)], axis=1)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbhelpers.params import DatasetParams
 from nbhelpers.problems.cutting import contents_of, cut_problems, picture_digest
 from nbhelpers.problems.pictures import Unusable, prepare_image
+from nbhelpers.problems.rows import problem_from
 from nbhelpers.problems.sources import DataError, open_source
 
 if TYPE_CHECKING:
@@ -123,12 +124,7 @@ class _Reader:
         return [row | {"image": prepare_image(row["image"], size)} for row in kept]
 
     def rows(
-        self,
-        key: str,
-        path: str,
-        split: str | None,
-        limit: int | None,
-        leave_out: frozenset[Hashable] = frozenset(),
+        self, key: str, path: str, split: str | None, limit: int | None, leave_out: frozenset[Hashable] = frozenset()
     ) -> tuple[list[dict], str]:
         """At most `limit` usable rows of the source that the parameter `key` names, in a seeded order; its name."""
         trains = key == "dataset.path"
@@ -147,7 +143,7 @@ class _Reader:
             if limit is not None and len(rows) == limit:
                 break
             try:
-                row = source.problem(index, self.dataset.image_size)
+                row = problem_from(source.rows[index], str(index), self.dataset.image_size, source.folder)
                 if self.dataset.answer_types is not None and row["answer_type"] not in self.dataset.answer_types:
                     raise Unusable(OUTSIDE_ANSWER_TYPES)
                 if leave_out and not leave_out.isdisjoint(contents_of([row])):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import ParamsError, did_you_mean, repository_root, resolve_path
-from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json, problem_from
+from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"(.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?)?\.parquet")
@@ -34,10 +34,6 @@ class Source:
         if isinstance(self.rows, list):
             return list(dict.fromkeys(name for row in self.rows[:100] if isinstance(row, dict) for name in row))
         return self.rows.column_names
-
-    def problem(self, index: int, image_size: int) -> dict[str, Any]:
-        """Row `index` as a problem; raises `Unusable`."""
-        return problem_from(self.rows[index], str(index), image_size, self.folder)
 
 
 def open_source(path: str, split: str | None, key: str = "dataset.path") -> Source:

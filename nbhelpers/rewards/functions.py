@@ -6,19 +6,10 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.grading import (
-    DEFAULT_DELIMITERS,
-    GRADING_COLUMNS,
-    Delimiters,
-    Verdict,
-    can_grade,
-    check_format,
-    grade,
-)
-from nbhelpers.params import did_you_mean
+from nbhelpers.grading import GRADING_COLUMNS, Verdict, can_grade, check_format, grade
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters, did_you_mean
 
 if TYPE_CHECKING:
     from nbhelpers.params import RewardParams
@@ -135,7 +126,7 @@ def overlong_reward_func(
     completion_ids: Sequence[Sequence[int]] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
-    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then falling to -1 at its end.
+    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then down to -1 at its end.
 
     Lengths are tokens and come from TRL's `completion_ids`; without them nothing can be judged. A truncated completion
     fills the whole length and so gets -1. Source: DAPO, section 3.4 (https://arxiv.org/abs/2503.14476), where
@@ -148,7 +139,7 @@ def overlong_reward_func(
     return [max(-1.0, min(0.0, (free - len(ids)) / buffer)) for ids in completion_ids]
 
 
-def repetition_reward_func(completions: Sequence[Any], *, size: int = 3, **kwargs: Any) -> list[float]:
+def repetition_reward_func(completions: Sequence[Any], **kwargs: Any) -> list[float]:
     """0 for a text without repeated word triples, towards -1 the larger the share of repeated ones is.
 
     The n-gram repetition penalty of https://arxiv.org/abs/2502.03373, over blank-separated words.
@@ -156,35 +147,31 @@ def repetition_reward_func(completions: Sequence[Any], *, size: int = 3, **kwarg
     scores = []
     for completion in completions:
         words = completion_text(completion).lower().split()
-        grams = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
-        scores.append(len(set(grams)) / len(grams) - 1.0 if grams else 0.0)
+        triples = list(zip(words, words[1:], words[2:], strict=False))
+        scores.append(len(set(triples)) / len(triples) - 1.0 if triples else 0.0)
     return scores
 
 
-BUILT_IN: MappingProxyType[str, Reward] = MappingProxyType(
-    {
-        "formatting": formatting_reward_func,
-        "correctness": correctness_reward_func,
-        "closeness": closeness_reward_func,
-        "overlong": overlong_reward_func,
-        "repetition": repetition_reward_func,
-    }
-)
+BUILT_IN: dict[str, Reward] = {
+    "formatting": formatting_reward_func,
+    "correctness": correctness_reward_func,
+    "closeness": closeness_reward_func,
+    "overlong": overlong_reward_func,
+    "repetition": repetition_reward_func,
+}
 
 # Sections to give to `RunParams.load(...)`. "correctness_only" pays for nothing but the right answer and divides by
 # neither the length nor the group's spread, so that neither long nor short answers are favoured (Dr. GRPO,
 # https://arxiv.org/abs/2503.20783). It needs a policy that answers in the format already.
-RECIPES: MappingProxyType[str, dict[str, dict[str, Any]]] = MappingProxyType(
-    {
-        "two_rewards": {"reward": {"functions": ["formatting", "correctness"]}},
-        "correctness_only": {
-            "reward": {"functions": ["correctness"]},
-            "training": {"loss_type": "dr_grpo", "grpo": {"scale_rewards": "none"}},
-        },
-        "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
-        "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
-    }
-)
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "two_rewards": {"reward": {"functions": ["formatting", "correctness"]}},
+    "correctness_only": {
+        "reward": {"functions": ["correctness"]},
+        "training": {"loss_type": "dr_grpo", "grpo": {"scale_rewards": "none"}},
+    },
+    "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
+    "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
+}
 
 
 def _own_function(name: str) -> Reward:

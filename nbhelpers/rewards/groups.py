@@ -42,14 +42,11 @@ def group_statistics(rewards: Sequence[float | None], num_generations: int, scal
         raise ValueError(f"{len(rewards)} rewards do not make groups of {num_generations}")
     if scale not in ("none", "group"):
         raise ValueError(f"scale {scale!r} is unknown: use 'none' or 'group'")
-    values = np.array([np.nan if value is None else value for value in rewards], dtype=float)
-    values = values.reshape(-1, num_generations)
-    judged = ~np.isnan(values)
-    count = judged.sum(axis=1)
-    filled = np.where(judged, values, 0.0)
-    means = filled.sum(axis=1) / np.maximum(count, 1)
-    apart = np.where(judged, values - means[:, None], 0.0)
-    spreads = np.sqrt((apart**2).sum(axis=1) / np.maximum(count - 1, 1))
+    values = np.array(rewards, dtype=float).reshape(-1, num_generations)  # a None becomes NaN
+    judged = np.ma.masked_invalid(values)
+    means = judged.mean(axis=1).filled(0.0)
+    apart = (judged - means[:, None]).filled(0.0)
+    spreads = judged.std(axis=1, ddof=1).filled(0.0)
     # TRL adds the same 1e-4 so that a group without spread does not divide by zero.
     advantages = apart / (spreads[:, None] + 1e-4) if scale == "group" else apart
     return GroupStatistics(values, means, spreads, advantages, float(np.mean(spreads < 1e-8)))

@@ -26,20 +26,49 @@ class Preview:
         totals: The weighted sum per completion.
         verdicts: The grader's verdict per completion.
         groups: Statistics of the totals.
-        correct: Share of completions that are right, 0 to 1.
-        formatted: Share of completions with both blocks well formed.
-        unparsed: Share of completions in which no answer could be read.
-        warning: A sentence when there is little to learn from these rewards, else "".
+        groups: Statistics of the totals.
+        formatted: Share of completions with both blocks well formed, 0 to 1.
     """
 
     rewards: dict[str, list[float | None]]
     totals: list[float | None]
     verdicts: list[Verdict]
     groups: GroupStatistics
-    correct: float
     formatted: float
-    unparsed: float
-    warning: str
+
+    @property
+    def correct(self) -> float:
+        """Share of completions that are right, 0 to 1."""
+        return float(np.mean([verdict.correct for verdict in self.verdicts]))
+
+    @property
+    def unparsed(self) -> float:
+        """Share of completions in which no answer could be read."""
+        return float(np.mean([verdict.parsed is None for verdict in self.verdicts]))
+
+    @property
+    def warning(self) -> str:
+        """A sentence when there is little to learn from these rewards, else ""."""
+        correct, flat = 100 * self.correct, self.groups.zero_variance
+        if correct < 2:
+            unread = f"; from {100 * self.unparsed:.0f} % no answer can be read at all, so look at the format first"
+            return (
+                f"Only {correct:.1f} % of the completions are right{unread if self.unparsed > 0.5 else ''}. "
+                "Correctness pays almost nobody, so training would polish the format alone. Use easier problems, a "
+                "stronger policy, or a short supervised warm-up."
+            )
+        if correct > 98:
+            return (
+                f"{correct:.1f} % of the completions are right already: correctness pays almost everybody, so there is "
+                "nothing left to learn from it. Use harder problems."
+            )
+        if flat > 0.8:
+            return (
+                f"In {100 * flat:.0f} % of the groups all {self.groups.rewards.shape[1]} completions earn the same: "
+                "they carry no signal. Sample more completions per prompt, raise the temperature, or choose problems "
+                "of middling difficulty."
+            )
+        return ""
 
     def table(self) -> list[dict[str, float | str]]:
         """One row per reward: mean, lowest, highest, and the share of groups in which its values differ."""
@@ -60,7 +89,6 @@ def preview(
     *,
     lengths: Sequence[Sequence[int]] | None = None,
     max_completion_length: int | None = None,
-    scale: str = "none",
 ) -> Preview:
     """Pays every completion of every problem with the configured rewards, before any training.
 
@@ -70,7 +98,6 @@ def preview(
         reward_params: The section `reward`.
         lengths: Tokens of each completion, for `overlong`.
         max_completion_length: As for `make_reward_funcs`.
-        scale: As for `group_statistics`.
     """
     sizes = {len(group) for group in completions}
     if len(problems) != len(completions) or len(sizes) != 1:
@@ -96,18 +123,12 @@ def preview(
         for text, row in zip(texts, rows, strict=True)
     ]
     forms = [check_format(text, marks) for text in texts]
-    correct = float(np.mean([verdict.correct for verdict in verdicts]))
-    unparsed = float(np.mean([verdict.parsed is None for verdict in verdicts]))
-    groups = group_statistics(totals, size, scale)
     return Preview(
         rewards=paid,
         totals=totals,
         verdicts=verdicts,
-        groups=groups,
-        correct=correct,
+        groups=group_statistics(totals, size),
         formatted=float(np.mean([form.reasoning and form.solution for form in forms])),
-        unparsed=unparsed,
-        warning=_warning(correct, unparsed, groups.zero_variance, size),
     )
 
 
@@ -115,24 +136,3 @@ def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float
     """TRL's sum: a None is left out, and a completion that no function judged has no total."""
     judged = [value * weight for value, weight in zip(values, weights, strict=True) if value is not None]
     return sum(judged) if judged else None
-
-
-def _warning(correct: float, unparsed: float, zero_variance: float, size: int) -> str:
-    if correct < 0.02:
-        unread = f"; from {unparsed:.0%} no answer can be read at all, so look at the format first"
-        return (
-            f"Only {correct:.1%} of the completions are right{unread if unparsed > 0.5 else ''}. Correctness pays almost "
-            "nobody, so training would polish the format alone. Use easier problems, a stronger policy, or a short "
-            "supervised warm-up."
-        )
-    if correct > 0.98:
-        return (
-            f"{correct:.1%} of the completions are right already: correctness pays almost everybody, so there is "
-            "nothing left to learn from it. Use harder problems."
-        )
-    if zero_variance > 0.8:
-        return (
-            f"In {zero_variance:.0%} of the groups all {size} completions earn the same: they carry no signal. Sample "
-            "more completions per prompt, raise the temperature, or choose problems of middling difficulty."
-        )
-    return ""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.runs.files import append_rows, json_value, to_json, write_whole
+from nbhelpers.runs.files import append_rows, json_value, to_json, whole_lines, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -61,16 +61,11 @@ class RunDirectory:
 
     def iter_jsonl(self, path: Path) -> Iterator[dict[str, Any]]:
         """`read_jsonl` row by row, for files too large to hold."""
-        if not path.is_file():
-            return
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        for number, line in enumerate(whole_lines(path), start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
 
     def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
         """Replace a file of rows; a reader sees the old one or the new one, never a part."""
@@ -82,14 +77,13 @@ class RunDirectory:
         """The manifest, empty before the first write."""
         return self.read_json(self.manifest_path) or {}
 
-    def update_manifest(self, **entries: Any) -> dict[str, Any]:
-        """Set top-level entries, merging a mapping into the one that is there; returns the new manifest."""
+    def update_manifest(self, **entries: Any) -> None:
+        """Set top-level entries, merging a mapping into the one that is there."""
         manifest = self.read_manifest()
         for key, value in entries.items():
             both = isinstance(value, dict) and isinstance(manifest.get(key), dict)
             manifest[key] = manifest[key] | value if both else value
         self.write_json(self.manifest_path, manifest)
-        return manifest
 
     def record_run(self, params: RunParams) -> None:
         """Write `params.yaml`, and into the manifest what the run is made of.

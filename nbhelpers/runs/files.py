@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,13 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, where it exists; a last one that is still being written is left out."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
 
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

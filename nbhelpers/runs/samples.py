@@ -6,6 +6,7 @@ its lines stand and the few values that the filters need, and parses a line agai
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nbhelpers.params import did_you_mean
-from nbhelpers.runs.files import append_rows, write_whole
+from nbhelpers.runs.files import append_rows, whole_lines, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,15 +56,10 @@ class SampleWriter:
 
 def _lines_up_to(path: Path, last_step: int) -> Iterator[bytes]:
     """The whole lines of steps up to `last_step`."""
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                if line.endswith(b"\n") and json.loads(line)["step"] <= last_step:
-                    yield line
-            except ValueError:  # a damaged line
-                continue
+    for line in whole_lines(path):
+        with contextlib.suppress(ValueError):  # a damaged line goes
+            if json.loads(line)["step"] <= last_step:
+                yield line
 
 
 @dataclass(slots=True)
@@ -92,31 +88,26 @@ class Group:
         return max(self.rewards) - min(self.rewards) < 1e-6
 
 
-# What a viewer can ask for; the sentence is shown as the filter's label.
-FILTERS = {
-    "all": "all groups",
-    "some wrong": "at least one wrong",
-    "all wrong": "every completion wrong",
-    "mixed": "right and wrong together",
-    "all right": "every completion right",
-    "zero variance": "zero variance: same reward for all",
-    "wrong to right": "problems that went from wrong to right",
-    "right to wrong": "problems that went from right to wrong",
-    "cut off": "at least one cut off",
+# What a viewer can ask for: the label that it shows, and what holds of a group and of all groups of its problem, the
+# visits, in the order of sampling.
+_FILTERS: dict[str, tuple[str, Callable[[Group, list[Group]], bool]]] = {
+    "all": ("all groups", lambda group, visits: True),
+    "some wrong": ("at least one wrong", lambda group, visits: group.share < 1),
+    "all wrong": ("every completion wrong", lambda group, visits: group.share == 0),
+    "mixed": ("right and wrong together", lambda group, visits: 0 < group.share < 1),
+    "all right": ("every completion right", lambda group, visits: group.share == 1),
+    "zero variance": ("zero variance: same reward for all", lambda group, visits: group.zero_variance),
+    "wrong to right": (
+        "problems that went from wrong to right",
+        lambda group, visits: visits[0].share < 0.5 <= visits[-1].share,
+    ),
+    "right to wrong": (
+        "problems that went from right to wrong",
+        lambda group, visits: visits[-1].share < 0.5 <= visits[0].share,
+    ),
+    "cut off": ("at least one cut off", lambda group, visits: group.truncated > 0),
 }
-
-# By filter, of a group and of all groups of its problem, `visits`, in the order of sampling.
-_MATCHES: dict[str, Callable[[Group, list[Group]], bool]] = {
-    "all": lambda group, visits: True,
-    "some wrong": lambda group, visits: group.share < 1,
-    "all wrong": lambda group, visits: group.share == 0,
-    "mixed": lambda group, visits: 0 < group.share < 1,
-    "all right": lambda group, visits: group.share == 1,
-    "zero variance": lambda group, visits: group.zero_variance,
-    "wrong to right": lambda group, visits: visits[0].share < 0.5 <= visits[-1].share,
-    "right to wrong": lambda group, visits: visits[-1].share < 0.5 <= visits[0].share,
-    "cut off": lambda group, visits: group.truncated > 0,
-}
+FILTERS = {name: label for name, (label, _) in _FILTERS.items()}
 
 
 class SampleStore:
@@ -210,7 +201,7 @@ class SampleStore:
         if show not in FILTERS:
             known = ", ".join(map(repr, FILTERS))
             raise ValueError(f"show={show!r} is not one of {known}{did_you_mean(show, FILTERS)}")
-        matches = _MATCHES[show]
+        matches = _FILTERS[show][1]
         found = [
             number
             for number, group in enumerate(self._groups)
