@@ -14,11 +14,6 @@ def repository_root() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "params").is_dir() else None
 
 
-def default_output_root() -> Path:
-    """`outputs/` of the checkout, wherever the notebook was started; of the current folder for an installed wheel."""
-    return (repository_root() or Path.cwd()) / "outputs"
-
-
 def presets_folder() -> Path:
     """The folder of the shipped parameter files."""
     root = repository_root()

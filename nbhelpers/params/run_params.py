@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from nbhelpers.params.files import checked_layer, preset_layers
-from nbhelpers.params.places import default_output_root, presets_folder
+from nbhelpers.params.places import presets_folder, repository_root
 from nbhelpers.params.sections import (
     SECTIONS,
     DatasetParams,
@@ -66,7 +66,8 @@ class RunParams(BaseModel):
         layers, files = preset_layers(preset)
         given = {"output_dir": output_dir and str(output_dir), **sections}
         layers.append((source, checked_layer(source, given)))
-        folder = default_output_root() / files[-1].stem
+        # `outputs/` of the checkout, wherever the notebook was started; of the current folder for an installed wheel.
+        folder = (repository_root() or Path.cwd()) / "outputs" / files[-1].stem
         for _, layer in layers:
             folder = Path(layer.get("output_dir") or folder)
         checked = {name: _checked_section(name, layers) for name in SECTIONS}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import DatasetParams
 from nbhelpers.problems.cutting import contents_of, cut_problems, picture_digest
+from nbhelpers.problems.drawn import make_problems
 from nbhelpers.problems.pictures import Unusable, prepare_image
 from nbhelpers.problems.rows import problem_from
 from nbhelpers.problems.sources import DataError, open_source
@@ -109,8 +110,6 @@ class _Reader:
 
     def drawn(self, part: str, count: int) -> list[dict]:
         """`count` embedded problems of a part, less those of other answer types."""
-        from nbhelpers.problems.drawn import make_problems
-
         types, size = self.dataset.answer_types, self.dataset.image_size
         try:
             drawn = make_problems(count, seed=self.dataset.seed, part=part)

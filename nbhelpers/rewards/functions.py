@@ -6,13 +6,10 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbhelpers.grading import GRADING_COLUMNS, Verdict, can_grade, check_format, grade
-from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters, did_you_mean
-
-if TYPE_CHECKING:
-    from nbhelpers.params import RewardParams
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters, RewardParams, did_you_mean
 
 Reward = Callable[..., list[float | None]]
 
@@ -54,11 +51,8 @@ def formatting_reward_func(
 
     See `grading.check_format` for what counts as well formed. Whether the solution is right plays no part.
     """
-    scores = []
-    for completion in completions:
-        form = check_format(completion_text(completion), delimiters)
-        scores.append(formatting_reward * (form.reasoning + form.solution))
-    return scores
+    forms = [check_format(completion_text(completion), delimiters) for completion in completions]
+    return [formatting_reward * (form.reasoning + form.solution) for form in forms]
 
 
 def correctness_reward_func(
@@ -99,12 +93,10 @@ def closeness_reward_func(
     choices = kwargs.get("choices") or [None] * len(completions)
     verdicts = _verdicts(completions, answer, delimiters, kwargs)
     for verdict, gold, offered in zip(verdicts, answer, choices, strict=True):
-        target = _as_number(gold)
+        target, stated = _as_number(gold), _as_number(verdict and verdict.parsed)
         if offered or target is None or verdict is None:
             scores.append(None)
-            continue
-        stated = _as_number(verdict.parsed)
-        if verdict.correct or stated is None:
+        elif verdict.correct or stated is None:
             scores.append(float(verdict.correct))
         else:
             scores.append(0.5 * max(0.0, 1 - abs(stated - target) / max(abs(target), 1.0)))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nbhelpers.grading import GRADING_COLUMNS, PROBLEM_COLUMNS, Verdict, check_format, grade
+from nbhelpers.params import RewardParams
 from nbhelpers.rewards.functions import completion_text, make_reward_funcs
 from nbhelpers.rewards.groups import GroupStatistics, group_statistics
-
-if TYPE_CHECKING:
-    from nbhelpers.params import RewardParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbhelpers.params import RunParams
 from nbhelpers.runs.files import append_rows, json_value, to_json, whole_lines, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from nbhelpers.params import RunParams
 
 
 class RunDirectory:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nbhelpers.params import did_you_mean
+from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.files import append_rows, whole_lines, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from nbhelpers.runs.directory import RunDirectory
 
 SAMPLES = "samples.jsonl"
 
