@@ -265,6 +265,7 @@ def test_overrides_are_read_as_yaml():
         ("max_steps=5", "expected section.key=value"),
         ("dataset.max_samples=", "write null for none"),
         ("reward.functions=[a", "cannot be read as YAML"),
+        ("training.grpo={beta: 1, beta: 2}", r"YAML \(line 1: the key 'beta' is written twice\); put text"),
     ],
 )
 def test_an_override_that_cannot_be_read_is_refused(setting, message):

@@ -31,7 +31,7 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
             raise ParamsError(f"--set {setting}: no value given; write null for none, '' for an empty text.")
         try:
             value = yaml.load(text, Loader=_UniqueKeys)
-        except (yaml.YAMLError, ParamsError) as error:
+        except yaml.YAMLError as error:
             raise ParamsError(
                 f"--set {setting}: the value cannot be read as YAML ({one_line(error)}); put text with "
                 "special characters between quotes, as in 'key=\"...\"'."
@@ -53,7 +53,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise ParamsError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
             seen.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
 
@@ -69,9 +69,8 @@ def _preset_file(preset: Any, asked_by: str, beside: Path | None) -> Path:
     if preset.endswith((".yaml", ".yml")) or "/" in preset or os.sep in preset:
         found = beside / preset if beside and (beside / preset).is_file() else resolve_path(preset)
         if found is None or not found.is_file():
-            root = repository_root()
-            places = f"{Path.cwd()}" + (f" or in {root}" if root and root != Path.cwd() else "")
-            raise ParamsError(f"{asked_by}: there is no parameter file {preset!r} in {places}.")
+            places = " or in ".join(dict.fromkeys(str(place) for place in (Path.cwd(), repository_root()) if place))
+            raise ParamsError(f"{asked_by}: there is no parameter file {preset!r} in {places}")
         return Path(os.path.abspath(found))
     if preset not in names:
         known = f"{', '.join(names)} (a file of your own is given by its path, ending in .yaml)"
@@ -99,10 +98,8 @@ def preset_layers(preset: str) -> tuple[list[tuple[str, dict]], list[Path]]:
         if file.parent == presets_folder() and base in (None, file.stem):
             return layers, chain
         if base is None:
-            raise ParamsError(
-                f"{label} does not say what it builds on: begin it with a line such as `preset: full` "
-                f"({', '.join(available_presets())})."
-            )
+            begin = f"begin it with a line such as `preset: full` ({', '.join(available_presets())})"
+            raise ParamsError(f"{label} does not say what it builds on: {begin}")
         asked_by, beside, wanted = label, file.parent, base
 
 
@@ -111,8 +108,6 @@ def _read(file: Path, label: str) -> Any:
         return yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise ParamsError(f"{label} is not valid YAML: {one_line(error)}.") from None
-    except ParamsError as error:
-        raise ParamsError(f"{label}, {error}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{label} cannot be read: {one_line(error)}.") from None
 
@@ -135,12 +130,9 @@ def checked_layer(source: str, layer: Any) -> dict[str, Any]:
         if name not in _TOP_LEVEL:
             hint = owners(name, SECTIONS) or did_you_mean(name, _TOP_LEVEL)
             raise ParamsError(f"{source}: {name!r} is not a section ({', '.join(_TOP_LEVEL)}){hint}")
+        given = as_given(value)
         if name in SECTIONS and value is not None and not isinstance(value, dict):
-            raise ParamsError(
-                f"{source}: the section {name} holds its keys and values, but was given {as_given(value)}."
-            )
+            raise ParamsError(f"{source}: the section {name} holds its keys and values, but was given {given}")
         if name == "output_dir" and value is not None and not (isinstance(value, str) and value):
-            raise ParamsError(
-                f"{source}: output_dir was given {as_given(value)}; expected the path of a folder, or null."
-            )
+            raise ParamsError(f"{source}: output_dir was given {given}; expected the path of a folder, or null")
     return layer

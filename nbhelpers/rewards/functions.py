@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
@@ -182,8 +181,11 @@ def _own_function(name: str) -> Reward:
 
 
 def _named(name: str, function: Reward, **settings: Any) -> Reward:
-    reward = functools.update_wrapper(functools.partial(function, **settings), function)
-    reward.__name__ = name  # TRL logs rewards/<__name__>/mean
+    # Not functools.partial, whose own `__name__` TRL passes over. It logs rewards/<__name__>/mean.
+    def reward(*args: Any, **kwargs: Any) -> list[float | None]:
+        return function(*args, **kwargs, **settings)
+
+    reward.__name__ = name
     return reward
 
 

@@ -6,7 +6,6 @@ its lines stand and the few values that the filters need, and parses a line agai
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -56,9 +55,12 @@ class SampleWriter:
 def _lines_up_to(path: Path, last_step: int) -> Iterator[bytes]:
     """The whole lines of steps up to `last_step`."""
     for line in whole_lines(path):
-        with contextlib.suppress(ValueError):  # a damaged line goes
-            if json.loads(line)["step"] <= last_step:
-                yield line
+        try:
+            kept = json.loads(line)["step"] <= last_step
+        except ValueError:  # a damaged line
+            kept = False
+        if kept:
+            yield line
 
 
 @dataclass(slots=True)
