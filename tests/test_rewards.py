@@ -121,12 +121,14 @@ def test_repetition_counts_repeated_triples():
 
 
 def test_configured_rewards_keep_order_names_values_and_marks():
+    from trl.trainer.utils import get_callable_name
+
     params = RewardParams(
         reasoning_start="<think>", reasoning_end="</think>", solution_start="<answer>", solution_end="</answer>",
         formatting_reward=0.5, correctness_reward=3.0, functions=["correctness", "formatting"],
     )  # fmt: skip
     functions = make_reward_funcs(params)
-    assert [function.__name__ for function in functions] == ["correctness", "formatting"]
+    assert [get_callable_name(function) for function in functions] == ["correctness", "formatting"]
     assert [pay(function, "<think>a</think><answer>45</answer>", RIGHT) for function in functions] == [
         [3.0, 0.0],
         [1.0, 0.0],

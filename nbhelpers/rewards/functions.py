@@ -181,7 +181,7 @@ def _own_function(name: str) -> Reward:
 
 
 def _named(name: str, function: Reward, **settings: Any) -> Reward:
-    # Not functools.partial, whose own `__name__` TRL passes over. It logs rewards/<__name__>/mean.
+    # TRL logs rewards/<__name__>/mean; it would unwrap a functools.partial and log the wrapped function's name.
     def reward(*args: Any, **kwargs: Any) -> list[float | None]:
         return function(*args, **kwargs, **settings)
 

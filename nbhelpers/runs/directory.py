@@ -48,7 +48,7 @@ class RunDirectory:
     # rows
 
     def append_jsonl(self, path: Path, *rows: dict[str, Any]) -> None:
-        """Append rows in one write. A torn last line of a process that was killed is cut off first."""
+        """Append rows in one write. A torn last line of a process that was killed goes first."""
         append_rows(path, rows)
 
     def read_jsonl(self, path: Path) -> list[dict[str, Any]]:

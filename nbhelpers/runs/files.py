@@ -59,7 +59,7 @@ def whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows in one write. A torn last line of a process that was killed is cut off first."""
+    """Append rows in one write. A torn last line of a process that was killed goes first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", buffering=0) as file:
         if size := file.seek(0, os.SEEK_END):
