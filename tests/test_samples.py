@@ -13,7 +13,6 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.files import append_rows
 from nbhelpers.runs.samples import FILTERS, SAMPLES, SampleStore, SampleWriter
 
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
@@ -127,7 +126,7 @@ def test_a_writer_cuts_off_what_a_killed_one_left_half_written(tmp_path):
     write(tmp_path, group(1))
     with open(tmp_path / SAMPLES, "ab") as file:
         file.write(b'{"step": 2, "gro')
-    append_rows(tmp_path / SAMPLES, group(3))
+    RunDirectory(tmp_path).append_jsonl(tmp_path / SAMPLES, *group(3))
     assert SampleStore(tmp_path).steps == [1, 3]
 
 

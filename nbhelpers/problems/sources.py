@@ -110,7 +110,7 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
 
     chosen, notices = _choose_split(list(shards), split, str(path), key)
     files = [str(file) for name in chosen for file in shards[name]]
-    shown = datasets.are_progress_bars_disabled()
+    hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # local files are read at once; a bar for each would clutter the notebook
     try:
         found = datasets.load_dataset("parquet", data_files=files, split="train")
@@ -118,7 +118,7 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
         cause = error.__cause__ or error
         raise DataError(f"{key}: {path} cannot be read as parquet ({type(cause).__name__}: {cause}).") from None
     finally:
-        if not shown:
+        if not hidden:
             datasets.enable_progress_bars()
     folder = path if path.is_dir() else path.parent
     return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), folder, notices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import RunParams
-from nbhelpers.runs.files import append_rows, json_value, to_json, whole_lines, write_whole
+from nbhelpers.runs.files import json_value, to_json, whole_lines, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ class RunDirectory:
 
     def append_jsonl(self, path: Path, *rows: dict[str, Any]) -> None:
         """Append rows in one write. A torn last line of a process that was killed goes first."""
-        append_rows(path, rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b", buffering=0) as file:
+            if size := file.seek(0, os.SEEK_END):
+                with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+                    whole = content.rfind(b"\n") + 1
+                if whole < size:
+                    file.truncate(whole)
+            file.write(b"".join(map(to_json, rows)))
 
     def read_jsonl(self, path: Path) -> list[dict[str, Any]]:
         """All rows; none where the file does not exist yet. A line that is still being written is left out.

@@ -1,10 +1,9 @@
-"""How anything gets onto the disk: values as JSON, whole files in one step, lines at the end of a file."""
+"""How anything gets onto the disk and back: values as JSON, files replaced in one step, lines read whole."""
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -56,15 +55,3 @@ def whole_lines(path: Path) -> Iterator[bytes]:
     if path.is_file():
         with open(path, "rb") as file:
             yield from (line for line in file if line.endswith(b"\n"))
-
-
-def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows in one write. A torn last line of a process that was killed goes first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b", buffering=0) as file:
-        if size := file.seek(0, os.SEEK_END):
-            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
-                whole = content.rfind(b"\n") + 1
-            if whole < size:
-                file.truncate(whole)
-        file.write(b"".join(map(to_json, rows)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.files import append_rows, whole_lines, write_whole
+from nbhelpers.runs.files import whole_lines, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,8 +35,8 @@ class SampleWriter:
 
     def __init__(self, run: RunDirectory, resume_step: int | None = None):
         self._run = run
-        self._path = run.path / SAMPLES
-        write_whole(self._path, [] if resume_step is None else _lines_up_to(self._path, resume_step))
+        path = run.samples_path
+        write_whole(path, [] if resume_step is None else _lines_up_to(path, resume_step))
 
     def write(self, rows: Sequence[dict], images: Sequence[Image.Image]) -> None:
         """Append `rows`; `images[i]` is the picture of `rows[i]`.
@@ -49,7 +49,8 @@ class SampleWriter:
             )
         # A group shares one picture object: hash and save it once.
         files = {key: self._run.image_file(image) for key, image in {id(image): image for image in images}.items()}
-        append_rows(self._path, [row | {"image": files[id(image)]} for row, image in zip(rows, images, strict=True)])
+        complete = (row | {"image": files[id(image)]} for row, image in zip(rows, images, strict=True))
+        self._run.append_jsonl(self._run.samples_path, *complete)
 
 
 def _lines_up_to(path: Path, last_step: int) -> Iterator[bytes]:

@@ -12,14 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from nbhelpers.runs.samples import SampleStore, SampleWriter
+from nbhelpers.runs import RunDirectory, SampleStore, SampleWriter
 from nbhelpers.show import viewer
 
 
-class Run:
-    def __init__(self, path: Path):
-        self.path = path
-
+class Run(RunDirectory):
     def image_file(self, image) -> str:
         return "images/none.png"
 
