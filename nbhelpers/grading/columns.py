@@ -1,8 +1,5 @@
-"""A problem's columns that travel with its completions, by MathVista's names: to the rewards and onto the disk."""
-
-from __future__ import annotations
+"""The columns of a problem, in the order in which samples and predictions are written."""
 
 PROBLEM_COLUMNS = ("question", "choices", "unit", "precision", "answer", "question_type", "answer_type")
-
-# What a verdict depends on beside the answer; each may be absent from a data set.
-GRADING_COLUMNS = tuple(name for name in PROBLEM_COLUMNS if name not in ("question", "answer"))
+# What a grader takes beside completion and answer; a reward gets them as keyword lists.
+GRADING_COLUMNS = tuple(column for column in PROBLEM_COLUMNS if column not in ("question", "answer"))
