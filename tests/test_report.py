@@ -164,7 +164,7 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     store = SampleStore(runs / "better")
     assert "All 320 sampled completions in 80 groups of 10 steps" in page.words
     assert [one[0] for group in data["groups"] for one in group[2]] == [
-        row["completion"] for row in store.rows(range(len(store)))
+        row["completion"] for group in store.groups() for row in store.completions(group)
     ]
     assert [group[0] for group in data["groups"]] == [store.group(number).step for number in store.groups()]
     assert len(data["images"]) == len(set(data["images"])) <= 32

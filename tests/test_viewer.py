@@ -143,7 +143,7 @@ def test_a_large_picture_is_made_smaller_in_its_proportions():
 
 def test_samples_are_shown_with_all_that_the_grader_and_the_rewards_said(run):
     store = SampleStore(run)
-    row = store[0]
+    row = store.completions(0)[0]
     text = assert_harmless(samples.show_samples(run, step=1, n=1)).text
     assert row["question"] in text and row["answer"] in text and row["reason"] in text
     assert "step 1" in re.sub(r"\s+", " ", text)
@@ -326,12 +326,12 @@ def test_a_running_run_is_taken_in_on_refresh(tmp_path):
     }
     looking = viewer.SampleViewer(tmp_path)
     assert "No completion has been sampled yet" in looking.widget.children[-1].value
-    with SampleWriter(RunDirectory(tmp_path)) as writer:
-        writer.write([{**row, "step": 1}], [picture])
-        assert looking.refresh() == 1
-        assert shown(looking) == (1, "p")
-        writer.write([{**row, "step": 2, "group": "2-0", "pid": "z", "kind": "new"}], [picture])
-        looking._again.click()
+    writer = SampleWriter(RunDirectory(tmp_path))
+    writer.write([{**row, "step": 1}], [picture])
+    assert looking.refresh() == 1
+    assert shown(looking) == (1, "p")
+    writer.write([{**row, "step": 2, "group": "2-0", "pid": "z", "kind": "new"}], [picture])
+    looking._again.click()
     assert shown(looking) == (1, "p")
     assert list(looking._step.options) == [1, 2] and ("new", "new") in looking._kind.options
 
