@@ -110,7 +110,8 @@ def _completion(problem: dict, skill: float, rng: random.Random) -> dict:
     formed = rng.random() < 0.6 + 0.4 * skill
     cut = not formed and rng.random() < 0.4
     answer = problem["answer"] if right else str(max(0, int(problem["answer"]) + rng.choice([-2, -1, 1, 2, 3])))
-    thought = f"I look at the picture and see {answer} {'of them' if rng.random() < 0.5 else 'in all'}. The answer is {answer}."
+    counted = "of them" if rng.random() < 0.5 else "in all"
+    thought = f"I look at the picture and see {answer} {counted}. The answer is {answer}."
     if not formed:
         text = f"<REASONING>{thought}" if cut else f"{thought}"
         right = False
@@ -179,7 +180,7 @@ def make_run(
                             "group": f"{step}-{place}",
                             "index": index,
                             **_fields(problem),
-                            "prompt": f"<start_of_turn>user\n<image>{problem['question']}<end_of_turn>\n<start_of_turn>model\n",
+                            "prompt": f"<start_of_turn>user\n<image>{problem['question']}<end_of_turn>\n",
                             **made,
                             "rewards": {"formatting": formatting, "correctness": correctness},
                             "reward": formatting + correctness,

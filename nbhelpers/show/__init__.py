@@ -1,4 +1,4 @@
-"""Everything to look at: plots, tables, the viewer, the live view, and pages; each is imported when it is first asked for."""
+"""Everything to look at: plots, tables, viewer, live view and pages; each is imported when it is first asked for."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The look of every figure of the project, and what their axes, lines and texts share."""
 
 from __future__ import annotations
 
@@ -15,39 +15,21 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, GREY = PALETTE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-    "#F0E442",
-    "#6b6b6b",
-)
+from nbhelpers.runs import logged
 
-
+# Okabe and Ito's colours, told apart by colour-blind eyes as well.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#6b6b6b"
+PALETTE = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, GREY)
 BEFORE, AFTER = "#9aa5ad", BLUE
-
-
 WIDTH = 9.6  # inches: what a notebook column shows without scaling
-
 
 # Tried in this order for what DejaVu lacks; the first installed ones are used.
 _FALLBACK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "SimHei",
-    "Droid Sans Fallback",
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Droid Sans Fallback",
     "Arial Unicode MS",
-)
+)  # fmt: skip
 
 
 class NotebookFigure(Figure):
@@ -137,9 +119,8 @@ def style() -> Iterator[None]:
 
 def series_of(metrics: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one metric where it was logged."""
-    pairs = [(row["step"], row[key]) for row in metrics if isinstance(row.get(key), (int, float)) and "step" in row]
-    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
-    return np.asarray(steps, float), np.asarray(values, float)
+    pairs = [(row["step"], row[key]) for row in metrics if logged(row, key)]
+    return np.array([step for step, _ in pairs], float), np.array([value for _, value in pairs], float)
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
@@ -152,32 +133,34 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
     return np.convolve(inside, weights, "same") / np.convolve(np.isfinite(values).astype(float), weights, "same")
 
 
-def _window(count: int) -> int:
-    return max(1, min(count // 8, 25))
-
-
 def draw_series(axis, steps, values, color, label=None, spread=None, marker=None) -> None:
     """A thin line as logged under a thick smoothed one; `spread` (same length) shades one standard deviation."""
     if not len(steps):
         return
-    trend = smooth(values, _window(len(values)))
+    window = max(1, min(len(values) // 8, 25))
+    trend = smooth(values, window)
     if spread is not None and len(spread) == len(values):
-        width = smooth(spread, _window(len(values)))
+        width = smooth(spread, window)
         axis.fill_between(steps, trend - width, trend + width, color=color, alpha=0.13, linewidth=0)
     if len(values) > 8:
         axis.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
-    marker = marker if len(steps) <= 20 else None
-    axis.plot(steps, trend, color=color, label=label, marker=marker or ("o" if len(steps) == 1 else None), markersize=4)
+    marker = None if len(steps) > 20 else "o" if len(steps) == 1 else marker
+    axis.plot(steps, trend, color=color, label=label, marker=marker, markersize=4)
 
 
-def steps_axis(axis, label: str = "optimiser step") -> None:
-    axis.set_xlabel(label)
+def steps_axis(axis) -> None:
+    axis.set_xlabel("optimiser step")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+
+
+def shares(axis) -> None:
+    """Ticks of a matplotlib axis (`axes.xaxis`) as "20 %" for 0.2."""
+    axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
 def percent_axis(axis, label: str) -> None:
     axis.set_ylim(-0.03, 1.03)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    shares(axis.yaxis)
     axis.set_ylabel(label)
 
 
@@ -186,8 +169,3 @@ def nothing_yet(message: str) -> NotebookFigure:
         figure = NotebookFigure(figsize=(WIDTH, 1.2), layout="constrained")
         figure.text(0.5, 0.5, message, ha="center", va="center", color="#777777")
     return figure
-
-
-def value_of(values: Mapping, key: str) -> float:
-    value = values.get(key)
-    return float("nan") if value is None else float(value)

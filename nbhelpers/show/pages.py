@@ -1,4 +1,4 @@
-"""TODO."""
+"""The project's pages and parts of pages: their templates, and whether anybody is there to look at them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from nbhelpers.show.text import clipped, number, segments, visible
+from nbhelpers.show.text import clipped, number, percent, points, segments, visible
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -30,11 +30,6 @@ def is_interactive() -> bool:
     return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
 
 
-def _flat(rows: Sequence[Mapping]) -> bool:
-    rewards = [row.get("reward") for row in rows]
-    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
-
-
 @lru_cache(maxsize=1)
 def environment():
     """The jinja2 environment of the project's pages; autoescape is on for every template."""
@@ -48,11 +43,18 @@ def environment():
         "clipped": clipped,
         "segments": segments,
         "number": number,
+        "percent": percent,
+        "points": points,
         "signed": lambda value: f"{value:+.2f}",
         "letter": lambda place: chr(65 + place) if place < 26 else str(place + 1),
         "flat": _flat,
     }
     return found
+
+
+def _flat(rows: Sequence[Mapping]) -> bool:
+    rewards = [row.get("reward") for row in rows]
+    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
 
 
 def macro(name: str) -> Callable[..., str]:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What problems look like, what they ask for, and how large their pictures are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nbhelpers.problems import kind_of
 from nbhelpers.show.figures import BLUE, GREEN, ORANGE, WIDTH, NotebookFigure, drawable, nothing_yet, style
+from nbhelpers.show.text import percent
 
 
 def problem_grid(problems: Sequence[Mapping], columns: int = 4, *, captions: Sequence[str] | None = None) -> Figure:
@@ -18,7 +19,7 @@ def problem_grid(problems: Sequence[Mapping], columns: int = 4, *, captions: Seq
 
     Args:
         problems: problem rows with an `image` (PIL).
-        columns: pictures a row.
+        columns: pictures per row.
         captions: instead of question and answer.
     """
     problems = list(problems)
@@ -67,9 +68,8 @@ def _caption(problem: Mapping, letters: int) -> str:
     choices = problem.get("choices")
     parts = [drawable(problem["question"], letters, 5)]
     if choices:
-        parts.append(
-            drawable("  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices)), letters, 3)
-        )
+        lettered = "  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices))
+        parts.append(drawable(lettered, letters, 3))
     unit = f" {problem['unit']}" if problem.get("unit") else ""
     parts.append(drawable(f"\u2192 {problem['answer']}{unit}", letters, 2))
     return "\n".join(parts)
@@ -99,13 +99,9 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
             axis.barh(range(len(shown)), [count for _, count in shown], color=color, height=0.7)
             axis.set_yticks(range(len(shown)), [drawable(name, 20, 1) for name, _ in shown], parse_math=False)
             for place, (_, count) in enumerate(shown):
-                axis.annotate(
-                    f" {count:,} ({_share(count, len(problems))})",
-                    (count, place),
-                    va="center",
-                    fontsize=8,
-                    color="#444444",
-                )
+                share = count / len(problems)
+                words = f" {count:,} ({percent(share, 0) if share >= 0.005 else '<1 %'})"
+                axis.annotate(words, (count, place), va="center", fontsize=8, color="#444444")
             axis.set_xlim(0, max(count for _, count in shown) * 1.5)
             axis.set_ylim(longest - 0.4, -0.6)
             axis.grid(axis="y", visible=False)
@@ -115,12 +111,8 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
     return figure
 
 
-def _share(count: int, total: int) -> str:
-    return f"{count / total:.0%}" if count / total >= 0.005 else "<1%"
-
-
 def image_sizes(problems: Sequence[Mapping]) -> Figure:
-    """Width against height of the pictures in pixels, and their aspect ratios: what a square model input will squeeze."""
+    """Width against height of the pictures in pixels, and aspect ratios: what a square model input will squeeze."""
     sizes = Counter(problem["image"].size for problem in problems)
     if not sizes:
         return nothing_yet("no pictures to measure")

@@ -1,16 +1,13 @@
-"""TODO."""
+"""The figures of notebook 02: graders, groups and their signal, what weights and other rewards do, a preview."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from nbhelpers.rewards import (
-    GRADING_COLUMNS,
     Preview,
     closeness_reward_func,
     correctness_reward_func,
@@ -18,71 +15,45 @@ from nbhelpers.rewards import (
     overlong_reward_func,
     signal_chance,
 )
-from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, NotebookFigure, style
-from nbhelpers.show.lesson.verdicts import marks_of, table
-from nbhelpers.show.pages import Page
-from nbhelpers.show.samples import show_samples
-from nbhelpers.show.text import number
-
-if TYPE_CHECKING:
-    from nbhelpers.params import RewardParams
-
-
-def preview_table(preview: Preview) -> Page:
-    """`Preview.table()` to look at."""
-    heads = [
-        ("reward", "name"),
-        ("mean", "num"),
-        ("lowest", "num"),
-        ("highest", "num"),
-        ("groups in which it differs", "num"),
-    ]
-    rows = [
-        [
-            row["reward"],
-            f"{row['mean']:.2f}",
-            number(row["lowest"]),
-            number(row["highest"]),
-            f"{row['groups that differ']:.0%}",
-        ]
-        for row in preview.table()
-    ]
-    return table(heads, rows)
+from nbhelpers.show.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    NotebookFigure,
+    shares,
+    style,
+)
+from nbhelpers.show.lesson.material import MEASURED, RIGHT_CASES, WRONG_CASES
+from nbhelpers.show.text import percent
 
 
-def show_preview(
-    preview: Preview,
-    problems: Sequence[Mapping[str, Any]],
-    completions: Sequence[Sequence[str]],
-    reward: RewardParams,
-    n: int = 2,
-) -> Page:
-    """`n` groups beside their pictures, first those whose completions differ in correctness, then in any reward."""
-    size = preview.groups.rewards.shape[1]
-    right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size)
-    mixed = right.any(axis=1) & ~right.all(axis=1)
-    order = sorted(range(len(problems)), key=lambda at: (not mixed[at], preview.groups.spreads[at] == 0))
-    rows = []
-    for group in order[:n]:
-        problem = problems[group]
-        shared = {key: problem.get(key) for key in ("pid", "question", "image", "answer", *GRADING_COLUMNS)}
-        for index, text in enumerate(completions[group]):
-            at = group * size + index
-            verdict = preview.verdicts[at]
-            rows.append(
-                {
-                    **shared,
-                    "group": group,
-                    "index": index,
-                    "completion": text,
-                    "rewards": {name: values[at] for name, values in preview.rewards.items()},
-                    "reward": preview.totals[at],
-                    "advantage": float(preview.groups.advantages[group, index]),
-                    "correct": verdict.correct,
-                    "reason": verdict.reason,
-                }
-            )
-    return show_samples(rows, n=n, delimiters=marks_of(reward))
+def grader_rates() -> Figure:
+    """Right answers denied and wrong answers credited, a pair of bars per grader."""
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 3.3), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        places = np.arange(len(MEASURED))[::-1]
+        sides = (
+            (left, [rates.denied for rates in MEASURED], RIGHT_CASES, ORANGE, "right answers denied"),
+            (right, [rates.credited for rates in MEASURED], WRONG_CASES, VERMILION, "wrong answers credited"),
+        )
+        for axis, counts, total, color, title in sides:
+            limit = 1.3 * max(counts) / total
+            axis.barh(places, [count / total for count in counts], color=color, height=0.6)
+            for place, count in zip(places, counts, strict=True):
+                words = f"{percent(count / total)}  ({count})"
+                axis.text(count / total + limit / 80, place, words, va="center", fontsize=8.5, color="#444444")
+            axis.set_xlim(0, limit)
+            shares(axis.xaxis)
+            axis.set_title(f"{title}, of {total}")
+            axis.grid(axis="y", visible=False)
+        left.set_yticks(places, [f"{rates.name}, {rates.microseconds:,.0f} µs" for rates in MEASURED])
+    return figure
 
 
 def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
@@ -127,10 +98,10 @@ def signal_figure(sizes: Sequence[int] = (2, 4, 8, 16), marked: float | None = N
             axis.plot(rate, signal_chance(rate, size), color=color, label=f"num_generations {size}")
         if marked is not None:
             axis.axvline(marked, color=GREY, linestyle="--", linewidth=1.2)
-            axis.text(marked + 0.01, 0.03, f"the policy: {marked:.0%} right", fontsize=8.5, color="#444444")
+            axis.text(marked + 0.01, 0.03, f"the policy: {percent(marked, 0)} right", fontsize=8.5, color="#444444")
         axis.set_xlabel("chance that one completion is right")
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        shares(axis.xaxis)
+        shares(axis.yaxis)
         axis.set_ylabel("groups with a signal")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -204,6 +175,6 @@ def preview_figure(preview: Preview) -> Figure:
         right_side.set_ylabel("share of groups")
         right_side.set_xticks(np.arange(size + 1))
         for axis in (left, right_side):
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            shares(axis.yaxis)
             axis.grid(axis="x", visible=False)
     return figure
