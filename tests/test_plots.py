@@ -67,7 +67,7 @@ def test_the_overview_shows_the_story_and_the_rest_when_asked(metrics):
 
 
 def test_the_logged_loss_is_what_is_said_of_it(trained_run):
-    """For dr_grpo \u2212mean(advantage x length) / max_completion_length: below 0 where longer completions earn more."""
+    """For dr_grpo \u2212mean(advantage x length) / max_completion_length: below 0 where longer ones earn more."""
     run, limit = trained_run["run"], trained_run["params"].training.max_completion_length
     samples, losses = run.read_jsonl(run.samples_path), {}
     assert trained_run["params"].training.loss_type == "dr_grpo"

@@ -174,7 +174,8 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     step, problem, completions = data["groups"][5]
     row = store.completions(5)[0]
     assert completions[0][1:] == [
-        row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"], row["correct"]
+        row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
+        row["correct"],
     ]  # fmt: skip
     assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
 

@@ -34,7 +34,8 @@ def chromium(folder: Path):
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
     for flag in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1180,960",
+        "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--hide-scrollbars", "--window-size=1180,960",
         f"--user-data-dir={folder / 'chromium'}",
     ):  # fmt: skip
         options.add_argument(flag)
