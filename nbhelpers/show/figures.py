@@ -155,7 +155,7 @@ def steps_axis(axis) -> None:
 
 def shares(axis) -> None:
     """Ticks of a matplotlib axis (`axes.xaxis`) as "20 %" for 0.2."""
-    axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
 def percent_axis(axis, label: str) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from nbhelpers.runs import (
     LOSS_MEANS,
@@ -171,6 +171,26 @@ class LiveView:
             return ""
         step = self._store.steps[-1]
         return f"<h3>A group of step {step}</h3>{group_card(self._store, telling_group(self._store, step), limit=4)}"
+
+
+def count_up(total: int, what: str) -> Callable[[int], None]:
+    """A line in the notebook that counts in place, "48 of 64 problems answered, 3 s"; call what it gives with each
+    increment.
+    """
+    from IPython.display import display
+
+    done, begun = 0, time.monotonic()
+
+    def line() -> dict:
+        return {"text/plain": f"{done:,} of {total:,} {what}, {duration(time.monotonic() - begun)}"}
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        shown.update(line(), raw=True)
+
+    shown = display(line(), raw=True, display_id=True)
+    return add
 
 
 def sparkline(values: Sequence[float], width: float = 100, height: float = 34) -> str:
