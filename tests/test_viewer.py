@@ -168,12 +168,11 @@ def test_an_empty_run_and_an_empty_filter_say_so(tmp_path, run):
 
 def test_rows_with_few_fields_and_their_own_pictures_are_shown():
     problem = make_problems(1)[0]
-    rows = [
-        {"pid": problem["pid"], "question": problem["question"], "answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}
-    ]
-    page = assert_harmless(samples.show_samples(rows, images=[problem["image"]]))
+    row = {key: problem[key] for key in ("pid", "question", "image")}
+    row |= {"answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}
+    page = assert_harmless(samples.show_samples([row]))
     assert "img" in page.tags and "not judged" in page.text
-    assert "no picture" in str(samples.show_samples(rows))
+    assert "no picture" in str(samples.show_samples([{**row, "image": None}]))
 
 
 def test_changed_minds_counts_and_shows_the_answers_side_by_side(run):
@@ -399,6 +398,7 @@ def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
     view = LiveView(run, 16)
     view._begun = time.monotonic() - 65
     view.rows = directory.read_jsonl(directory.metrics_path)
+    view.rows[-1]["seconds_per_step"] = 1.625  # as train says it
     page = Elements(view._page(done=False))
     text = re.sub(r"\s+", " ", page.text)
     assert "Training: step 8 of 16" in text and "1 min 05 s so far, about 13 s left" in text

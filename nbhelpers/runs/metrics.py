@@ -79,17 +79,22 @@ def logged(row: Mapping, key: str) -> bool:
     return isinstance(row.get(key), (int, float)) and math.isfinite(row[key])
 
 
-def progress_line(row: Mapping, total_steps: int | None = None, seconds_left: float | None = None) -> str:
+def seconds_left(row: Mapping, total_steps: int | None) -> float | None:
+    """What the steps after this row will take at its pace, `seconds_per_step`, which `train` adds for its `on_log`."""
+    if not total_steps or not row.get("seconds_per_step"):
+        return None
+    return (total_steps - row["step"]) * row["seconds_per_step"]
+
+
+def progress_line(row: Mapping, total_steps: int | None = None) -> str:
     """One line about a step: rewards, groups without signal, lengths, and how long it will still take.
 
     Args:
         row: of `metrics.jsonl`; `max_steps` and `seconds_per_step`, which `train` adds for its `on_log`, are used too.
         total_steps: optimiser steps of the run, default the row's `max_steps`.
-        seconds_left: default what the row's pace gives.
     """
     total = total_steps or row.get("max_steps")
-    if seconds_left is None and total and row.get("seconds_per_step"):
-        seconds_left = (total - row["step"]) * row["seconds_per_step"]
+    left = seconds_left(row, total)
     words = [f"step {row['step']}" + (f"/{total}" if total else "")]
     reward, *others = (metric for metric in METRICS if "line" in metric.shown.split())
     parts = ", ".join(f"{name} {reward.text(row[f'rewards/{name}/mean'])}" for name in reward_functions([row]))
@@ -98,7 +103,7 @@ def progress_line(row: Mapping, total_steps: int | None = None, seconds_left: fl
         usually_zero = metric.short in ("cut off", "KL")
         if logged(row, metric.key) and (row[metric.key] or not usually_zero):
             words.append(f"{metric.short} {metric.text(row[metric.key])}" + (" %" if metric.unit == "%" else ""))
-    words += [f"{_clock(seconds_left)} left"] if seconds_left else []
+    words += [f"{_clock(left)} left"] if left else []
     return "  ".join(words)
 
 

@@ -7,7 +7,7 @@ _ROOMS = {
     "comparison": ("Comparison", "compare_runs"),
     "evaluation_plots": ("before_after",),
     "figures": ("style",),
-    "live": ("LiveView", "count_up", "live_view"),
+    "live": ("count_up", "live_view"),
     "pages": ("Page", "is_interactive"),
     "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
     "report": ("ReportError", "write_report"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,11 @@ class Comparison:
         table: one dict per run: run, model, dataset, steps, accuracy, format_rate, and, against the first run, matched
             (problems), difference (accuracy of this run less the first's, from -1 to 1), ci95.
         cautions: sentences on what makes the comparison weaker.
-        figure: the curves over one another.
     """
 
     path: Path
     table: list[dict]
     cautions: list[str]
-    figure: Any = field(repr=False)
 
     def __str__(self) -> str:
         first = self.table[0]["run"]
@@ -85,7 +83,6 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
         )
     table = [_table_row(one, first) for one in found]
     cautions = _cautions(found)
-    figure = compare_curves({one.name: one.metrics for one in found})
     path = Path(output) if output is not None else first.run.path.parent / "comparison.html"
     page = render(
         "compare.html",
@@ -94,13 +91,13 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
         lead=" ".join(_sentence(row, first.name) for row in table[1:]),
         table=table,
         cautions=cautions,
-        curves=figure_uri(figure) if any(one.metrics for one in found) else None,
+        curves=figure_uri(compare_curves({one.name: one.metrics for one in found})),
         settings=_different_settings([one.manifest for one in found]),
         changes=_disagreements(*found) if len(found) == 2 else [],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     first.run.write_text(path, page)
-    return Comparison(path, table, cautions, figure)
+    return Comparison(path, table, cautions)
 
 
 def _read(name: str, run: RunDirectory) -> _Evaluated:

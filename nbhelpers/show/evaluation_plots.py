@@ -7,19 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from nbhelpers.show.figures import (
-    AFTER,
-    BEFORE,
-    BLUE,
-    GREY,
-    VERMILION,
-    WIDTH,
-    NotebookFigure,
-    drawable,
-    nothing_yet,
-    shares,
-    style,
-)
+from nbhelpers.show.figures import AFTER, BEFORE, BLUE, GREY, VERMILION, drawable, drawing, nothing_yet, shares
 from nbhelpers.show.text import percent, points
 
 
@@ -50,8 +38,7 @@ def before_after(evaluation: Mapping) -> Figure:
     bars = [("all problems", overall), *kinds, *rates]
     place = np.arange(len(bars), dtype=float)
     place[1 + len(kinds) :] += 0.5  # what is not accuracy stands apart
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, max(2.6, 0.9 + 0.41 * len(bars))), layout="constrained")
+    with drawing(max(2.6, 0.9 + 0.41 * len(bars))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[5, 2]) if difference else (figure.subplots(), None)
         phases = (("before", -0.19, BEFORE), ("after", 0.19, AFTER)) if before else (("after", 0.0, AFTER),)
         for phase, shift, color in phases:

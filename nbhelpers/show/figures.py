@@ -117,6 +117,13 @@ def style() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def drawing(height: float) -> Iterator[NotebookFigure]:
+    """A figure of notebook width and this height in inches, to draw on in the project's `style`."""
+    with style():
+        yield NotebookFigure(figsize=(WIDTH, height), layout="constrained")
+
+
 def series_of(metrics: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one metric where it was logged."""
     pairs = [(row["step"], row[key]) for row in metrics if logged(row, key)]
@@ -165,7 +172,6 @@ def percent_axis(axis, label: str) -> None:
 
 
 def nothing_yet(message: str) -> NotebookFigure:
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 1.2), layout="constrained")
+    with drawing(1.2) as figure:
         figure.text(0.5, 0.5, message, ha="center", va="center", color="#777777")
     return figure

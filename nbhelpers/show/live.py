@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from nbhelpers.runs import (
-    LOSS_MEANS,
-    RunDirectory,
-    SampleStore,
-    logged,
-    metrics_shown,
-    progress_line,
-)
+from nbhelpers.runs import LOSS_MEANS, RunDirectory, SampleStore, logged, metrics_shown, progress_line, seconds_left
 from nbhelpers.show.pages import environment, in_notebook, is_interactive, note
 from nbhelpers.show.samples import group_card, telling_group
 from nbhelpers.show.text import duration
@@ -23,17 +15,11 @@ from nbhelpers.show.text import duration
 _ROLES = {"frac_reward_zero_std": "alarm", "completions/clipped_ratio": "alarm", "loss": "loss"}  # a tile's colour
 
 
-def live_view(run_dir: str | os.PathLike, total_steps: int | None = None) -> LiveView:
-    """A live view of the training that writes to `run_dir`; use it in a `with` block.
-
-    with live_view(run.path) as view:
-        train(policy, problems, params, run, on_log=view.update)
-    """
-    return LiveView(run_dir, total_steps)
-
-
 class LiveView:
     """Progress and curves while training: one display that is updated in place, or about 20 lines where nobody watches.
+
+        with live_view(run.path) as view:
+            train(policy, problems, params, run, on_log=view.update)
 
     `training_overview` draws the whole run afterwards.
 
@@ -66,7 +52,7 @@ class LiveView:
 
     def __exit__(self, kind, error, trace) -> None:
         if self._interactive:
-            self._draw_or_fall_back(done=error is None)
+            self._draw(done=error is None)
         elif self.rows and self.rows[-1]["step"] != self._printed_step:
             self._print()
 
@@ -84,15 +70,7 @@ class LiveView:
             self._print_if_due(row["step"])
         # A slow front end or a huge run must not slow the training: drawing takes at most a twentieth of the time.
         elif time.monotonic() - self._drawn_at >= max(self.SECONDS, 20 * self._cost):
-            self._draw_or_fall_back()
-
-    def _draw_or_fall_back(self, done: bool = False) -> None:
-        """Looking on must not end hours of training: where drawing fails, lines are printed from here on."""
-        try:
-            self._draw(done)
-        except Exception as error:
-            self._interactive = False
-            print(f"The live view stopped ({type(error).__name__}: {error}); training goes on.", flush=True)
+            self._draw()
 
     # what nobody watches
 
@@ -106,20 +84,7 @@ class LiveView:
 
     def _print(self) -> None:
         self._printed_step = self.rows[-1]["step"]
-        print(progress_line(self.rows[-1], self.total_steps, self._seconds_left()), flush=True)
-
-    def _seconds_left(self) -> float | None:
-        if not self.total_steps or not self.rows:
-            return None
-        last, recent = self.rows[-1], self.rows[-20:]
-        pace = last.get("seconds_per_step")
-        if pace is None:
-            times = [(row["time"], row["step"]) for row in recent if "time" in row]
-            if len(times) > 1 and times[-1][1] > times[0][1]:
-                pace = (times[-1][0] - times[0][0]) / (times[-1][1] - times[0][1])
-            else:
-                pace = statistics.median([row["step_time"] for row in recent if row.get("step_time")] or [0])
-        return max(0.0, (self.total_steps - last["step"]) * pace)
+        print(progress_line(self.rows[-1], self.total_steps), flush=True)
 
     # what a person sees
 
@@ -127,14 +92,18 @@ class LiveView:
         from IPython.display import HTML
 
         begun = time.monotonic()
-        self._handle.update(HTML(in_notebook(self._page(done))))
+        try:
+            self._handle.update(HTML(in_notebook(self._page(done))))
+        except Exception as error:  # looking on must not end hours of training: lines are printed from here on
+            self._interactive = False
+            print(f"The live view stopped ({type(error).__name__}: {error}); training goes on.", flush=True)
         self._drawn_at = time.monotonic()
         self._cost = self._drawn_at - begun
 
     def _page(self, done: bool) -> str:
         if not self.rows:
             return note("No step was logged.")
-        last, left = self.rows[-1], self._seconds_left()
+        last, left = self.rows[-1], seconds_left(self.rows[-1], self.total_steps)
         step = f"step {last['step']}" + (f" of {self.total_steps}" if self.total_steps else "")
         elapsed = f"{duration(time.monotonic() - self._begun)} so far"
         finished = done and (not self.total_steps or last["step"] >= self.total_steps)
@@ -171,6 +140,9 @@ class LiveView:
             return ""
         step = self._store.steps[-1]
         return f"<h3>A group of step {step}</h3>{group_card(self._store, telling_group(self._store, step), limit=4)}"
+
+
+live_view = LiveView  # as a `with` statement reads best
 
 
 def count_up(total: int, what: str) -> Callable[[int], None]:

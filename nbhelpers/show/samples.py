@@ -43,22 +43,21 @@ def show_samples(
     n: int = 2,
     show: str = "all",
     kind: str | None = None,
-    images: Sequence[Any] | None = None,
     delimiters: Sequence[str] = DEFAULT_DELIMITERS,
 ) -> Page:
     """Groups of completions beside their pictures, as plain HTML.
 
     Args:
-        source: a run directory, or sample rows (the keys of `samples.jsonl`; missing ones are left out).
+        source: a run directory, or sample rows (the keys of `samples.jsonl` with a PIL `image`; missing ones are left
+            out).
         step: optimiser step of the rollout; -1 is the last one sampled, None any.
         n: number of groups; of many that match, evenly spaced ones.
         show: a key of `samples.FILTERS`, for a run directory.
         kind: problem kind, for a run directory.
-        images: PIL pictures, one per row, where rows name no file.
         delimiters: the four marks, for rows; a run directory knows its own.
     """
     if not isinstance(source, (str, os.PathLike)):
-        return _show_rows(list(source), n, images, delimiters)
+        return _show_rows(source, n, delimiters)
     store = SampleStore(source)
     if not len(store):
         return Page(note("No completion has been sampled in this run yet."))
@@ -71,15 +70,14 @@ def show_samples(
     return Page("".join(group_card(store, found[place * len(found) // n]) for place in range(n)))
 
 
-def _show_rows(rows: list[Mapping], n: int, images: Sequence[Any] | None, delimiters: Sequence[str]) -> Page:
-    groups: dict[Any, list[int]] = {}
-    for place, row in enumerate(rows):
-        groups.setdefault(row.get("group", row.get("pid")), []).append(place)
+def _show_rows(rows: Iterable[Mapping], n: int, delimiters: Sequence[str]) -> Page:
+    groups: dict[Any, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(row.get("group", row.get("pid")), []).append(row)
     cards = []
-    for places in list(groups.values())[:n]:
-        image = images[places[0]] if images is not None else rows[places[0]].get("image")
-        picture = uri_of(image) if hasattr(image, "convert") else None
-        cards.append(macro("group")([rows[place] for place in places], picture, delimiters))
+    for group in list(groups.values())[:n]:
+        image = group[0].get("image")
+        cards.append(macro("group")(group, uri_of(image) if hasattr(image, "convert") else None, delimiters))
     return Page("".join(cards) or note("No rows."))
 
 

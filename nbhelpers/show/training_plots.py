@@ -10,60 +10,42 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nbhelpers.runs import LOSS_MEANS, Metric, metrics_shown, reward_functions
-from nbhelpers.show.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PALETTE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-    NotebookFigure,
-    draw_series,
-    drawable,
-    nothing_yet,
-    percent_axis,
-    series_of,
-    steps_axis,
-    style,
-)
+from nbhelpers.show import figures
 
 _COLORS = {
-    "reward_std": PURPLE,
-    "frac_reward_zero_std": VERMILION,
-    "completions/mean_length": SKY,
-    "completions/clipped_ratio": VERMILION,
-    "entropy": GREEN,
-    "kl": ORANGE,
+    "reward_std": figures.PURPLE,
+    "frac_reward_zero_std": figures.VERMILION,
+    "completions/mean_length": figures.SKY,
+    "completions/clipped_ratio": figures.VERMILION,
+    "entropy": figures.GREEN,
+    "kl": figures.ORANGE,
 }
 
 
 def _title(metric: Metric) -> str:
-    return drawable(metric.label[:1].upper() + metric.label[1:], 40, 1)
+    return figures.drawable(metric.label[:1].upper() + metric.label[1:], 40, 1)
 
 
 def _label_axes(axis, metric: Metric) -> None:
     axis.set_title(_title(metric), fontsize=9.5, parse_math=False)
     axis.set_ylabel(metric.unit or "dimensionless")
     if metric.unit == "%":
-        percent_axis(axis, "share")
-    steps_axis(axis)
+        figures.percent_axis(axis, "share")
+    figures.steps_axis(axis)
 
 
 def _draw_rewards(axis, metrics: Sequence[Mapping]) -> None:
     names = reward_functions(metrics)
-    colors = (GREEN, ORANGE, PURPLE, SKY, VERMILION, GREY)
+    colors = (figures.GREEN, figures.ORANGE, figures.PURPLE, figures.SKY, figures.VERMILION, figures.GREY)
     for place, name in enumerate(names):
-        steps, values = series_of(metrics, f"rewards/{name}/mean")
-        _, spread = series_of(metrics, f"rewards/{name}/std")
-        draw_series(axis, steps, values, colors[place % len(colors)], name, spread, marker="sD^vPX"[place % 6])
+        steps, values = figures.series_of(metrics, f"rewards/{name}/mean")
+        _, spread = figures.series_of(metrics, f"rewards/{name}/std")
+        figures.draw_series(axis, steps, values, colors[place % len(colors)], name, spread, marker="sD^vPX"[place % 6])
     if len(names) != 1:
-        draw_series(axis, *series_of(metrics, "reward"), BLUE, "total", marker="o")
+        figures.draw_series(axis, *figures.series_of(metrics, "reward"), figures.BLUE, "total", marker="o")
     axis.set_title("Reward by function (band: \u00b11 std of completions)")
     axis.set_ylabel("reward per completion")
-    steps_axis(axis)
+    figures.steps_axis(axis)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=4)
     low, high = axis.get_ylim()
@@ -71,8 +53,8 @@ def _draw_rewards(axis, metrics: Sequence[Mapping]) -> None:
 
 
 def _draw_metric(axis, metrics: Sequence[Mapping], metric: Metric) -> None:
-    steps, values = series_of(metrics, metric.key)
-    draw_series(axis, steps, values, _COLORS.get(metric.key, GREY))
+    steps, values = figures.series_of(metrics, metric.key)
+    figures.draw_series(axis, steps, values, _COLORS.get(metric.key, figures.GREY))
     _label_axes(axis, metric)
     if metric.key == "loss":  # it is its sign that says something
         reach = 1.15 * float(np.nanmax(np.abs(values))) or 1.0
@@ -94,11 +76,10 @@ def training_overview(metrics: Sequence[Mapping], everything: bool = False) -> F
         everything: also reward spread, completions cut off, entropy, KL, gradient norm and time of a step.
     """
     if not metrics:
-        return nothing_yet("no training step has been logged yet")
+        return figures.nothing_yet("no training step has been logged yet")
     panels = metrics_shown("story", metrics) + (metrics_shown("rest", metrics) if everything else [])
     rows = -(-len(panels) // 3)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.8 + 2.15 * rows), layout="constrained")
+    with figures.drawing(3.8 + 2.15 * rows) as figure:
         grid = figure.add_gridspec(1 + rows, 3, height_ratios=[3.3, *[2.15] * rows])
         _draw_rewards(figure.add_subplot(grid[0, :]), metrics)
         for place, metric in enumerate(panels):
@@ -116,20 +97,19 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
     """
     panels = metrics_shown("compare", [row for metrics in runs.values() for row in metrics])
     if not panels:
-        return nothing_yet("no run has logged a training step yet")
-    looks = [(PALETTE[place % len(PALETTE)], "os^vDPX"[place % 7]) for place in range(len(runs))]
+        return figures.nothing_yet("no run has logged a training step yet")
+    looks = [(figures.PALETTE[place % len(figures.PALETTE)], "os^vDPX"[place % 7]) for place in range(len(runs))]
     rows = -(-len(panels) // 3)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 0.5 + 2.4 * rows), layout="constrained")
+    with figures.drawing(0.5 + 2.4 * rows) as figure:
         axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
         for axis, metric in zip(axes, panels, strict=False):
             for (color, marker), metrics in zip(looks, runs.values(), strict=True):
-                draw_series(axis, *series_of(metrics, metric.key), color, marker=marker)
+                figures.draw_series(axis, *figures.series_of(metrics, metric.key), color, marker=marker)
             _label_axes(axis, metric)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         handles = [Line2D([], [], color=color, marker=marker, markersize=5) for color, marker in looks]
-        names = [drawable(name, 60, 1) for name in runs]
+        names = [figures.drawable(name, 60, 1) for name in runs]
         legend = figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(runs)))
         for text in legend.get_texts():
             text.set_parse_math(False)

@@ -7,35 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from nbhelpers.rewards import (
-    Preview,
-    closeness_reward_func,
-    correctness_reward_func,
-    group_statistics,
-    overlong_reward_func,
-    signal_chance,
-)
-from nbhelpers.show.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-    NotebookFigure,
-    shares,
-    style,
-)
+from nbhelpers import rewards
+from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, drawing, shares
 from nbhelpers.show.lesson.material import MEASURED, RIGHT_CASES, WRONG_CASES
 from nbhelpers.show.text import percent
 
 
 def grader_rates() -> Figure:
     """Right answers denied and wrong answers credited, a pair of bars per grader."""
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.3), layout="constrained")
+    with drawing(3.3) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         places = np.arange(len(MEASURED))[::-1]
         sides = (
@@ -60,13 +40,12 @@ def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
     """Rewards and advantages of example groups: the first row's bars are rewards with the mean, then both kinds of
     advantage.
     """
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 4.6), layout="constrained")
+    with drawing(4.6) as figure:
         axes = figure.subplots(2, len(groups), sharey="row", squeeze=False)
         for column, (name, values) in enumerate(groups.items()):
             place = np.arange(len(values))
-            plain = group_statistics(values, len(values))
-            scaled = group_statistics(values, len(values), scale="group")
+            plain = rewards.group_statistics(values, len(values))
+            scaled = rewards.group_statistics(values, len(values), scale="group")
             top, bottom = axes[:, column]
             top.bar(place, values, color=SKY, width=0.6)
             top.axhline(plain.means[0], color=VERMILION, linewidth=1.4, linestyle="--")
@@ -90,12 +69,11 @@ def signal_figure(sizes: Sequence[int] = (2, 4, 8, 16), marked: float | None = N
     `marked` (0 to 1) draws the policy's own rate.
     """
     rate = np.linspace(0, 1, 201)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.2), layout="constrained")
+    with drawing(3.2) as figure:
         axis = figure.subplots()
         colors = (SKY, BLUE, GREEN, PURPLE, ORANGE, VERMILION)
         for size, color in zip(sizes, colors, strict=False):
-            axis.plot(rate, signal_chance(rate, size), color=color, label=f"num_generations {size}")
+            axis.plot(rate, rewards.signal_chance(rate, size), color=color, label=f"num_generations {size}")
         if marked is not None:
             axis.axvline(marked, color=GREY, linestyle="--", linewidth=1.2)
             axis.text(marked + 0.01, 0.03, f"the policy: {percent(marked, 0)} right", fontsize=8.5, color="#444444")
@@ -111,8 +89,7 @@ def weights_figure(weights: Sequence[tuple[float, float]] = ((1, 2), (1, 0), (3,
     """Advantages of four typical completions in one group, for pairs of (formatting, correctness) weights."""
     kinds = ("formed, right", "formed, wrong", "right, no\nreasoning", "no blocks")
     form, right = np.array([2, 2, 1, 0]), np.array([1, 0, 1, 0])
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.0), layout="constrained")
+    with drawing(3.0) as figure:
         axes = figure.subplots(1, len(weights), sharey=True)
         for axis, (formatting, correctness) in zip(axes, weights, strict=True):
             totals = formatting * form + correctness * right
@@ -132,13 +109,14 @@ def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figu
     stated = np.arange(0, int(2 * answer) + 5)
     texts = [f"<SOLUTION>{value}</SOLUTION>" for value in stated]
     answers = [f"{answer:g}"] * len(texts)
-    close = closeness_reward_func(texts, texts, answers)
-    correct = correctness_reward_func(texts, texts, answers, correctness_reward=1.0)
+    close = rewards.closeness_reward_func(texts, texts, answers)
+    correct = rewards.correctness_reward_func(texts, texts, answers, correctness_reward=1.0)
     lengths = np.arange(0, int(1.1 * max_completion_length))
     ids = [range(length) for length in lengths]
-    punished = overlong_reward_func([""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+    punished = rewards.overlong_reward_func(
+        [""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids
+    )
+    with drawing(2.9) as figure:
         left, right = figure.subplots(1, 2)
         left.plot(stated, close, color=ORANGE, label="closeness")
         left.plot(stated, correct, color=BLUE, label="correctness / 2", linestyle="--", linewidth=1.3)
@@ -153,13 +131,12 @@ def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figu
     return figure
 
 
-def preview_figure(preview: Preview) -> Figure:
+def preview_figure(preview: rewards.Preview) -> Figure:
     """Totals of all completions, and how many completions of a group are right."""
     size = preview.groups.rewards.shape[1]
     totals = [value for value in preview.totals if value is not None]
     right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size).sum(axis=1)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+    with drawing(2.9) as figure:
         left, right_side = figure.subplots(1, 2)
         values, counts = np.unique(np.round(totals, 3), return_counts=True)
         if len(values) <= 12:

@@ -10,24 +10,8 @@ import numpy as np
 
 from nbhelpers.grading import check_format
 from nbhelpers.params import DEFAULT_DELIMITERS
-from nbhelpers.rewards import (
-    GRADING_COLUMNS,
-    RECIPES,
-    Preview,
-    naive_formatting_reward_func,
-    preview,
-)
-from nbhelpers.show.lesson.material import (
-    ANGLE,
-    GRADERS,
-    HACKS,
-    ROLLOUTS,
-    SPELLINGS,
-    Hack,
-    Problem,
-    thought_out,
-    verdict_on,
-)
+from nbhelpers.rewards import GRADING_COLUMNS, RECIPES, Preview, naive_formatting_reward_func, preview
+from nbhelpers.show.lesson import material
 from nbhelpers.show.pages import Page, is_interactive
 from nbhelpers.show.samples import show_samples
 from nbhelpers.show.text import number, percent, visible
@@ -75,7 +59,7 @@ def _in_marks(text: str, reward: RewardParams) -> str:
     return text
 
 
-def pay(rollouts: Mapping[str, str], reward: RewardParams, problem: Problem = ANGLE) -> Page:
+def pay(rollouts: Mapping[str, str], reward: RewardParams, problem: material.Problem = material.ANGLE) -> Page:
     """What each configured reward pays for hand-written completions of one problem, with the grader's reason.
 
     Args:
@@ -95,16 +79,16 @@ def pay(rollouts: Mapping[str, str], reward: RewardParams, problem: Problem = AN
     return _table(heads, rows)
 
 
-def judge_spellings(solutions: Sequence[str] = SPELLINGS, problem: Problem = ANGLE) -> Page:
+def judge_spellings(solutions: Sequence[str] = material.SPELLINGS, problem: material.Problem = material.ANGLE) -> Page:
     """Which solutions each of four graders calls right (green) or wrong (red), boxed where the strict one says
     otherwise, and its reason.
     """
-    heads = {"solution": "text", **dict.fromkeys(GRADERS, "num"), "the strict grader's reason": "reason"}
+    heads = {"solution": "text", **dict.fromkeys(material.GRADERS, "num"), "the strict grader's reason": "reason"}
     rows = []
     for solution in solutions:
-        completion = thought_out(solution)
-        strict = verdict_on(completion, problem)
-        called = [judge(completion, problem) for judge in GRADERS.values()]
+        completion = material.thought_out(solution)
+        strict = material.verdict_on(completion, problem)
+        called = [judge(completion, problem) for judge in material.GRADERS.values()]
         cells = [
             ("right" if right else "wrong", ("good" if right else "bad") + (" odd" if right != strict.correct else ""))
             for right in called
@@ -113,13 +97,13 @@ def judge_spellings(solutions: Sequence[str] = SPELLINGS, problem: Problem = ANG
     return _table(heads, rows)
 
 
-def hack_gallery(reward: RewardParams, hacks: Sequence[Hack] = HACKS) -> Page:
+def hack_gallery(reward: RewardParams, hacks: Sequence[material.Hack] = material.HACKS) -> Page:
     """What each hack earns: from the public notebook's rewards, from graders that search the text, and from ours."""
     two = reward.model_copy(update={"functions": ["formatting", "correctness"], "weights": None})
     rows = []
     for hack in hacks:
         form = naive_formatting_reward_func([hack.completion])[0]
-        calls = {name: judge(hack.completion, hack.problem) for name, judge in GRADERS.items()}
+        calls = {name: judge(hack.completion, hack.problem) for name, judge in material.GRADERS.items()}
         text = _in_marks(hack.completion, reward)
         ours = preview([dict(hack.problem)], [[text]], two)
         why = f"{check_format(text, reward.delimiters).reason}; {ours.verdicts[0].reason}"
@@ -133,7 +117,9 @@ def hack_gallery(reward: RewardParams, hacks: Sequence[Hack] = HACKS) -> Page:
     return _table({**heads, "why": "reason"}, rows)
 
 
-def reward_playground(reward: RewardParams, problem: Problem = ANGLE, completion: str = ROLLOUTS["as asked"]) -> Any:
+def reward_playground(
+    reward: RewardParams, problem: material.Problem = material.ANGLE, completion: str = material.ROLLOUTS["as asked"]
+) -> Any:
     """A text box whose completion is paid as one types; the table for `completion` alone where nobody is there to type.
 
     The text is escaped before it is shown, and graded as every completion is: it is never run.
@@ -178,7 +164,7 @@ def preview_table(found: Preview) -> Page:
 
 def show_preview(
     found: Preview,
-    problems: Sequence[Problem],
+    problems: Sequence[material.Problem],
     completions: Sequence[Sequence[str]],
     reward: RewardParams,
     n: int = 2,
