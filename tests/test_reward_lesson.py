@@ -39,7 +39,7 @@ def test_the_stored_rates_are_those_of_the_cases(rates):
 
 @pytest.mark.parametrize("hack", lesson.HACKS, ids=lambda hack: hack.name)
 def test_no_hack_earns_more_from_us_than_from_a_naive_reward(hack):
-    ours = previewing.preview([dict(hack.problem)], [[hack.completion]], REWARD)
+    ours = previewing.preview([hack.problem], [[hack.completion]], REWARD)
     naive = naive_formatting_reward_func([hack.completion])[0]
     graders = [material.GRADERS[name] for name in ("contains the answer", "MathVista's rule")]
     searched = any(judge(hack.completion, hack.problem) for judge in graders)
@@ -49,7 +49,7 @@ def test_no_hack_earns_more_from_us_than_from_a_naive_reward(hack):
 
 def test_the_rollouts_differ_as_the_lesson_says():
     texts = list(lesson.ROLLOUTS.values())
-    assert previewing.preview([dict(material.ANGLE)], [texts], REWARD).totals == [4.0, 4.0, 2.0, 3.0, 0.0, 1.0]
+    assert previewing.preview([material.ANGLE], [texts], REWARD).totals == [4.0, 4.0, 2.0, 3.0, 0.0, 1.0]
 
 
 def test_the_lesson_speaks_the_configured_marks():
@@ -69,7 +69,7 @@ def test_what_one_types_is_paid_and_never_becomes_markup(monkeypatch):
 
 
 def test_every_figure_draws():
-    preview = previewing.preview([dict(material.ANGLE)] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD)
+    preview = previewing.preview([material.ANGLE] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD)
     figures = [
         lesson.grader_rates(), lesson.group_figure({"a": [4, 2, 2, 0], "b": [2, 2, 2, 2]}),
         lesson.signal_figure(marked=0.3), lesson.weights_figure(), lesson.shaping_figure(),
@@ -77,7 +77,5 @@ def test_every_figure_draws():
     ]  # fmt: skip
     assert all(figure._repr_png_()[0].startswith(b"\x89PNG") for figure in figures)
     assert "groups in which it differs" in str(lesson.preview_table(preview))
-    shown = str(
-        lesson.show_preview(preview, [dict(material.ANGLE)] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD, n=1)
-    )
+    shown = str(lesson.show_preview(preview, [material.ANGLE] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD, n=1))
     assert shown.count("45 is the answer") == 3

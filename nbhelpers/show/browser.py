@@ -12,7 +12,6 @@ from nbhelpers.show.pictures import picture_uri
 from nbhelpers.show.samples import delimiters_of_run
 from nbhelpers.show.standalone import render, run_of
 
-BROWSER = "samples.html"
 BROWSER_BYTES = 8_000_000
 _LONGEST_COMPLETION = 100_000  # characters of one completion in the browser file
 
@@ -32,8 +31,9 @@ def write_sample_browser(run_dir: str | Path | RunDirectory, budget: int = BROWS
     text = Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
     styles = ("page.css", "samples.css", "browser.css")
     page = render("browser.html", styles, "browser.js", title=f"Samples of run {run.path.name}", scope=scope, data=text)
-    run.write_text(run.path / BROWSER, page)
-    return run.path / BROWSER
+    path = run.path / "samples.html"
+    run.write_text(path, page)
+    return path
 
 
 def _browser_data(run: RunDirectory, store: SampleStore, budget: int) -> tuple[dict, str]:

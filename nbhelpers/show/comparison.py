@@ -31,12 +31,8 @@ class Comparison:
     cautions: list[str]
 
     def __str__(self) -> str:
-        first = self.table[0]["run"]
-        lines = [
-            f"{row['run']}: accuracy {percent(row['accuracy'])}"
-            + (f", {points(row['difference'])} points against {first} {_on_the_same(row)}" if row["matched"] else "")
-            for row in self.table
-        ]
+        lines = [f"{row['run']}: accuracy {percent(row['accuracy'])}" for row in self.table]
+        lines += [_sentence(row, self.table[0]["run"]) for row in self.table[1:]]
         lines += [f"Note: {sentence}" for sentence in self.cautions]
         return "\n".join([*lines, f"Curves and examples: {self.path}"])
 
@@ -167,15 +163,13 @@ def _cautions(found: Sequence[_Evaluated]) -> list[str]:
     return cautions
 
 
-def _on_the_same(row: Mapping) -> str:
-    low, high = map(points, row["ci95"])
-    return f"on the same {row['matched']} problems (95 % interval {low} to {high})"
-
-
 def _sentence(row: Mapping, first: str) -> str:
     low, high = row["ci95"]
     verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable with this many problems"
-    return f"{row['run']} against {first}: {points(row['difference'])} points {_on_the_same(row)}: {verdict}."
+    return (
+        f"{row['run']} against {first}: {points(row['difference'])} points on the same {row['matched']} problems "
+        f"(95 % interval {points(low)} to {points(high)}): {verdict}."
+    )
 
 
 def _different_settings(manifests: Sequence[Mapping]) -> list[tuple[str, list[str]]]:

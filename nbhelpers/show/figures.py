@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -55,19 +56,17 @@ def _known_characters() -> frozenset[int]:
     return frozenset().union(*(font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in _fonts()))
 
 
+def _is_seen(char: str) -> bool:
+    return ord(char) in _known_characters() and unicodedata.category(char) not in ("Cc", "Cf", "Cs")
+
+
 def drawable(text: Any, width: int | None = None, lines: int | None = None) -> str:
     """Text for a figure, wrapped.
 
     What no installed font can draw becomes a box (matplotlib would warn about it a glyph at a time), and so does what
     is not to be seen but changes what is: control characters and marks that turn the direction of writing.
     """
-    known = _known_characters()
-    text = "".join(
-        char
-        if char == "\n" or (ord(char) in known and unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
-        else "\u25a1"
-        for char in str(text).replace("\t", " ")
-    )
+    text = "".join(char if char == "\n" or _is_seen(char) else "\u25a1" for char in str(text).replace("\t", " "))
     if width is None:
         return text
     wrapped = [piece for line in text.splitlines() for piece in (_wrap(line, width) or [""])]
@@ -86,34 +85,8 @@ def _wrap(line: str, width: int) -> list[str]:
 @contextmanager
 def style() -> Iterator[None]:
     """The look of every figure of the project; for the caller's own plots too."""
-    look = {
-        "font.family": _fonts(),
-        "font.size": 9.5,
-        "axes.titlesize": 10.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlepad": 8,
-        "axes.labelsize": 9,
-        "axes.labelcolor": "#444444",
-        "axes.edgecolor": "#999999",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
-        "grid.color": "#e6e6e6",
-        "grid.linewidth": 0.8,
-        "xtick.color": "#666666",
-        "ytick.color": "#666666",
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
-        "lines.linewidth": 1.9,
-        "legend.frameon": False,
-        "legend.fontsize": 8.5,
-        "figure.facecolor": "white",
-        "figure.dpi": 100,
-    }
-    with matplotlib.rc_context(look):
+    look = {"font.family": _fonts(), "axes.prop_cycle": matplotlib.cycler(color=PALETTE)}
+    with matplotlib.rc_context(look, fname=Path(__file__).parent / "templates" / "figures.mplstyle"):
         yield
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from nbhelpers.runs import LOSS_MEANS, RunDirectory, SampleStore, logged, metrics_shown, progress_line, seconds_left
-from nbhelpers.show.pages import environment, in_notebook, is_interactive, note
+from nbhelpers.show.pages import in_notebook, is_interactive, note, template
 from nbhelpers.show.samples import group_card, telling_group
 from nbhelpers.show.text import duration
 
@@ -39,7 +39,7 @@ class LiveView:
         self._drawn_at = -math.inf
         self._cost = 0.0
         self._printed_step = 0
-        self._store: SampleStore | None = None
+        self._store = SampleStore(self.run.path)
 
     def __enter__(self) -> LiveView:
         self._begun = time.monotonic()
@@ -107,16 +107,12 @@ class LiveView:
         step = f"step {last['step']}" + (f" of {self.total_steps}" if self.total_steps else "")
         elapsed = f"{duration(time.monotonic() - self._begun)} so far"
         finished = done and (not self.total_steps or last["step"] >= self.total_steps)
-        body = (
-            environment()
-            .get_template("live.html")
-            .render(
-                headline=f"Training done: {step}" if finished else f"Training: {step}",
-                timing=elapsed if finished or left is None else f"{elapsed}, about {duration(left)} left",
-                share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
-                tiles=self._tiles(),
-                loss_means=LOSS_MEANS,
-            )
+        body = template("live.html").render(
+            headline=f"Training done: {step}" if finished else f"Training: {step}",
+            timing=elapsed if finished or left is None else f"{elapsed}, about {duration(left)} left",
+            share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
+            tiles=self._tiles(),
+            loss_means=LOSS_MEANS,
         )
         return body + self._newest_group()
 
@@ -131,10 +127,6 @@ class LiveView:
 
     def _newest_group(self) -> str:
         """One group of the last step: what the numbers are made of."""
-        if not self.run.samples_path.exists():
-            return ""
-        if self._store is None:
-            self._store = SampleStore(self.run.path)
         self._store.refresh()
         if not len(self._store):
             return ""
@@ -146,9 +138,7 @@ live_view = LiveView  # as a `with` statement reads best
 
 
 def count_up(total: int, what: str) -> Callable[[int], None]:
-    """A line in the notebook that counts in place, "48 of 64 problems answered, 3 s"; call what it gives with each
-    increment.
-    """
+    """A line in the notebook, "48 of 64 problems answered, 3 s", and the function that adds to its count."""
     from IPython.display import display
 
     done, begun = 0, time.monotonic()

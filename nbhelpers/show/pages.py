@@ -31,8 +31,7 @@ def is_interactive() -> bool:
 
 
 @lru_cache(maxsize=1)
-def environment():
-    """The jinja2 environment of the project's pages; autoescape is on for every template."""
+def _environment():
     import jinja2
 
     found = jinja2.Environment(
@@ -57,14 +56,19 @@ def _flat(rows: Sequence[Mapping]) -> bool:
     return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
 
 
+def template(name: str):
+    """A jinja2 template of the project's pages, with autoescape on."""
+    return _environment().get_template(name)
+
+
 def macro(name: str) -> Callable[..., str]:
     """A macro of `samples.html`: `problem`, `completion`, `group` or `pair`."""
-    return getattr(environment().get_template("samples.html").module, name)
+    return getattr(template("samples.html").module, name)
 
 
 @lru_cache(maxsize=1)
 def _notebook_style() -> str:
-    return "".join((TEMPLATES / name).read_text() for name in ("notebook.css", "samples.css", "live.css"))
+    return "".join((TEMPLATES / name).read_text() for name in ("notebook.css", "samples.css", "live.css", "lesson.css"))
 
 
 def in_notebook(body: str) -> str:
@@ -81,8 +85,7 @@ class Page:
     def __str__(self) -> str:
         return in_notebook(self._body)
 
-    def _repr_html_(self) -> str:
-        return str(self)
+    _repr_html_ = __str__
 
     def __repr__(self) -> str:
         return f"<Page of {len(self._body):,} characters>"

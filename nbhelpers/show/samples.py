@@ -48,8 +48,7 @@ def show_samples(
     """Groups of completions beside their pictures, as plain HTML.
 
     Args:
-        source: a run directory, or sample rows (the keys of `samples.jsonl` with a PIL `image`; missing ones are left
-            out).
+        source: a run directory, or rows with keys of `samples.jsonl` and a PIL `image`; missing ones are left out.
         step: optimiser step of the rollout; -1 is the last one sampled, None any.
         n: number of groups; of many that match, evenly spaced ones.
         show: a key of `samples.FILTERS`, for a run directory.

@@ -12,7 +12,7 @@ from typing import Any
 
 from nbhelpers import __version__
 from nbhelpers.runs import RunDirectory
-from nbhelpers.show.pages import TEMPLATES, environment
+from nbhelpers.show.pages import TEMPLATES, template
 from nbhelpers.show.pictures import data_uri
 
 
@@ -20,16 +20,15 @@ class ReportError(ValueError):
     """A report or a comparison cannot be made; the message says what is missing or differs."""
 
 
-def render(template: str, styles: Sequence[str], script: str | None = None, **values: Any) -> str:
+def render(name: str, styles: Sequence[str], script: str | None = None, **values: Any) -> str:
     """The page, whose policy (Content-Security-Policy) lets it use this style and this script and nothing else."""
     from markupsafe import Markup
 
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
+    style = "".join((TEMPLATES / file).read_text(encoding="utf-8") for file in styles)
     text = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
     values |= {"style": Markup(style), "style_hash": _hash(style), "script": Markup(text), "script_hash": _hash(text)}
     written = f"Written by nbhelpers {__version__} on {datetime.now():%Y-%m-%d %H:%M}."
-    page = environment().get_template(template)
-    return page.render(footer=f"{written} This file loads nothing from elsewhere.", **values)
+    return template(name).render(footer=f"{written} This file loads nothing from elsewhere.", **values)
 
 
 def _hash(text: str) -> str:

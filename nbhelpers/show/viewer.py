@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from functools import cached_property
 
 from nbhelpers.runs import FILTERS, SampleStore
 from nbhelpers.show.pages import in_notebook, is_interactive, note
@@ -22,27 +22,20 @@ class SampleViewer:
     """
 
     def __init__(self, run_dir: str | os.PathLike):
-        self.run_dir = Path(run_dir)
         self.store = SampleStore(run_dir)
-        self._widget = None
-
-    @property
-    def widget(self):
-        """The ipywidgets box, made when first asked for."""
-        if self._widget is None:
-            self._build()
-        return self._widget
 
     def _repr_mimebundle_(self, include=None, exclude=None, **kwargs):
         if is_interactive():
             return self.widget._repr_mimebundle_(include=include, exclude=exclude, **kwargs)
-        page = show_samples(self.run_dir, step=-1 if len(self.store) else None)
+        page = show_samples(self.store.folder, step=-1 if len(self.store) else None)
         return {"text/html": str(page), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return f"SampleViewer({str(self.run_dir)!r}): {len(self.store):,} completions"
+        return f"SampleViewer({str(self.store.folder)!r}): {len(self.store):,} completions"
 
-    def _build(self) -> None:
+    @cached_property
+    def widget(self):
+        """The ipywidgets box, made when first asked for."""
         import ipywidgets as widgets
 
         def wide(width: str, description: str) -> dict:
@@ -72,16 +65,9 @@ class SampleViewer:
         self._again = button("refresh", "take in what a running run has written since", self.refresh)
         self._status = widgets.HTML()
         self._page = widgets.HTML()
-        row = widgets.Layout(flex_flow="row wrap")
-        self._widget = widgets.VBox(
-            [
-                widgets.Box([self._show, self._kind, self._text], layout=row),
-                widgets.Box([self._step, self._previous, self._next], layout=row),
-                widgets.Box([self._problem, self._through, self._again], layout=row),
-                self._status,
-                self._page,
-            ]
-        )
+        rows = ([self._show, self._kind, self._text], [self._step, self._previous, self._next])
+        rows = (*rows, [self._problem, self._through, self._again])
+        boxes = [widgets.Box(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
         for control in (self._show, self._kind, self._text):
             control.observe(lambda change: self._select(), "value")
         self._through.observe(lambda change: self._select(keep=True), "value")
@@ -91,11 +77,12 @@ class SampleViewer:
         self._current: int | None = None
         self._fill_kinds()
         self._select()
+        return widgets.VBox([*boxes, self._status, self._page])
 
     def refresh(self) -> int:
         """Takes in what a running run has written since; gives the number of new completions."""
         new = self.store.refresh()
-        if self._widget is not None:
+        if "widget" in self.__dict__:
             self._fill_kinds()
             self._select(keep=True)
         return new
@@ -155,12 +142,10 @@ class SampleViewer:
         if self._quiet:
             return
         if not self._found:
-            sampled = (
-                "No group matches; widen the filters."
-                if len(self.store)
-                else "No completion has been sampled yet; refresh later."
+            nothing = (
+                "No group matches; widen the filters." if len(self.store) else "No completion has been sampled yet."
             )
-            self._status.value, self._page.value = "", in_notebook(note(sampled))
+            self._status.value, self._page.value = "", in_notebook(note(nothing))
             return
         self._current = self._by_step[self._step.value][self._problem.value - 1]
         place, unit = self._found.index(self._current) + 1, "visit" if self._through.value else "group"

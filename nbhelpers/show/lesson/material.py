@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbhelpers.grading import Verdict, grade, split_completion
 from nbhelpers.rewards import GRADING_COLUMNS, naive_correctness_reward_func
@@ -48,14 +47,13 @@ SPELLINGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Hack:
+class Hack(NamedTuple):
     """A completion that wants to be paid without solving the problem."""
 
     name: str
     idea: str
     completion: str
-    problem: Problem = field(default_factory=lambda: ANGLE)
+    problem: Problem = ANGLE
 
 
 HACKS = (
@@ -106,8 +104,7 @@ GRADERS: dict[str, Callable[[str, Problem], bool]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GraderRates:
+class GraderRates(NamedTuple):
     """Verdicts of one grader on the cases of tests/data/grader_cases.jsonl."""
 
     name: str

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nbhelpers.grading import check_format
-from nbhelpers.params import DEFAULT_DELIMITERS
+from nbhelpers.params import DEFAULT_DELIMITERS, RewardParams
 from nbhelpers.rewards import GRADING_COLUMNS, RECIPES, Preview, naive_formatting_reward_func, preview
 from nbhelpers.show.lesson import material
 from nbhelpers.show.pages import Page, is_interactive
 from nbhelpers.show.samples import show_samples
 from nbhelpers.show.text import number, percent, visible
-
-if TYPE_CHECKING:
-    from nbhelpers.params import RewardParams
-
-# The doubled class outweighs JupyterLab's own rules for tables and code.
-_STYLE = """<style>
-.nbh table.pay.pay { border-collapse: collapse; width: 100%; table-layout: auto; font-size: 12.5px; }
-.nbh .pay.pay th { background: var(--tint); color: var(--soft); font-weight: 600; white-space: normal; }
-.nbh .pay.pay td, .nbh .pay.pay th {
-  border-bottom: 1px solid var(--line); padding: 5px 9px; vertical-align: top; text-align: left; }
-.nbh .pay.pay td.num, .nbh .pay.pay th.num { text-align: right; font-variant-numeric: tabular-nums; }
-.nbh .pay.pay td.text { min-width: 260px; }
-.nbh .pay.pay td.text code {
-  white-space: pre-wrap; overflow-wrap: anywhere; font-size: 11.5px; background: none; color: inherit; padding: 0; }
-.nbh .pay .good { color: var(--right); font-weight: 600; }
-.nbh .pay .bad { color: var(--wrong); font-weight: 600; }
-.nbh .pay .odd { border: 1.5px solid currentcolor; border-radius: 4px; padding: 0 4px; }
-.nbh .pay td.name { font-weight: 600; max-width: 190px; }
-.nbh .pay td.reason { color: var(--soft); min-width: 210px; max-width: 300px; }
-.nbh .pay td.idea { color: var(--soft); min-width: 130px; max-width: 190px; }
-</style>"""
 
 
 def _table(heads: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> Page:
@@ -49,7 +28,7 @@ def _table(heads: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> Page:
             shown = f"<code>{visible(text)}</code>" if kind == "text" else str(visible(text))
             cells.append(f'<td class="{kind}">{f"<span class={mark!r}>{shown}</span>" if mark else shown}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return Page(f'{_STYLE}<table class="pay"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>')
+    return Page(f'<table class="pay"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 
 def _in_marks(text: str, reward: RewardParams) -> str:
@@ -59,16 +38,15 @@ def _in_marks(text: str, reward: RewardParams) -> str:
     return text
 
 
-def pay(rollouts: Mapping[str, str], reward: RewardParams, problem: material.Problem = material.ANGLE) -> Page:
-    """What each configured reward pays for hand-written completions of one problem, with the grader's reason.
+def pay(rollouts: Mapping[str, str], reward: RewardParams) -> Page:
+    """What each configured reward pays for hand-written answers to the angle problem, with the grader's reason.
 
     Args:
         rollouts: name to completion, written with the default marks.
         reward: the section `reward`.
-        problem: a problem row.
     """
     texts = [_in_marks(text, reward) for text in rollouts.values()]
-    paid = preview([dict(problem)], [texts], reward, max_completion_length=1024)
+    paid = preview([material.ANGLE], [texts], reward, max_completion_length=1024)
     rows = []
     for at, (name, text, verdict) in enumerate(zip(rollouts, texts, paid.verdicts, strict=True)):
         values = [number(values[at]) for values in paid.rewards.values()]
@@ -79,64 +57,56 @@ def pay(rollouts: Mapping[str, str], reward: RewardParams, problem: material.Pro
     return _table(heads, rows)
 
 
-def judge_spellings(solutions: Sequence[str] = material.SPELLINGS, problem: material.Problem = material.ANGLE) -> Page:
-    """Which solutions each of four graders calls right (green) or wrong (red), boxed where the strict one says
-    otherwise, and its reason.
-    """
+def judge_spellings() -> Page:
+    """Which `SPELLINGS` each grader calls right (green) or wrong (red), boxed where it differs from the strict one."""
     heads = {"solution": "text", **dict.fromkeys(material.GRADERS, "num"), "the strict grader's reason": "reason"}
     rows = []
-    for solution in solutions:
+    for solution in material.SPELLINGS:
         completion = material.thought_out(solution)
-        strict = material.verdict_on(completion, problem)
-        called = [judge(completion, problem) for judge in material.GRADERS.values()]
+        strict = material.verdict_on(completion, material.ANGLE)
+        called = [judge(completion, material.ANGLE) for judge in material.GRADERS.values()]
+        boxes = ["" if right == strict.correct else " odd" for right in called]
         cells = [
-            ("right" if right else "wrong", ("good" if right else "bad") + (" odd" if right != strict.correct else ""))
-            for right in called
+            ("right", f"good{box}") if right else ("wrong", f"bad{box}")
+            for right, box in zip(called, boxes, strict=True)
         ]
         rows.append([solution, *cells, strict.reason])
     return _table(heads, rows)
 
 
-def hack_gallery(reward: RewardParams, hacks: Sequence[material.Hack] = material.HACKS) -> Page:
+def hack_gallery(reward: RewardParams) -> Page:
     """What each hack earns: from the public notebook's rewards, from graders that search the text, and from ours."""
     two = reward.model_copy(update={"functions": ["formatting", "correctness"], "weights": None})
     rows = []
-    for hack in hacks:
+    for hack in material.HACKS:
         form = naive_formatting_reward_func([hack.completion])[0]
         calls = {name: judge(hack.completion, hack.problem) for name, judge in material.GRADERS.items()}
         text = _in_marks(hack.completion, reward)
-        ours = preview([dict(hack.problem)], [[text]], two)
+        ours = preview([hack.problem], [[text]], two)
         why = f"{check_format(text, reward.delimiters).reason}; {ours.verdicts[0].reason}"
-        earned = (
-            form + 2.0 * calls["equal strings"],
-            form + 2.0 * (calls["contains the answer"] or calls["MathVista's rule"]),
-        )
+        found = calls["contains the answer"] or calls["MathVista's rule"]
+        earned = (form + 2.0 * calls["equal strings"], form + 2.0 * found)
         cells = [(number(value), "bad" if value > ours.totals[0] else "") for value in earned]
         rows.append([hack.name, hack.idea, text, *cells, number(ours.totals[0]), why])
     heads = {"hack": "name", "the idea": "idea", "completion": "text", "string": "num", "search": "num", "ours": "num"}
     return _table({**heads, "why": "reason"}, rows)
 
 
-def reward_playground(
-    reward: RewardParams, problem: material.Problem = material.ANGLE, completion: str = material.ROLLOUTS["as asked"]
-) -> Any:
-    """A text box whose completion is paid as one types; the table for `completion` alone where nobody is there to type.
+def reward_playground(reward: RewardParams) -> Any:
+    """A text box whose completion is paid as one types; the table for an example where nobody is there to type.
 
     The text is escaped before it is shown, and graded as every completion is: it is never run.
     """
-
-    def paid(text: str) -> Page:
-        return pay({"yours": text}, reward, problem)
-
+    example = _in_marks(material.ROLLOUTS["as asked"], reward)
     if not is_interactive():
-        return paid(completion)
+        return pay({"yours": example}, reward)
     import ipywidgets as widgets
 
-    box = widgets.Textarea(value=_in_marks(completion, reward), layout=widgets.Layout(width="100%", height="110px"))
-    asked = f"<b>{html.escape(problem['question'])}</b> &nbsp; answer: <b>{html.escape(str(problem['answer']))}</b>"
-    result = widgets.HTML(value=str(paid(box.value)))
-    box.observe(lambda change: setattr(result, "value", str(paid(change["new"]))), names="value")
-    return widgets.VBox([widgets.HTML(value=asked), box, result])
+    box = widgets.Textarea(value=example, layout=widgets.Layout(width="100%", height="110px"))
+    asked, answer = (html.escape(material.ANGLE[key]) for key in ("question", "answer"))
+    result = widgets.HTML(value=str(pay({"yours": example}, reward)))
+    box.observe(lambda change: setattr(result, "value", str(pay({"yours": change["new"]}, reward))), names="value")
+    return widgets.VBox([widgets.HTML(value=f"<b>{asked}</b> &nbsp; answer: <b>{answer}</b>"), box, result])
 
 
 def recipes() -> Page:
