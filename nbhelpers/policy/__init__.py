@@ -7,6 +7,7 @@ from nbhelpers.policy.mends import keep_adapter_in_float32, never_sampled_ids
 from nbhelpers.policy.policy import Completion, Policy, PolicyError
 from nbhelpers.policy.predicting import delimiters_of, grade_row, predict
 from nbhelpers.policy.saving import export_final_model, save_final_model
+from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
 from nbhelpers.policy.vllm.engine import Engine, start_engine
 from nbhelpers.policy.vllm.norm import fused_norms
 from nbhelpers.policy.vllm.parity import verify

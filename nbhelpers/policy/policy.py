@@ -19,11 +19,12 @@ class PolicyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled completion. `length` counts its tokens, the end-of-turn token included."""
+    """One sampled completion. `length` counts its tokens `ids`, the end-of-turn token included."""
 
     text: str
     length: int
     truncated: bool
+    ids: tuple[int, ...] = ()
 
 
 @dataclass
@@ -166,4 +167,4 @@ class Policy:
         end = next((place for place, token in enumerate(ids) if token in eos_ids), None)
         kept = ids if end is None else ids[: end + 1]
         text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
-        return Completion(text=text, length=len(kept), truncated=end is None)
+        return Completion(text=text, length=len(kept), truncated=end is None, ids=tuple(kept))

@@ -7,6 +7,7 @@ _ROOMS = {
     "comparison": ("Comparison", "compare_runs"),
     "evaluation_plots": ("before_after",),
     "figures": ("style",),
+    "group_plots": ("ratio_figure",),
     "live": ("count_up", "live_view"),
     "pages": ("Page", "is_interactive"),
     "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
@@ -14,6 +15,7 @@ _ROOMS = {
     "samples": ("changed_minds", "show_samples"),
     "training_plots": ("compare_curves", "training_overview"),
     "viewer": ("SampleViewer",),
+    "coloured": ("words",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [*_ROOM_OF, "lesson"]
