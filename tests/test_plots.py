@@ -12,6 +12,7 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_problems, make_run
 
 from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.metrics import METRICS, progress_line
 from nbhelpers.show import evaluation_plots, figures, problem_plots, training_plots
 
 
@@ -216,3 +217,27 @@ def test_compared_runs_have_their_own_colour_and_name(metrics):
     lines = [line.get_color() for line in figure.axes[0].lines if not line.get_alpha()]
     assert len(set(lines)) == 2
     drawn(figure)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("reward", 2.291, "2.29"), ("completions/mean_length", 19.94, "19.9"), ("completions/mean_length", 512.4, "512"),
+        ("frac_reward_zero_std", 0.0417, "4"), ("loss", -0.0054, "-0.0054"), ("loss", 0.0, "0.00"),
+        ("kl", -0.00001, "0.0000"), ("entropy", None, "\u2013"), ("entropy", float("nan"), "\u2013"),
+    ],
+)  # fmt: skip
+def test_a_metric_is_shown_with_the_digits_that_say_something(key, value, expected):
+    (metric,) = [metric for metric in METRICS if metric.key == key]
+    assert metric.text(value) == expected
+
+
+def test_the_progress_line_says_where_the_run_stands():
+    row = {"step": 6, "max_steps": 60, "seconds_per_step": 3.25, "reward": 2.291, "rewards/formatting/mean": 1.521}
+    row |= {"frac_reward_zero_std": 0.0417, "completions/mean_length": 19.94, "completions/clipped_ratio": 0.0}
+    expected = "step 6/60  reward 2.29 (formatting 1.52)  zero variance 4 %  length 19.9"
+    assert progress_line(row) == expected + "  2:56 left"
+    assert (
+        progress_line({**row, "seconds_per_step": None, "completions/clipped_ratio": 0.3})
+        == expected + "  cut off 30 %"
+    )

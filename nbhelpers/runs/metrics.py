@@ -38,13 +38,14 @@ class Metric:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             return "\u2013"
         value = 100 * value if self.unit == "%" else value
-        decimals = 0 if self.unit == "%" or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+        size = abs(value)
+        decimals = 0 if self.unit == "%" or size >= 100 else 1 if size >= 10 else 4 if 0 < size < 0.01 else 2
         return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0: no "-0.00"
 
 
 METRICS = (
     Metric("reward", "reward", "per completion", "tile compare report line"),  # the overview draws it with its parts
-    Metric("reward_std", "reward spread inside a group", "standard deviation", "rest tile"),
+    Metric("reward_std", "reward spread in a group", "standard deviation", "rest tile"),
     Metric("frac_reward_zero_std", "groups without signal", "%", "story tile compare report line", "zero variance"),
     Metric("completions/mean_length", "completion length", "tokens", "story tile compare report line", "length"),
     Metric("loss", "loss", "", "story tile"),
