@@ -222,7 +222,8 @@ def test_compared_runs_have_their_own_colour_and_name(metrics):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("reward", 2.291, "2.29"), ("completions/mean_length", 19.94, "19.9"), ("completions/mean_length", 512.4, "512"),
+        ("reward", 2.291, "2.29"), ("completions/mean_length", 19.94, "19.9"),
+        ("completions/mean_length", 512.4, "512"),
         ("frac_reward_zero_std", 0.0417, "4"), ("loss", -0.0054, "-0.0054"), ("loss", 0.0, "0.00"),
         ("kl", -0.00001, "0.0000"), ("entropy", None, "\u2013"), ("entropy", float("nan"), "\u2013"),
     ],
