@@ -1,4 +1,4 @@
-"""Everything to look at: plots, tables, the viewer, the live view, and pages; each is imported when it is first asked for."""
+"""Everything to look at: plots, tables, viewer, live view and pages; each is imported when it is first asked for."""
 
 import importlib
 
@@ -8,7 +8,7 @@ _ROOMS = {
     "evaluation_plots": ("before_after",),
     "figures": ("style",),
     "group_plots": ("ratio_figure",),
-    "live": ("LiveView", "live_view"),
+    "live": ("count_up", "live_view"),
     "pages": ("Page", "is_interactive"),
     "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
     "report": ("write_report",),

@@ -41,8 +41,8 @@ def words(words_GT: Sequence[Sequence[str]], values_GT: Any, meaning: str, label
 
 def _word(text: str, value: float, reach: float) -> str:
     shown = visible(text.replace("\n", "\u23ce\n"))  # a line break is a token too, and has its value
-    style = f"background:{_ground(value, reach)}"
-    return f'<span class="word" tabindex="0" title="{value:+.3f}" style="{style}">{shown}</span>'
+    look = f'title="{value:+.3f}" style="background:{_ground(value, reach)}"'
+    return f'<span class="word" tabindex="0" {look}>{shown}</span>'
 
 
 def _ground(value: float, reach: float) -> str:
