@@ -22,9 +22,10 @@ import re
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbhelpers.grading.quantities import ARITHMETIC, Quantity, plain, read_quantity, unit_key, units_agree
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters
 
 # Longer solutions are no answers; the bound also keeps every reading of one inside a few milliseconds.
 MAX_SOLUTION = 2000
@@ -38,18 +39,6 @@ PROTOCOLS = ("strict", "mathvista")
 
 
 _BLANK = " \t\r\n\v\f\0\u00a0\u200b\u200c\u200d\u2060\ufeff"
-
-
-class Delimiters(NamedTuple):
-    """The four marks around the two blocks of a completion."""
-
-    reasoning_start: str = "<REASONING>"
-    reasoning_end: str = "</REASONING>"
-    solution_start: str = "<SOLUTION>"
-    solution_end: str = "</SOLUTION>"
-
-
-DEFAULT_DELIMITERS = Delimiters()
 
 
 @dataclass(frozen=True, slots=True)

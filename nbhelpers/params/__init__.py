@@ -4,10 +4,12 @@ from nbhelpers.params.files import parse_overrides
 from nbhelpers.params.places import available_presets, repository_root, resolve_path
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sections import (
+    DEFAULT_DELIMITERS,
     REWARD_FUNCTIONS,
     SECTIONS,
     BatchPlan,
     DatasetParams,
+    Delimiters,
     LoraParams,
     ModelParams,
     RewardParams,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -105,6 +105,18 @@ REWARD_FUNCTIONS = ("formatting", "correctness", "closeness", "overlong", "repet
 _OWN_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+class Delimiters(NamedTuple):
+    """The four marks around the two blocks of a completion."""
+
+    reasoning_start: str = "<REASONING>"
+    reasoning_end: str = "</REASONING>"
+    solution_start: str = "<SOLUTION>"
+    solution_end: str = "</SOLUTION>"
+
+
+DEFAULT_DELIMITERS = Delimiters()
+
+
 class RewardParams(Section):
     """The output format that is asked for and what it earns.
 
@@ -112,14 +124,18 @@ class RewardParams(Section):
     answer. `functions` names the rewards that are summed, each times its entry in `weights` (null: all 1).
     """
 
-    reasoning_start: str = Field("<REASONING>", min_length=1)
-    reasoning_end: str = Field("</REASONING>", min_length=1)
-    solution_start: str = Field("<SOLUTION>", min_length=1)
-    solution_end: str = Field("</SOLUTION>", min_length=1)
+    reasoning_start: str = Field(DEFAULT_DELIMITERS.reasoning_start, min_length=1)
+    reasoning_end: str = Field(DEFAULT_DELIMITERS.reasoning_end, min_length=1)
+    solution_start: str = Field(DEFAULT_DELIMITERS.solution_start, min_length=1)
+    solution_end: str = Field(DEFAULT_DELIMITERS.solution_end, min_length=1)
     formatting_reward: Number = Field(1.0, ge=0)
     correctness_reward: Number = Field(2.0, ge=0)
     functions: list[str] = Field(default_factory=lambda: ["formatting", "correctness"], min_length=1)
     weights: list[Number] | None = None
+
+    @property
+    def delimiters(self) -> Delimiters:
+        return Delimiters(self.reasoning_start, self.reasoning_end, self.solution_start, self.solution_end)
 
     @field_validator("functions")
     @classmethod
@@ -136,12 +152,7 @@ class RewardParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardParams:
-        marks = {
-            "reasoning_start": self.reasoning_start,
-            "reasoning_end": self.reasoning_end,
-            "solution_start": self.solution_start,
-            "solution_end": self.solution_end,
-        }
+        marks = self.delimiters._asdict()
         for key, mark in marks.items():
             if mark != mark.strip():
                 raise ValueError(f"{key} {mark!r} begins or ends with a blank, which a model cannot be held to")
