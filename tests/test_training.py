@@ -16,9 +16,9 @@ from nbhelpers.params.sentences import ParamsError
 from nbhelpers.policy.loading import load_policy
 from nbhelpers.problems import asking, loading
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.training import __main__, configuration, losses
-from nbhelpers.training.configuration import grpo_arguments
-from nbhelpers.training.trainer import TrainingError, _must_recompute, _out_of_memory, drop_overlong, train
+from nbhelpers.training import __main__, configuration, inside_trl
+from nbhelpers.training.configuration import TrainingError, grpo_arguments
+from nbhelpers.training.trainer import _must_recompute, _out_of_memory, drop_overlong, train
 
 
 def test_every_trained_parameter_moved_and_no_frozen_one_did(trained_run):
@@ -158,7 +158,7 @@ def test_a_second_training_sets_the_first_one_aside(tmp_path, tiny_params):
 
 def arguments_for(**training_section):
     params = RunParams.load("smoke", training=training_section)
-    return grpo_arguments(params, params.training.batch_plan(), RunDirectory(params.output_dir), on_gpu=False)
+    return grpo_arguments(params, params.training.batch_plan(), RunDirectory(params.output_dir))
 
 
 def test_any_other_field_of_grpo_config_can_be_set():
@@ -185,7 +185,6 @@ def test_dr_grpo_does_not_divide_by_the_spread_unless_told_to(loss, scale):
         params.model_copy(update={"training": section}),
         section.batch_plan(),
         RunDirectory(params.output_dir),
-        on_gpu=False,
     )
     assert arguments["scale_rewards"] == scale
 
@@ -293,7 +292,7 @@ def test_log_probs_in_chunks_train_as_all_at_once_without_the_logits(tmp_path):
     params = RunParams.load("smoke")
     policy = load_policy(params.model, params.lora)
     whole, log, heads = heads_used_by(policy, tmp_path / "whole")
-    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", losses.log_probs_in_chunks)
+    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", inside_trl.log_probs_in_chunks)
     assert heads and not heads_of_parts
     assert any(not torch.equal(value, torch.zeros_like(value)) for value in whole.values())
     for name, value in whole.items():

@@ -1,5 +1,6 @@
 """The verdict on an answer, with its reason."""
 
+from nbhelpers.grading.columns import GRADING_COLUMNS, PROBLEM_COLUMNS
 from nbhelpers.grading.rules import (
     DEFAULT_DELIMITERS,
     Delimiters,

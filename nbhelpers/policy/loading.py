@@ -1,4 +1,4 @@
-"""TODO."""
+"""Loading a policy: which backend, the base model with its processor, and what training saved."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.policy.adapter import adapter_base, attach_lora
+from nbhelpers.policy.inside_transformers import TRANSFORMERS, loading_quietly
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
 from nbhelpers.policy.policy import Policy, PolicyError
-from nbhelpers.policy.unsloth import load_unsloth_policy
+from nbhelpers.policy.unsloth import UNSLOTH, UNSLOTH_ZOO, load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
+from nbhelpers.policy.vllm.inside import VLLM
 from nbhelpers.policy.vllm.setup import prepare_environment
+from nbhelpers.runs import Library, check_libraries
 
 
 def choose_backend(params: ModelParams) -> tuple[str, str]:
-    """Which backend `model.backend` means on this machine, and a sentence why."""
+    """Which backend `model.backend` means on this machine, and a sentence on it where there was a choice."""
     import importlib.util
 
     import torch
 
     if params.backend != "auto":
-        return params.backend, f"backend {params.backend}, as asked for"
+        return params.backend, ""
     if not torch.cuda.is_available():
-        return "transformers", "backend transformers: there is no CUDA GPU, and Unsloth needs one"
+        return "transformers", ""
     if importlib.util.find_spec("unsloth") is None:
         return "transformers", "backend transformers: unsloth is not installed (pip install 'nbhelpers[gpu]')"
     return "unsloth", "backend unsloth: a CUDA GPU is there and unsloth is installed"
+
+
+def libraries(params: ModelParams) -> list[Library]:
+    """The libraries with private names that a policy with these settings uses on this machine."""
+    unsloth = choose_backend(params)[0] == "unsloth"
+    return [TRANSFORMERS, *([VLLM] if params.fast_inference else []), *([UNSLOTH, UNSLOTH_ZOO] if unsloth else [])]
 
 
 def weights_source(name: str) -> str:
@@ -45,24 +54,12 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
         seed: of the adapter's first weights; a run repeats only if they do.
 
     Raises:
-        PolicyError: the weights cannot be had, or the settings need a GPU that is not there.
+        PolicyError: the weights cannot be had, the settings need a GPU that is not there, or a library is not as it
+            was tested.
     """
-    import torch
-
     backend, why = choose_backend(params)
-    if not torch.cuda.is_available():
-        wants = [
-            (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
-            (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
-            (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
-        ]
-        asked = [(setting, instead) for wanted, setting, instead in wants if wanted]
-        if asked:
-            raise PolicyError(
-                f"{', '.join(setting for setting, _ in asked)} needs an NVIDIA GPU, and PyTorch {torch.__version__} sees none here. "
-                f"Run on a GPU machine, or set {', '.join(instead for _, instead in asked)}; "
-                "the embedded default (`nbhelpers run smoke`) needs no GPU. `nbhelpers doctor` says what is missing."
-            )
+    _refuse_without_gpu(params, backend)
+    untested = check_libraries(*libraries(params), error=PolicyError)
     source = weights_source(params.name)
     if backend == "unsloth":
         prepare_environment()
@@ -71,13 +68,36 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
         policy = Policy(*_load_transformers(params, source), backend="transformers", source=source)
         if lora is not None:
             attach_lora(policy, lora, seed=seed)
-    policy.notices.insert(0, why)
-    keep_one_bos(policy.processor)
+    policy.notices[:0] = [why] * bool(why) + untested
+    _ready(policy)
     end_of_turn_ids(policy.processor, policy.model)
-    policy.processor.tokenizer.padding_side = "left"
     if params.fast_inference:
         sample_with_vllm(policy, params)
     return policy
+
+
+def _refuse_without_gpu(params: ModelParams, backend: str) -> None:
+    import torch
+
+    wants = [
+        (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
+        (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
+        (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
+    ]
+    asked = [(setting, instead) for wanted, setting, instead in wants if wanted]
+    if asked and not torch.cuda.is_available():
+        settings, instead = (", ".join(names) for names in zip(*asked, strict=True))
+        raise PolicyError(
+            f"{settings} needs an NVIDIA GPU, and PyTorch {torch.__version__} sees none here. Run on a GPU machine, or "
+            f"set {instead}; the embedded default (`nbhelpers run smoke`) needs no GPU. `nbhelpers doctor` says what "
+            "is missing."
+        )
+
+
+def _ready(policy: Policy) -> None:
+    """The mends that every processor gets."""
+    keep_one_bos(policy.processor)
+    policy.processor.tokenizer.padding_side = "left"
 
 
 def load_processor(params: ModelParams) -> Policy:
@@ -88,7 +108,7 @@ def load_processor(params: ModelParams) -> Policy:
     """
     source = weights_source(params.name)
     policy = Policy(None, _processor(params, source), backend="transformers", source=source)
-    keep_one_bos(policy.processor)
+    _ready(policy)
     return policy
 
 
@@ -109,7 +129,8 @@ def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
         kwargs["device_map"] = {"": torch.cuda.current_device()}
     processor = _processor(params, source)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
+        with loading_quietly():
+            model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
     except OSError as error:
         raise _not_loaded(params, error) from error
     return model, processor
@@ -147,6 +168,5 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
     policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
     policy.model = PeftModel.from_pretrained(policy.model, str(path)).eval()
     policy.processor = AutoProcessor.from_pretrained(str(path))
-    policy.processor.tokenizer.padding_side = "left"
-    keep_one_bos(policy.processor)
+    _ready(policy)
     return policy

@@ -1,6 +1,6 @@
 """Problems: loading them from any source, cutting them into training and evaluation, and asking them."""
 
-from nbhelpers.problems.asking import PROBLEM_COLUMNS, conversation, decode_once, grpo_dataset, kind_of, prompt_text
+from nbhelpers.problems.asking import conversation, decode_once, grpo_dataset, kind_of, prompt_text
 from nbhelpers.problems.describing import guessing_rates, overlap, type_counts
 from nbhelpers.problems.drawn import KINDS, make_problems
 from nbhelpers.problems.loading import ProblemSets, load_problems

@@ -101,6 +101,3 @@ def decode_once(dataset: datasets.Dataset, max_pictures: int = 64) -> datasets.D
         return batch
 
     return dataset.cast_column("image", datasets.Image(decode=False)).with_transform(decode)
-
-
-PROBLEM_COLUMNS = ("question", "choices", "unit", "precision", "answer", "question_type", "answer_type")

@@ -9,17 +9,13 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.grading import DEFAULT_DELIMITERS, Delimiters, can_grade, check_format, grade
+from nbhelpers.grading import DEFAULT_DELIMITERS, GRADING_COLUMNS, Delimiters, can_grade, check_format, grade
 
 if TYPE_CHECKING:
     from nbhelpers.params import RewardParams
 
 
 Reward = Callable[..., list[float | None]]
-
-
-# The columns of a problem that grading takes; each may be absent from a data set.
-GRADING_COLUMNS = ("choices", "unit", "precision", "question_type", "answer_type")
 
 
 def completion_text(completion: Any) -> str:

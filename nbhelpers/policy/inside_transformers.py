@@ -1,0 +1,55 @@
+"""transformers' insides that are touched, and what was tested of them.
+
+* `get_image_features` is replaced by the vision cache, whose output only `Gemma3Model.forward` reads.
+* `preprocess` of the image processor is overridden by the cache of pictures.
+* `boi_token`, `full_image_sequence` of the processor: a prompt's tokens without looking at its picture.
+* the setter of `add_bos_token` rebuilds the tokenizer's post-processor (`mends.keep_one_bos`).
+* `AutoTokenizer.from_pretrained` hands vLLM a tokenizer that is there already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from nbhelpers.runs import Library
+
+TRANSFORMERS = Library(
+    "transformers",
+    "5.17.0",
+    {
+        "models.gemma3.modeling_gemma3:Gemma3Model.get_image_features": "fcf0f8a3bdf3",
+        "models.gemma3.modeling_gemma3:Gemma3Model.forward": "06b8e81cb207",
+        "models.gemma3.processing_gemma3:Gemma3Processor": "40ecdefde11f",
+        "models.gemma3.image_processing_pil_gemma3:Gemma3ImageProcessorPil.preprocess": "51e46addaf38",
+        "models.gemma3.image_processing_gemma3:Gemma3ImageProcessor.preprocess": "51e46addaf38",
+        "image_processing_utils:BaseImageProcessor.preprocess": "b5fbe3d394b3",
+        "models.auto.tokenization_auto:AutoTokenizer.from_pretrained": "b65df8a77eee",
+        "tokenization_utils_tokenizers:TokenizersBackend.add_bos_token": "095162c7c983",
+        "tokenization_utils_tokenizers:TokenizersBackend.update_post_processor": "1fe4d7a21551",
+    },
+)
+
+
+def override(thing: Any, **members: Any) -> None:
+    """Give `thing` a class of the same name with other members.
+
+    An attribute of the object itself would end up in the file that it is saved to.
+    """
+    kind = type(thing)
+    thing.__class__ = type(kind.__name__, (kind,), {**members, "__module__": kind.__module__})
+
+
+@contextlib.contextmanager
+def loading_quietly() -> Iterator[None]:
+    """Inside, transformers draws no bars: they stay behind in an executed notebook."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
