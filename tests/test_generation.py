@@ -220,7 +220,8 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
 def test_too_little_memory_is_a_sentence_with_what_to_set():
     def no_memory(**arguments):
         raise ValueError(
-            "Free memory on device (3.1/24.0 GiB) on startup is less than desired GPU memory utilization (0.5, 12.0 GiB)."
+            "Free memory on device (3.1/24.0 GiB) on startup is less than desired GPU memory utilization (0.5, "
+            "12.0 GiB)."
         )
 
     with pytest.raises(GenerationError, match=r"Free memory.*model\.gpu_memory_utilization=0\.35"):
@@ -306,7 +307,7 @@ def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypa
 
 
 class TransformersEngine(Engine):
-    """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as another kernel would."""
+    """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as by another kernel."""
 
     noise = 0.0
 

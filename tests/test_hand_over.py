@@ -116,9 +116,11 @@ class TestMergedAdapter:
         assert MergedAdapter(vllm).take(policy.model) is None
         layer = vllm.language_model.model.layers[1]
         for linear, block, parts in (
-            (layer.self_attn.qkv_proj, "self_attn", ("q_proj", "k_proj", "v_proj")), (layer.self_attn.o_proj, "self_attn", ("o_proj",)),
-            (layer.mlp.gate_up_proj, "mlp", ("gate_proj", "up_proj")), (layer.mlp.down_proj, "mlp", ("down_proj",)),
-        ):  # fmt: skip
+            (layer.self_attn.qkv_proj, "self_attn", ("q_proj", "k_proj", "v_proj")),
+            (layer.self_attn.o_proj, "self_attn", ("o_proj",)),
+            (layer.mlp.gate_up_proj, "mlp", ("gate_proj", "up_proj")),
+            (layer.mlp.down_proj, "mlp", ("down_proj",)),
+        ):
             modules = [wrapped(policy, 1, block, part) for part in parts]
             x = torch.randn(200, linear.weight.shape[1])
             with torch.no_grad():

@@ -32,10 +32,10 @@ def choose_backend(params: ModelParams) -> tuple[str, str]:
     return "unsloth", "backend unsloth: a CUDA GPU is there and unsloth is installed"
 
 
-def libraries(params: ModelParams) -> list[Library]:
-    """The libraries with private names that a policy with these settings uses on this machine."""
-    unsloth = choose_backend(params)[0] == "unsloth"
-    return [TRANSFORMERS, *([VLLM] if params.fast_inference else []), *([UNSLOTH, UNSLOTH_ZOO] if unsloth else [])]
+def libraries(params: ModelParams, backend: str) -> list[Library]:
+    """The libraries with private names that a policy with these settings uses."""
+    unsloth = [UNSLOTH, UNSLOTH_ZOO] if backend == "unsloth" else []
+    return [TRANSFORMERS, *([VLLM] if params.fast_inference else []), *unsloth]
 
 
 def weights_source(name: str) -> str:
@@ -59,7 +59,7 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
     """
     backend, why = choose_backend(params)
     _refuse_without_gpu(params, backend)
-    untested = check_libraries(*libraries(params), error=PolicyError)
+    untested = check_libraries(*libraries(params, backend), error=PolicyError)
     source = weights_source(params.name)
     if backend == "unsloth":
         prepare_environment()

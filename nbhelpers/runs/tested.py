@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,7 @@ def compare_library(library: Library) -> Finding:
         return Finding(library, None)
     if found is None or found.origin is None:
         return Finding(library, None)
-    folder = Path(found.origin).parent
-    now = {name: fingerprint_of(folder, name) for name in library.names}
+    now = fingerprints(Path(found.origin).parent, library.names)
     missing = tuple(name for name, value in now.items() if value is None)
     return Finding(library, version, missing, tuple(n for n in now if n not in missing and now[n] != library.names[n]))
 
@@ -103,20 +102,20 @@ def check_libraries(*libraries: Library, error: type[Exception] = RuntimeError) 
     return sentences
 
 
-def fingerprint_of(folder: Path, name: str) -> str | None:
-    """The fingerprint of `module:Class.method` below a package's folder; None where there is none."""
-    module, _, path = name.partition(":")
-    file = folder.joinpath(*module.split("."))
-    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
-    nodes = _parsed(file)
-    for part in path.split("."):
-        nodes = [found for node in nodes for found in _named(part, node.body)]
-    return hashlib.blake2b(repr(_shape(nodes)).encode(), digest_size=6).hexdigest() if nodes else None
-
-
-@functools.lru_cache(maxsize=2)  # names of one file stand together in the tables
-def _parsed(file: Path) -> list[ast.Module]:
-    return [ast.parse(file.read_bytes())] if file.is_file() else []
+def fingerprints(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """The fingerprint of each `module:Class.method` below a package's folder; None where there is none."""
+    found: dict[str, str | None] = {}
+    read, tree = "", []
+    for name in names:
+        module, _, path = name.partition(":")
+        if module != read:  # names of one file stand together in the tables
+            file = folder.joinpath(*module.split(".")).with_suffix(".py")
+            read, tree = module, [ast.parse(file.read_bytes())] if file.is_file() else []
+        nodes = tree
+        for part in path.split("."):
+            nodes = [node for owner in nodes for node in _named(part, owner.body)]
+        found[name] = hashlib.blake2b(repr(_shape(nodes)).encode(), digest_size=6).hexdigest() if nodes else None
+    return found
 
 
 def _named(name: str, body: list[ast.stmt]) -> Iterator[Any]:

@@ -26,8 +26,9 @@ def check(params: RunParams) -> BatchPlan:
             in `train`, because Unsloth has to be imported before TRL.
         TrainingError: a library that this run uses is not as it was tested.
     """
-    check_libraries(TRL, *libraries(params.model), error=TrainingError)
-    if choose_backend(params.model)[0] != "unsloth":
+    backend, _ = choose_backend(params.model)
+    check_libraries(TRL, *libraries(params.model, backend), error=TrainingError)
+    if backend != "unsloth":
         _refuse_unknown_fields(params.training.grpo)
     return params.training.batch_plan(num_processes=num_processes())
 
