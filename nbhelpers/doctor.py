@@ -16,7 +16,6 @@ from pathlib import Path
 from nbhelpers.params import RunParams, repository_root, resolve_path
 from nbhelpers.policy import GIB, libraries, memory_estimate, parameter_count
 from nbhelpers.runs import Gpu, compare_library, find_gpus
-from nbhelpers.training import TRL
 
 
 @dataclass(frozen=True)
@@ -165,12 +164,12 @@ def _version_checks(lines: Iterable[str], extras: set[str], installed: Callable[
 
 def _touched_checks(params: RunParams, backend: str) -> list[Check]:
     """One check for each installed library whose private names this preset touches."""
-    findings = map(compare_library, [TRL, *libraries(params.model, backend)])
-    return [
-        Check(f"inside {f.library.name}", f.fits, str(f), "" if f.fits else f.library.pin)
-        for f in findings
-        if f.installed
-    ]
+    checks = []
+    for finding in map(compare_library, ["trl", *libraries(params.model, backend)]):
+        if finding.installed:
+            remedy = finding.remedy if finding.differing else ""
+            checks.append(Check(f"inside {finding.library}", not finding.differing, str(finding), remedy))
+    return checks
 
 
 def _model_check(params: RunParams) -> Check:

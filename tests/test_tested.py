@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 
 import pytest
 
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.policy import loading, unsloth
-from nbhelpers.policy.inside_transformers import TRANSFORMERS
 from nbhelpers.policy.policy import PolicyError
-from nbhelpers.policy.vllm.inside import VLLM
-from nbhelpers.runs.tested import Library, check_libraries, compare_library, fingerprints
+from nbhelpers.runs import tested
+from nbhelpers.runs.tested import check_libraries, compare_library, fingerprints
 from nbhelpers.training import configuration, inside_trl
 from nbhelpers.training.configuration import TrainingError
-from nbhelpers.training.inside_trl import TRL
 
 SOURCE = '''
 import os
@@ -60,23 +59,29 @@ def shelf(tmp_path, monkeypatch):
     return write
 
 
-def as_tested(shelf, instead=""):
-    folder = shelf(SOURCE)
-    return Library("shelf-books", "1.0", fingerprints(folder, NAMES), instead)
+@pytest.fixture
+def as_tested(shelf, tmp_path, monkeypatch):
+    """Write the library as it was tested."""
+    names = fingerprints(shelf(SOURCE), NAMES)
+    entry = {"version": "1.0", "instead": "model.shelf=false", "names": names}
+    (tmp_path / "tested.json").write_text(json.dumps({"shelf-books": entry, "shelf-without-books": entry}))
+    monkeypatch.setattr(tested, "TABLE", tmp_path / "tested.json")
+    compare_library.cache_clear()
+    yield
+    compare_library.cache_clear()
 
 
-def test_what_was_tested_passes_without_a_word(shelf):
-    assert check_libraries(as_tested(shelf)) == []
+def test_what_was_tested_passes_without_a_word(as_tested):
+    assert check_libraries("shelf-books") == []
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [("Say what.", "Say which."), ("  # as it was", ""), ("[name, quietly]", "[\n            name,\n quietly]")],
 )
-def test_docstrings_comments_and_layout_do_not_count(shelf, old, new):
-    library = as_tested(shelf)
+def test_docstrings_comments_and_layout_do_not_count(shelf, as_tested, old, new):
     shelf(SOURCE.replace(old, new))
-    assert check_libraries(library) == []
+    assert check_libraries("shelf-books") == []
 
 
 @pytest.mark.parametrize(
@@ -89,44 +94,39 @@ def test_docstrings_comments_and_layout_do_not_count(shelf, old, new):
         ("from json", "from ujson", "loader:written has changed"),
     ],
 )
-def test_a_changed_or_missing_name_stops_with_what_to_do(shelf, old, new, said):
-    library = as_tested(shelf, instead="model.shelf=false")
+def test_a_changed_or_missing_name_stops_with_what_to_do(shelf, as_tested, old, new, said):
     shelf(SOURCE.replace(old, new), version="1.1")
     with pytest.raises(PolicyError) as raised:
-        check_libraries(library, error=PolicyError)
+        check_libraries("shelf-books", error=PolicyError)
     sentence = str(raised.value)
     assert said in sentence and "1.1 is installed and 1.0 was tested" in sentence
     assert "pip install 'shelf-books==1.0', or --set model.shelf=false" in sentence
 
 
-def test_a_difference_is_a_warning_where_the_user_says_so(shelf, monkeypatch):
-    library = as_tested(shelf)
+def test_a_difference_is_a_warning_where_the_user_says_so(shelf, as_tested, monkeypatch):
     shelf(SOURCE.replace("def load(", "def fetch("))
     monkeypatch.setenv("NBHELPERS_UNTESTED", "1")
-    (sentence,) = check_libraries(library)
+    (sentence,) = check_libraries("shelf-books")
     assert "Loader.load is missing" in sentence
 
 
-def test_another_version_with_the_same_names_is_a_warning(shelf):
-    library = as_tested(shelf)
+def test_another_version_with_the_same_names_is_a_warning(shelf, as_tested):
     shelf(SOURCE, version="1.1")
-    (sentence,) = check_libraries(library)
-    assert "1.1 is installed and 1.0 was tested; the 3 names that are touched are as tested" in sentence
+    (sentence,) = check_libraries("shelf-books")
+    assert "1.1 is installed and 1.0 was tested: the touched names have not changed" in sentence
 
 
-def test_a_library_that_is_not_there_is_left_to_whoever_needs_it():
-    library = Library("shelf-without-books", "1.0", dict.fromkeys(NAMES, "0"))
-    assert compare_library(library).installed is None and check_libraries(library) == []
+def test_a_library_that_is_not_there_is_left_to_whoever_needs_it(as_tested):
+    assert compare_library("shelf-without-books").installed is None
+    assert check_libraries("shelf-without-books") == []
 
 
-@pytest.mark.parametrize(
-    "library", [TRL, TRANSFORMERS, VLLM, unsloth.UNSLOTH, unsloth.UNSLOTH_ZOO], ids=lambda it: it.name
-)
+@pytest.mark.parametrize("library", json.loads(tested.TABLE.read_text()))
 def test_what_is_installed_is_what_was_tested(library):
     finding = compare_library(library)
     if finding.installed is None:
-        pytest.skip(f"{library.name} is not installed")
-    assert finding.installed == library.version and finding.fits, str(finding)
+        pytest.skip(f"{library} is not installed")
+    assert finding.installed == finding.tested and not finding.differing, str(finding)
 
 
 def overrides(child, parent):
@@ -153,23 +153,32 @@ def test_each_override_takes_what_the_parent_takes():
     assert found[rollout] == set(unsloth.OVERRIDDEN)
     assert found[weighing] == {"_generate_and_score_completions", "_compute_loss", "_get_per_token_logps_and_entropies"}
     assert found[generation] == {"_init_vllm", "sync_weights", "generate"}
-    assert all(name in str(TRL.names) for names in found.values() for name in names)
+    assert all(name in tested.TABLE.read_text() for names in found.values() for name in names)
 
 
-def other(library):
-    """The library with one fingerprint that cannot be right."""
-    name = next(iter(library.names))
-    return Library(library.name, library.version, {**library.names, name: "0"})
+@pytest.fixture
+def differing(tmp_path, monkeypatch):
+    """Make one fingerprint of a library one that cannot be right."""
+
+    def change(library):
+        table = json.loads(tested.TABLE.read_text())
+        table[library]["names"][next(iter(table[library]["names"]))] = "0"
+        (tmp_path / "tested.json").write_text(json.dumps(table))
+        monkeypatch.setattr(tested, "TABLE", tmp_path / "tested.json")
+        compare_library.cache_clear()
+
+    yield change
+    compare_library.cache_clear()
 
 
-def test_training_stops_before_a_model_is_loaded(monkeypatch, tmp_path):
-    monkeypatch.setattr(configuration, "TRL", other(TRL))
+def test_training_stops_before_a_model_is_loaded(differing, tmp_path):
+    differing("trl")
     with pytest.raises(TrainingError, match="GRPOTrainer.__init__ has changed.*pip install 'trl==1.14.2'"):
         configuration.check(RunParams.load("smoke", output_dir=tmp_path))
 
 
-def test_loading_stops_before_the_weights(monkeypatch):
-    monkeypatch.setattr(loading, "TRANSFORMERS", other(TRANSFORMERS))
+def test_loading_stops_before_the_weights(differing, monkeypatch):
+    differing("transformers")
     monkeypatch.setattr(loading, "_load_transformers", lambda *_: pytest.fail("loaded"))
     with pytest.raises(PolicyError, match="get_image_features has changed"):
         loading.load_policy(RunParams.load("smoke").model)
@@ -177,7 +186,7 @@ def test_loading_stops_before_the_weights(monkeypatch):
 
 def test_a_run_is_checked_for_the_libraries_that_it_uses():
     def names(backend, **model):
-        return [it.name for it in loading.libraries(RunParams.load("full", model=model).model, backend)]
+        return loading.libraries(RunParams.load("full", model=model).model, backend)
 
     assert names("transformers", fast_inference=False) == ["transformers"]
     assert names("transformers", fast_inference=True) == ["transformers", "vllm"]

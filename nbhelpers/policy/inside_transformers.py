@@ -1,4 +1,4 @@
-"""transformers' insides that are touched, and what was tested of them.
+"""transformers' insides that are touched (tested: `runs/tested.json`).
 
 * `get_image_features` is replaced by the vision cache, whose output only `Gemma3Model.forward` reads.
 * `preprocess` of the image processor is overridden by the cache of pictures.
@@ -12,24 +12,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
-
-from nbhelpers.runs import Library
-
-TRANSFORMERS = Library(
-    "transformers",
-    "5.17.0",
-    {
-        "models.gemma3.modeling_gemma3:Gemma3Model.get_image_features": "fcf0f8a3bdf3",
-        "models.gemma3.modeling_gemma3:Gemma3Model.forward": "06b8e81cb207",
-        "models.gemma3.processing_gemma3:Gemma3Processor": "40ecdefde11f",
-        "models.gemma3.image_processing_pil_gemma3:Gemma3ImageProcessorPil.preprocess": "51e46addaf38",
-        "models.gemma3.image_processing_gemma3:Gemma3ImageProcessor.preprocess": "51e46addaf38",
-        "image_processing_utils:BaseImageProcessor.preprocess": "b5fbe3d394b3",
-        "models.auto.tokenization_auto:AutoTokenizer.from_pretrained": "b65df8a77eee",
-        "tokenization_utils_tokenizers:TokenizersBackend.add_bos_token": "095162c7c983",
-        "tokenization_utils_tokenizers:TokenizersBackend.update_post_processor": "1fe4d7a21551",
-    },
-)
 
 
 def override(thing: Any, **members: Any) -> None:

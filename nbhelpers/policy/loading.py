@@ -7,14 +7,13 @@ from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.policy.adapter import adapter_base, attach_lora
-from nbhelpers.policy.inside_transformers import TRANSFORMERS, loading_quietly
+from nbhelpers.policy.inside_transformers import loading_quietly
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
 from nbhelpers.policy.policy import Policy, PolicyError
-from nbhelpers.policy.unsloth import UNSLOTH, UNSLOTH_ZOO, load_unsloth_policy
+from nbhelpers.policy.unsloth import load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
-from nbhelpers.policy.vllm.inside import VLLM
 from nbhelpers.policy.vllm.setup import prepare_environment
-from nbhelpers.runs import Library, check_libraries
+from nbhelpers.runs import check_libraries
 
 
 def choose_backend(params: ModelParams) -> tuple[str, str]:
@@ -32,10 +31,10 @@ def choose_backend(params: ModelParams) -> tuple[str, str]:
     return "unsloth", "backend unsloth: a CUDA GPU is there and unsloth is installed"
 
 
-def libraries(params: ModelParams, backend: str) -> list[Library]:
+def libraries(params: ModelParams, backend: str) -> list[str]:
     """The libraries with private names that a policy with these settings uses."""
-    unsloth = [UNSLOTH, UNSLOTH_ZOO] if backend == "unsloth" else []
-    return [TRANSFORMERS, *([VLLM] if params.fast_inference else []), *unsloth]
+    vllm, unsloth = ["vllm"] * params.fast_inference, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
+    return ["transformers", *vllm, *unsloth]
 
 
 def weights_source(name: str) -> str:

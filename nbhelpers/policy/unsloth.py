@@ -1,7 +1,7 @@
-"""The Unsloth backend: `FastVisionModel` with vLLM over the same weights, and what was tested of Unsloth's insides.
+"""The Unsloth backend: `FastVisionModel` with vLLM over the same weights, and Unsloth's insides.
 
 Unsloth rewrites transformers, trl and peft when it is imported, so it comes before them; its settings are read from the
-environment at that moment. It runs on an NVIDIA GPU only. Touched are:
+environment at that moment. It runs on an NVIDIA GPU only. Touched are (tested: `runs/tested.json`):
 
 * `load_vllm` of unsloth_zoo, wrapped while the model loads; `FastBaseModel.from_pretrained` calls it.
 * `vllm_engine` and `load_lora` of the model that it returns: its vLLM, and the adapter handed over in memory.
@@ -23,28 +23,8 @@ from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.policy.policy import Policy, PolicyError
 from nbhelpers.policy.vllm.inside import mend, quick_start
 from nbhelpers.policy.vllm.setup import GenerationError, compilation
-from nbhelpers.runs import Library
+from nbhelpers.runs import tested_version
 
-_INSTEAD = "model.backend=transformers"
-UNSLOTH = Library(
-    "unsloth",
-    "2026.10.7",
-    {
-        "models.vision:FastBaseModel.from_pretrained": "7ead7c185119",
-        "models.vision:FastBaseModel.get_peft_model": "b4d36320ec3c",
-        "models._utils:patch_peft_fast_inference": "a19d4e90d2f1",
-        "models.rl:PatchFastRL": "5b5becdf295d",
-        "models.rl:patch_trl_rl_trainers": "3f1e7d697401",
-        "save:unsloth_save_pretrained_gguf": "1d6f486519f8",
-    },
-    _INSTEAD,
-)
-UNSLOTH_ZOO = Library(
-    "unsloth-zoo",
-    "2026.10.7",
-    {"vllm_utils:load_vllm": "5d01d1b5c95e", "vllm_utils:load_lora": "0cc4cb2178a1"},
-    _INSTEAD,
-)
 # What the generated trainer has to have for `training` to override it: methods with their arguments.
 OVERRIDDEN = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
@@ -109,7 +89,8 @@ def check_generated() -> None:
         except (AttributeError, TypeError) as error:
             raise PolicyError(
                 f"the GRPOTrainer that Unsloth generates has no {name}({', '.join(arguments)}) ({error}). "
-                f"{UNSLOTH.version} was tested: {UNSLOTH.pin}, or --set {_INSTEAD}."
+                f"To have what was tested: pip install 'unsloth=={tested_version('unsloth')}', or --set "
+                "model.backend=transformers to do without it."
             ) from error
 
 

@@ -3,4 +3,4 @@
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.machine import Gpu, find_gpus, hardware, versions
 from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
-from nbhelpers.runs.tested import Library, check_libraries, compare_library
+from nbhelpers.runs.tested import check_libraries, compare_library, tested_version

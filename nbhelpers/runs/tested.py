@@ -1,7 +1,8 @@
 """The guard of the private names that this package touches in other libraries: installed source against tested source.
 
-Nothing is imported: the files of a library are found and parsed, and each touched function or class is compared with
-the fingerprint of the version that was tested.
+`tested.json` holds each library's tested version, the setting that does without it, and the touched names
+(`module:Class.method`) with a fingerprint each; the `inside` modules say why each is touched. Nothing is imported: the
+installed files are found and parsed. `tests/benchmarks/fingerprints.py --write` renews the file.
 """
 
 from __future__ import annotations
@@ -11,76 +12,65 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TABLE = Path(__file__).with_suffix(".json")
 UNTESTED = "NBHELPERS_UNTESTED"  # set to 1, a difference is a warning
-
-
-@dataclass(frozen=True, eq=False)
-class Library:
-    """A library with the names of it that are touched.
-
-    Attributes:
-        name: as pip knows it; its package has the same name with `_` for `-`.
-        version: the tested one.
-        names: `module:Class.method` inside the package, and its fingerprint in that version.
-        instead: settings that do without the library, for the sentence on a difference.
-    """
-
-    name: str
-    version: str
-    names: Mapping[str, str]
-    instead: str = ""
-
-    @property
-    def pin(self) -> str:
-        return f"pip install '{self.name}=={self.version}'"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is installed of a library: its version (None: it is not there) and the touched names that differ."""
+    """What is installed of a library beside what was tested.
 
-    library: Library
+    Attributes:
+        tested, installed: versions; None where the library is not installed.
+        differing: what is wrong with touched names, such as "trainer:Trainer.step has changed".
+        remedy: the line that installs what was tested, or the setting that does without.
+    """
+
+    library: str
+    tested: str
     installed: str | None
-    missing: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-
-    @property
-    def fits(self) -> bool:
-        return not self.missing and not self.changed
+    differing: tuple[str, ...] = ()
+    remedy: str = ""
 
     def __str__(self) -> str:
-        tested = f"{self.library.version} was tested"
-        if self.fits:
-            same = f"the {len(self.library.names)} names that are touched are as tested"
-            return f"{self.installed}, {same}" if self.installed == self.library.version else (
-                f"{self.installed} is installed and {tested}; {same}"
-            )  # fmt: skip
-        differing = [f"{name} is missing" for name in self.missing] + [f"{name} has changed" for name in self.changed]
-        return f"{self.installed} is installed and {tested}: {', '.join(differing)}"
+        same = f"{self.installed} as tested" if self.installed == self.tested else (
+            f"{self.installed} is installed and {self.tested} was tested"
+        )  # fmt: skip
+        return f"{same}: {', '.join(self.differing) or 'the touched names have not changed'}"
+
+
+def tested_version(library: str) -> str:
+    """The version whose private names are known."""
+    return json.loads(TABLE.read_text())[library]["version"]
 
 
 @functools.cache
-def compare_library(library: Library) -> Finding:
-    """Read what is installed of `library` and compare the touched names; a library that is not there has no names."""
+def compare_library(library: str) -> Finding:
+    """Read what is installed of a library (its name as pip knows it) and compare the touched names."""
+    entry = json.loads(TABLE.read_text())[library]
     try:
-        version = importlib.metadata.version(library.name)
-        found = importlib.util.find_spec(library.name.replace("-", "_"))  # of a package at the top: not imported
+        installed = importlib.metadata.version(library)
+        spec = importlib.util.find_spec(library.replace("-", "_"))  # of a package at the top: not imported
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        return Finding(library, None)
-    if found is None or found.origin is None:
-        return Finding(library, None)
-    now = fingerprints(Path(found.origin).parent, library.names)
-    missing = tuple(name for name, value in now.items() if value is None)
-    return Finding(library, version, missing, tuple(n for n in now if n not in missing and now[n] != library.names[n]))
+        spec = None
+    if spec is None or spec.origin is None:
+        return Finding(library, entry["version"], None)
+    now = fingerprints(Path(spec.origin).parent, entry["names"])
+    other = [name for name, fingerprint in entry["names"].items() if now[name] != fingerprint]
+    differing = tuple(f"{name} {'has changed' if now[name] else 'is missing'}" for name in other)
+    instead = f", or --set {entry['instead']} to do without it" if entry["instead"] else ""
+    remedy = f"pip install '{library}=={entry['version']}'{instead}"
+    return Finding(library, entry["version"], installed, differing, remedy)
 
 
-def check_libraries(*libraries: Library, error: type[Exception] = RuntimeError) -> list[str]:
+def check_libraries(*libraries: str, error: type[Exception] = RuntimeError) -> list[str]:
     """Stop where a touched name is missing or changed, before it is used.
 
     Returns:
@@ -91,12 +81,10 @@ def check_libraries(*libraries: Library, error: type[Exception] = RuntimeError) 
     """
     sentences = []
     for finding in map(compare_library, libraries):
-        library = finding.library
-        if finding.installed in (None, library.version) and finding.fits:
+        if finding.installed in (None, finding.tested) and not finding.differing:
             continue
-        instead = f", or --set {library.instead} to do without it" if library.instead else ""
-        sentence = f"{library.name} {finding}. What was tested: {library.pin}{instead}."
-        if not finding.fits and os.environ.get(UNTESTED) != "1":
+        sentence = f"{finding.library} {finding}. To have what was tested: {finding.remedy}."
+        if finding.differing and os.environ.get(UNTESTED) != "1":
             raise error(f"{sentence} {UNTESTED}=1 goes on regardless.")
         sentences.append(sentence)
     return sentences

@@ -1,6 +1,5 @@
 """GRPO: the configuration from parameters, the trainer with its record, and the loop."""
 
 from nbhelpers.training.configuration import TrainingError, check, grpo_arguments
-from nbhelpers.training.inside_trl import TRL
 from nbhelpers.training.recording import log_line
 from nbhelpers.training.trainer import TrainingResult, train, train_if_missing

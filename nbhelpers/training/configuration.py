@@ -11,7 +11,6 @@ from typing import Any
 from nbhelpers.params import BatchPlan, ParamsError, RunParams
 from nbhelpers.policy import Policy, choose_backend, libraries, trainable_parameters
 from nbhelpers.runs import RunDirectory, check_libraries
-from nbhelpers.training.inside_trl import TRL
 
 
 class TrainingError(RuntimeError):
@@ -27,7 +26,7 @@ def check(params: RunParams) -> BatchPlan:
         TrainingError: a library that this run uses is not as it was tested.
     """
     backend, _ = choose_backend(params.model)
-    check_libraries(TRL, *libraries(params.model, backend), error=TrainingError)
+    check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
     if backend != "unsloth":
         _refuse_unknown_fields(params.training.grpo)
     return params.training.batch_plan(num_processes=num_processes())
@@ -35,7 +34,7 @@ def check(params: RunParams) -> BatchPlan:
 
 def check_trl() -> list[str]:
     """Sentences on a TRL that is not the tested one; raises TrainingError where it matters."""
-    return check_libraries(TRL, error=TrainingError)
+    return check_libraries("trl", error=TrainingError)
 
 
 def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:

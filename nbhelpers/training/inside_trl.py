@@ -1,4 +1,4 @@
-"""TRL's private names: what is changed about GRPOTrainer and its colocated vLLM, and what was tested.
+"""TRL's private names: what is changed about GRPOTrainer and its colocated vLLM (tested: `runs/tested.json`).
 
 * `_calculate_rewards`, `_generate_and_score_completions`: the only places where a rollout's rewards and advantages are.
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward.
@@ -14,27 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nbhelpers.policy import Engine
-from nbhelpers.runs import Library
-
-TRL = Library(
-    "trl",
-    "1.14.2",
-    {
-        "trainer.grpo_trainer:GRPOTrainer.__init__": "2a0330975fff",
-        "trainer.grpo_trainer:GRPOTrainer._get_per_token_logps_and_entropies": "b3b4a47d4ca5",
-        "trainer.grpo_trainer:GRPOTrainer._chunked_logps": "3e0a73a7717d",
-        "trainer.grpo_trainer:GRPOTrainer._calculate_rewards": "d7b61315f6a8",
-        "trainer.grpo_trainer:GRPOTrainer._generate_single_turn": "1dab86954dfc",
-        "trainer.grpo_trainer:GRPOTrainer._generate_and_score_completions": "c1b3463b607e",
-        "trainer.grpo_trainer:GRPOTrainer._compute_loss": "7a94a6bb2f96",
-        "trainer.grpo_trainer:VLLMGeneration": "d61127ea8ba9",
-        "models.utils:_ForwardRedirection": "1a31caf7f57a",
-        "generation.vllm_generation:VLLMGeneration.__init__": "31e495f78304",
-        "generation.vllm_generation:VLLMGeneration._init_vllm": "93b0c5fd3dbb",
-        "generation.vllm_generation:VLLMGeneration.sync_weights": "129dedc5012a",
-        "generation.vllm_generation:VLLMGeneration.generate": "738b7fd71fda",
-    },
-)
 
 
 @functools.cache

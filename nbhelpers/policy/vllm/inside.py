@@ -1,4 +1,4 @@
-"""vLLM's insides: mends for what costs it time or truth, its LoRA buffers, and what was tested of both.
+"""vLLM's insides: mends for what costs it time or truth, its LoRA buffers, as tested (`runs/tested.json`).
 
 All mends leave the result of a request as it is, but for rounding and for `accept_expanded_prompts`, which mends it.
 
@@ -23,33 +23,7 @@ from nbhelpers.policy.inside_transformers import override
 from nbhelpers.policy.vllm.hand_over import FUSED, adapted_modules, built_differently, matrices, place_of
 from nbhelpers.policy.vllm.norm import fused_norm
 from nbhelpers.policy.vllm.setup import GenerationError
-from nbhelpers.runs import Library
 
-VLLM = Library(
-    "vllm",
-    "0.26.0",
-    {
-        "multimodal.processing.processor:BaseMultiModalProcessor._apply_hf_processor_tokens_only": "3f25efc464ca",
-        "multimodal.processing.processor:BaseMultiModalProcessor.apply": "e890ecddb7d5",
-        "model_executor.models.gemma3_mm:Gemma3MultiModalProcessor": "35d96a7816af",
-        "multimodal.inputs:PlaceholderRange": "fdcbdf38c28e",
-        "model_executor.layers.layernorm:GemmaRMSNorm": "f2df00c94b81",
-        "model_executor.models.registry:_run_in_subprocess": "947d64fce7d4",
-        "renderers.hf:maybe_make_thread_pool": "51cc24b22b23",
-        "tokenizers.hf:maybe_make_thread_pool": "84a8aaeca507",
-        "v1.engine.llm_engine:LLMEngine.__init__": "0d20aaa4888b",
-        "v1.executor.uniproc_executor:UniProcExecutor._init_executor": "5cdce0752b54",
-        "v1.worker.gpu_model_runner:GPUModelRunner.get_model": "63e8644f6251",
-        "v1.worker.lora_model_runner_mixin:LoRAModelRunnerMixin": "930f6cf25a79",
-        "lora.worker_manager:WorkerLoRAManager": "c97f93b7fbd8",
-        "lora.model_manager:LoRAModelManager.__init__": "d3bc97400a96",
-        "lora.model_manager:LoRAModelManager.activate_adapter": "6d7f1a18b6ec",
-        "lora.layers.base_linear:BaseLinearLayerWithLoRA.set_lora": "796ebf722b82",
-        "lora.layers.base_linear:BaseLinearLayerWithLoRA.reset_lora": "a931aa5e1dd9",
-        "lora.layers.column_parallel_linear:MergedColumnParallelLinearWithLoRA.set_lora": "035bcc4a019c",
-    },
-    instead="model.fast_inference=false",
-)
 ADAPTER_ID = 1
 
 
