@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbhelpers.params import RunParams, repository_root, resolve_path
-from nbhelpers.policy import GIB, libraries, memory_estimate, parameter_count
+from nbhelpers.policy import GIB, libraries, memory_estimate, parameter_count, ways_to_fit
 from nbhelpers.runs import Gpu, compare_library, find_gpus
 
 
@@ -199,15 +199,8 @@ def _memory_check(params: RunParams, gpu: Gpu) -> Check:
     if needed <= gpu.free:
         return Check("GPU memory", True, found)
     lower = params.model.gpu_memory_utilization - (needed - gpu.free + 1) / gpu.total
-    ways = [] if params.model.use_gradient_checkpointing else ["--set model.use_gradient_checkpointing=true"]
-    if params.model.fast_inference and lower > 0.05:
-        ways.append(f"--set model.gpu_memory_utilization={lower:.2f}")
-    if not params.model.load_in_4bit:
-        ways.append("--set model.load_in_4bit=true")
-    if params.training.num_generations > 2:
-        ways.append(f"--set training.num_generations={max(2, params.training.num_generations // 2)}")
-    ways.append(f"--set training.max_completion_length={params.training.max_completion_length // 2}")
-    return Check("GPU memory", False, found, "To fit: " + ", or ".join(ways))
+    ways = ways_to_fit(params, lower, recomputes=bool(params.model.use_gradient_checkpointing))
+    return Check("GPU memory", False, found, "To fit: " + ", or ".join(f"--set {way}" for way in ways))
 
 
 def _disk_check(params: RunParams) -> Check:

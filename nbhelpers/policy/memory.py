@@ -101,6 +101,24 @@ def _config(params: RunParams) -> tuple[dict, dict] | None:
     return (dict(zip(_FIELDS, _PUBLISHED[size], strict=False)), _PUBLISHED_VISION) if size else None
 
 
+def ways_to_fit(params: RunParams, utilization: float, *, recomputes: bool) -> list[str]:
+    """Settings, as `key=value`, that take less memory, the least costly first.
+
+    Args:
+        utilization: what to lower `model.gpu_memory_utilization` to.
+        recomputes: whether activations are recomputed already.
+    """
+    model, training = params.model, params.training
+    ways = [
+        (not recomputes, "model.use_gradient_checkpointing=true"),
+        (model.fast_inference and utilization > 0.05, f"model.gpu_memory_utilization={utilization:.2f}"),
+        (not model.load_in_4bit, "model.load_in_4bit=true"),
+        (training.num_generations > 2, f"training.num_generations={max(2, training.num_generations // 2)}"),
+        (True, f"training.max_completion_length={training.max_completion_length // 2}"),
+    ]
+    return [way for helps, way in ways if helps]
+
+
 def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     """GiB of GPU memory that a preset takes, by part; None for a model of unknown size.
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Writing what was trained: the adapter with its processor, the merged model, GGUF."""
 
 from __future__ import annotations
 

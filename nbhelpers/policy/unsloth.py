@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.policy.patching import replaced
 from nbhelpers.policy.policy import Policy, PolicyError
 from nbhelpers.policy.vllm.inside import mend, quick_start
 from nbhelpers.policy.vllm.setup import GenerationError, compilation
@@ -167,8 +168,7 @@ def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[
         ) from error
 
 
-@contextlib.contextmanager
-def vllm_started_quickly() -> Iterator[None]:
+def vllm_started_quickly() -> contextlib.AbstractContextManager:
     """Inside, the vLLM that Unsloth starts takes the short cuts of `quick_start`."""
     import unsloth_zoo.vllm_utils as zoo
     from transformers import AutoTokenizer
@@ -180,11 +180,7 @@ def vllm_started_quickly() -> Iterator[None]:
             return load(model_name=model_name, **options)
 
     load_quickly.__signature__ = inspect.signature(load)  # Unsloth asks which options it has
-    zoo.load_vllm = load_quickly
-    try:
-        yield
-    finally:
-        zoo.load_vllm = load
+    return replaced(zoo, "load_vllm", load_quickly)
 
 
 def engine_beside(model: Any) -> Any:

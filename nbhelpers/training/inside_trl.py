@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from nbhelpers.policy import Engine
+from nbhelpers.policy import Engine, replaced
 
 
 @functools.cache
@@ -40,17 +40,11 @@ def rollout_trainer_class() -> type:
     return RolloutTrainer
 
 
-@contextlib.contextmanager
-def generating_with(engine: Engine) -> Iterator[None]:
+def generating_with(engine: Engine) -> contextlib.AbstractContextManager:
     """Inside, a `GRPOTrainer` that is built takes `engine` for its colocated vLLM instead of starting its own."""
     import trl.trainer.grpo_trainer as module
 
-    original = module.VLLMGeneration
-    module.VLLMGeneration = type("BoundGeneration", (_generation_class(),), {"engine": engine})
-    try:
-        yield
-    finally:
-        module.VLLMGeneration = original
+    return replaced(module, "VLLMGeneration", type("BoundGeneration", (_generation_class(),), {"engine": engine}))
 
 
 @functools.cache

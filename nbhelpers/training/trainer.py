@@ -24,6 +24,7 @@ from nbhelpers.policy import (
     save_final_model,
     start_engine,
     verify,
+    ways_to_fit,
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
@@ -85,8 +86,7 @@ def train(
     plan = params.training.batch_plan(num_processes=num_processes())
     arguments = grpo_arguments(params, plan, run, never_sampled_ids(policy.processor))
     config = GRPOConfig(**arguments)
-    checkpoint = _last_checkpoint(run) if params.training.resume else None
-    resumed_from = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    checkpoint, resumed_from = _last_checkpoint(run) if params.training.resume else (None, 0)
     is_main = config.process_index == 0
     tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
     if is_main:
@@ -94,21 +94,15 @@ def train(
     for notice in [*problems.notices, *policy.notices, *plan.notices, *untested]:
         tell(notice)
 
-    fitting, longest = drop_overlong(grpo_dataset(problems.train, params), policy, params, warn)
-    dataset = decode_once(fitting)
-    trainer_class, generating = rollout_trainer_class(), contextlib.nullcontext()
-    if params.model.fast_inference:
-        most = max(64, plan.per_device_train_batch_size * config.steps_per_generation)
-        engine = _start_generation(policy, params, most, dataset[:8], run if is_main else None)
-        if policy.backend == "transformers":
-            trainer_class, generating = weights_from_the_loss(trainer_class), generating_with(engine)
+    dataset, longest = drop_overlong(grpo_dataset(problems.train, params), policy, params, warn)
+    dataset = decode_once(dataset)
+    trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
     if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
     with generating:
         trainer = _build(trainer_class, policy, params, config, dataset)
-    trainer.on_rollout = Recorder(
-        SampleWriter(run, resume_step=resumed_from) if is_main else None, params.reward.delimiters
-    )
+    writer = SampleWriter(run, resume_step=resumed_from) if is_main else None
+    trainer.on_rollout = Recorder(writer, params.reward.delimiters)
     if is_main:
         trainer.add_callback(metrics_callback(run, on_log))
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
@@ -158,15 +152,28 @@ def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callab
     return problems.select(kept), max(lengths[i] for i in kept)
 
 
-def _start_generation(policy: Policy, params: RunParams, completions: int, rows: dict, run: RunDirectory | None) -> Any:
-    """Start vLLM, and see on a few problems that it and the trainer agree; the first process writes down how far."""
+def _start_generation(
+    policy: Policy, params: RunParams, config: Any, dataset: Any, run: RunDirectory | None
+) -> tuple[type, contextlib.AbstractContextManager]:
+    """Start vLLM where it is asked for, and see on eight problems that it and the trainer agree; the first process
+    writes down how far.
+
+    Returns:
+        The trainer's class, and the context to build it in.
+    """
+    trainer_class = rollout_trainer_class()
+    if not params.model.fast_inference:
+        return trainer_class, contextlib.nullcontext()
+    completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
-    report, warning = verify(policy, engine, rows["prompt"], rows["image"])
+    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
     if run:
         run.update_manifest(parity=dataclasses.asdict(report))
         if warning:
             run.add_warning(warning)
-    return engine
+    if policy.backend == "unsloth":
+        return trainer_class, contextlib.nullcontext()
+    return weights_from_the_loss(trainer_class), generating_with(engine)
 
 
 def _must_recompute(
@@ -226,21 +233,14 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
     return time.perf_counter() - started
 
 
-def _last_checkpoint(run: RunDirectory) -> Path | None:
+def _last_checkpoint(run: RunDirectory) -> tuple[Path | None, int]:
+    """The last whole checkpoint and its step."""
     found = [p for p in run.checkpoints_dir.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    return max(((p, int(p.name.rpartition("-")[2])) for p in found), key=lambda pair: pair[1], default=(None, 0))
 
 
 def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
-    training, model = params.training, params.model
-    ways = [] if recomputes else ["model.use_gradient_checkpointing=true"]
-    if training.num_generations > 2:
-        ways.append(f"training.num_generations={max(2, training.num_generations // 2)}")
-    ways.append(f"training.max_completion_length={training.max_completion_length // 2}")
-    if not model.load_in_4bit:
-        ways.append("model.load_in_4bit=true")
-    if model.fast_inference:
-        ways.append(f"model.gpu_memory_utilization={round(model.gpu_memory_utilization * 0.7, 2)}")
+    ways = ways_to_fit(params, params.model.gpu_memory_utilization * 0.7, recomputes=recomputes)
     return (
         f"The GPU ran out of memory at step {step + 1} ({str(error).splitlines()[0]}). Try, in this order: "
         + ", ".join(f"--set {way}" for way in ways)

@@ -3,6 +3,9 @@
 Two caches, both exact and bounded. `FrozenVisionCache` keeps what the frozen vision tower and projector say about a
 picture, through sampling, log-probs, loss and later epochs. `PreparedPictures` keeps what the image processor makes of
 a picture, which TRL asks for twice per completion (once for the prompt, once for the loss).
+
+This is the module that touches transformers' insides (tested: `runs/tested.json`): `get_image_features` is replaced,
+whose output only `Gemma3Model.forward` reads, and `preprocess` of Gemma-3's image processors overridden.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.policy.inside_transformers import override
+from nbhelpers.policy.patching import override, replaced
 from nbhelpers.policy.vllm.hand_over import FUSED, adapted_modules, built_differently, matrices, place_of
 from nbhelpers.policy.vllm.norm import fused_norm
 from nbhelpers.policy.vllm.setup import GenerationError
@@ -159,19 +159,12 @@ def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
         override(twin, __deepcopy__=lambda self, memo: self)
         return twin
 
-    changes = [
-        (AutoTokenizer, "from_pretrained", classmethod(from_pretrained)),
-        (renderers, "maybe_make_thread_pool", lambda tokenizer, copies: tokenizer),
-        (registry, "_run_in_subprocess", lambda function: function()),
-    ]
-    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in changes]
-    for owner, name, value in changes:
-        setattr(owner, name, value)
-    try:
+    with (
+        replaced(AutoTokenizer, "from_pretrained", classmethod(from_pretrained)),
+        replaced(renderers, "maybe_make_thread_pool", lambda tokenizer, copies: tokenizer),
+        replaced(registry, "_run_in_subprocess", lambda function: function()),
+    ):
         yield
-    finally:
-        for owner, name, value in originals:
-            setattr(owner, name, value)
 
 
 def runner_of(llm: Any) -> Any:

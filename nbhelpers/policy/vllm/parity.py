@@ -61,14 +61,13 @@ def parity_report(vllm_logps: Any, trainer_logps: Any, mask: Any) -> ParityRepor
     )
 
 
-def judge_parity(report: ParityReport, *, stop: bool = True) -> str | None:
+def judge_parity(report: ParityReport) -> str | None:
     """None where the two agree, a warning's sentence where they nearly do.
 
     Raises:
-        GenerationError: the mean gap is above `PARITY_STOP` (unless `stop` is false, as for random weights in a
-            benchmark).
+        GenerationError: the mean gap is above `PARITY_STOP`.
     """
-    if report.stops and stop:
+    if report.stops:
         raise GenerationError(
             f"{report}. Training would go on without an error and learn nothing, since completions with such a gap get "
             "an importance weight of 0. What usually causes it: a vLLM of another version than the tested pins "
@@ -112,10 +111,9 @@ def check_parity(
     if policy.has_adapter:
         engine.take_adapter(model)
     ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0)
-    width = max(len(tokens) for tokens in ids)
-    completion = torch.zeros(len(ids), width, dtype=torch.long)
+    width = max(map(len, ids))
+    completion, mask = torch.zeros(2, len(ids), width, dtype=torch.long)
     sampled = torch.zeros(len(ids), width, dtype=torch.float64)
-    mask = torch.zeros(len(ids), width, dtype=torch.long)
     for row, (tokens, values) in enumerate(zip(ids, logps, strict=True)):
         completion[row, : len(tokens)] = torch.tensor(tokens)
         sampled[row, : len(tokens)] = torch.tensor(values, dtype=torch.float64)
