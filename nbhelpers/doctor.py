@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbhelpers.params import RunParams, repository_root, resolve_path
-from nbhelpers.policy import GIB, libraries, memory_estimate, parameter_count, ways_to_fit
+from nbhelpers.policy import GIB, libraries, memory_estimate, needs_gpu, parameter_count, ways_to_fit
 from nbhelpers.runs import Gpu, compare_library, find_gpus
 
 
@@ -66,7 +66,7 @@ def diagnose(
     """
     gpus = find_gpus() if gpus is None else gpus
     installed = installed or _installed
-    needs = _needs_gpu(params)
+    needs = list(needs_gpu(params.model, params.model.backend))
     checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
     checks += _version_checks(requirements(), extras, installed)
@@ -77,17 +77,6 @@ def diagnose(
         checks.append(_memory_check(params, gpus[0]))
     checks.append(_disk_check(params))
     return Diagnosis(params.preset, tuple(checks))
-
-
-def _needs_gpu(params: RunParams) -> list[str]:
-    """The settings of a preset that work on an NVIDIA GPU alone."""
-    model = params.model
-    asked = {
-        "model.backend=unsloth": model.backend == "unsloth",
-        "model.fast_inference=true (vLLM)": model.fast_inference,
-        "model.load_in_4bit=true": model.load_in_4bit,
-    }
-    return [setting for setting, wanted in asked.items() if wanted]
 
 
 def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> list[Check]:

@@ -158,7 +158,7 @@ def test_a_second_training_sets_the_first_one_aside(tmp_path, tiny_params):
 
 def arguments_for(**training_section):
     params = RunParams.load("smoke", training=training_section)
-    return grpo_arguments(params, params.training.batch_plan(), RunDirectory(params.output_dir))
+    return grpo_arguments(params, params.training.batch_plan(), RunDirectory(params.output_dir), on_gpu=False)
 
 
 def test_any_other_field_of_grpo_config_can_be_set():
@@ -185,6 +185,7 @@ def test_dr_grpo_does_not_divide_by_the_spread_unless_told_to(loss, scale):
         params.model_copy(update={"training": section}),
         section.batch_plan(),
         RunDirectory(params.output_dir),
+        on_gpu=False,
     )
     assert arguments["scale_rewards"] == scale
 

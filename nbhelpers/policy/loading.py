@@ -57,8 +57,16 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
         PolicyError: the weights cannot be had, the settings need a GPU that is not there, or a library is not as it
             was tested.
     """
+    import torch
+
     backend, why = choose_backend(params)
-    _refuse_without_gpu(params, backend)
+    asked = needs_gpu(params, backend)
+    if asked and not torch.cuda.is_available():
+        raise PolicyError(
+            f"{', '.join(asked)} needs an NVIDIA GPU, and PyTorch {torch.__version__} sees none here. Run on a GPU "
+            f"machine, or set {', '.join(asked.values())}; the embedded default (`nbhelpers run smoke`) needs no GPU. "
+            "`nbhelpers doctor` says what is missing."
+        )
     untested = check_libraries(*libraries(params, backend), error=PolicyError)
     source = weights_source(params.name)
     if backend == "unsloth":
@@ -76,22 +84,14 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
     return policy
 
 
-def _refuse_without_gpu(params: ModelParams, backend: str) -> None:
-    import torch
-
-    wants = [
+def needs_gpu(params: ModelParams, backend: str) -> dict[str, str]:
+    """The settings that work on an NVIDIA GPU alone, each with what to set without one."""
+    asked = [
         (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
-        (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
         (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
+        (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
     ]
-    asked = [(setting, instead) for wanted, setting, instead in wants if wanted]
-    if asked and not torch.cuda.is_available():
-        settings, instead = (", ".join(names) for names in zip(*asked, strict=True))
-        raise PolicyError(
-            f"{settings} needs an NVIDIA GPU, and PyTorch {torch.__version__} sees none here. Run on a GPU machine, or "
-            f"set {instead}; the embedded default (`nbhelpers run smoke`) needs no GPU. `nbhelpers doctor` says what "
-            "is missing."
-        )
+    return {setting: instead for wanted, setting, instead in asked if wanted}
 
 
 def _ready(policy: Policy) -> None:

@@ -64,7 +64,7 @@ def import_unsloth() -> list[str]:
         # the embedded model (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.5 s. For a run of many hours
         # UNSLOTH_COMPILE_DISABLE=0 may pay. Its loss is compiled all the same, and again when completions are of
         # another length (45 s each time for Gemma-3 4B in 4 bit). TORCHDYNAMO_DISABLE=1 spares that and is worse: 40
-        # GiB instead of 16 and 11.6 s a step instead of 8 (2026-11-24).
+        # GiB instead of 16 and 11.6 s per step instead of 8 (2026-11-24).
         os.environ.setdefault("UNSLOTH_COMPILE_DISABLE", "1")
     try:
         import unsloth  # noqa: F401

@@ -32,11 +32,6 @@ def check(params: RunParams) -> BatchPlan:
     return params.training.batch_plan(num_processes=num_processes())
 
 
-def check_trl() -> list[str]:
-    """Sentences on a TRL that is not the tested one; raises TrainingError where it matters."""
-    return check_libraries("trl", error=TrainingError)
-
-
 def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
     from trl import GRPOConfig
 
@@ -48,7 +43,9 @@ def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
             raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig.{hint}")
 
 
-def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, never: Sequence[int] = ()) -> dict[str, Any]:
+def grpo_arguments(
+    params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_gpu: bool, never: Sequence[int] = ()
+) -> dict[str, Any]:
     """The GRPOConfig fields that the parameters mean; `training.grpo` has the last word.
 
     What is set here although TRL has a default: dr_grpo divides by a constant length and does not scale advantages by
@@ -61,10 +58,8 @@ def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, never:
     Raises:
         ParamsError: `training.grpo` names a field that GRPOConfig has not.
     """
-    import torch
-
     _refuse_unknown_fields(params.training.grpo)
-    training, model, on_gpu = params.training, params.model, torch.cuda.is_available()
+    training, model = params.training, params.model
     arguments: dict[str, Any] = {
         "output_dir": str(run.checkpoints_dir),
         "per_device_train_batch_size": plan.per_device_train_batch_size,

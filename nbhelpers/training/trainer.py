@@ -28,11 +28,10 @@ from nbhelpers.policy import (
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
-from nbhelpers.runs import RunDirectory, SampleWriter
+from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries
 from nbhelpers.training.configuration import (
     TrainingError,
     check,
-    check_trl,
     grpo_arguments,
     num_processes,
     record_configuration,
@@ -80,11 +79,13 @@ def train(
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
         TrainingError: the GPU's memory does not suffice, no problem fits, or TRL is not as it was tested.
     """
-    untested = check_trl()
+    untested = check_libraries("trl", error=TrainingError)
+    import torch
     from trl import GRPOConfig
 
     plan = params.training.batch_plan(num_processes=num_processes())
-    arguments = grpo_arguments(params, plan, run, never_sampled_ids(policy.processor))
+    never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
+    arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
     checkpoint, resumed_from = _last_checkpoint(run) if params.training.resume else (None, 0)
     is_main = config.process_index == 0

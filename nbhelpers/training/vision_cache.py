@@ -187,7 +187,7 @@ def looking_once(model: Any, processor: Any) -> Iterator[None]:
 
 
 def _flat(images: Any) -> list | None:
-    """The pictures of `[picture, ...]` or `[[picture], ...]` in order; None for anything but one PIL picture a row."""
+    """The pictures of `[picture, ...]` or `[[picture], ...]` in order; None for anything but one PIL picture each."""
     from PIL.Image import Image
 
     rows = images if isinstance(images, (list, tuple)) else [images]
