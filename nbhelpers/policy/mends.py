@@ -50,7 +50,7 @@ def never_sampled_ids(processor: Any) -> list[int]:
     A policy that samples `<image_soft_token>` makes the loss forward fail, as there are then more placeholders
     than image features. TRL leaves it to `generation_kwargs` up to 1.15.
     """
-    return [int(processor.image_token_id)]
+    return [processor.tokenizer.image_token_id]  # `processor.image_token_id` is that of <start_of_image>
 
 
 def keep_adapter_in_float32(model: Any) -> None:
