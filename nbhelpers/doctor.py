@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbhelpers.params import RunParams, repository_root, resolve_path
-from nbhelpers.policy import GIB, memory_estimate, parameter_count
-from nbhelpers.runs import Gpu, find_gpus
+from nbhelpers.policy import GIB, libraries, memory_estimate, needs_gpu, parameter_count, ways_to_fit
+from nbhelpers.runs import Gpu, compare_library, find_gpus
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,8 @@ class Diagnosis:
         remedies = list(dict.fromkeys(check.remedy for check in self.checks if check.remedy))
         if remedies:
             lines += ["", "To do:", *(f"  {remedy}" for remedy in remedies)]
-        lines += [
-            "",
-            f"{self.preset} "
-            + ("can run on this machine." if self.can_run else "cannot run on this machine as it is."),
-        ]
-        return "\n".join(lines)
+        can = "can run on this machine." if self.can_run else "cannot run on this machine as it is."
+        return "\n".join([*lines, "", f"{self.preset} {can}"])
 
 
 def diagnose(
@@ -70,26 +66,17 @@ def diagnose(
     """
     gpus = find_gpus() if gpus is None else gpus
     installed = installed or _installed
-    needs = _needs_gpu(params)
+    needs = list(needs_gpu(params.model, params.model.backend))
     checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
     checks += _version_checks(requirements(), extras, installed)
-    checks += _model_checks(params)
+    auto = "unsloth" if gpus and installed("unsloth") else "transformers"
+    checks += _touched_checks(params, auto if params.model.backend == "auto" else params.model.backend)
+    checks.append(_model_check(params))
     if needs and gpus:
         checks.append(_memory_check(params, gpus[0]))
     checks.append(_disk_check(params))
     return Diagnosis(params.preset, tuple(checks))
-
-
-def _needs_gpu(params: RunParams) -> list[str]:
-    """The settings of a preset that work on an NVIDIA GPU alone."""
-    model = params.model
-    asked = {
-        "model.backend=unsloth": model.backend == "unsloth",
-        "model.fast_inference=true (vLLM)": model.fast_inference,
-        "model.load_in_4bit=true": model.load_in_4bit,
-    }
-    return [setting for setting, wanted in asked.items() if wanted]
 
 
 def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> list[Check]:
@@ -101,15 +88,11 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
     checks = []
     for gpu in gpus:
         found = f"{gpu.name}, {gpu.free:.1f} of {gpu.total:.1f} GiB free, driver {gpu.driver}"
-        old = gpu.capability is not None and gpu.capability < (8, 0) and bool(needs)
-        remedy = (
-            "Use a GPU of compute capability 8.0 or more (A100, RTX 30xx or later): Gemma-3 overflows in float16."
-            if old
-            else ""
-        )
-        checks.append(Check("GPU", not old if needs else None, found, remedy))
-    major = int(gpus[0].driver.partition(".")[0]) if gpus[0].driver.partition(".")[0].isdigit() else 0
-    if needs and major < 580:
+        old = bool(needs) and gpu.capability is not None and gpu.capability < (8, 0)
+        remedy = "Use a GPU of compute capability 8.0 or more (A100, RTX 30xx or later): Gemma-3 overflows in float16."
+        checks.append(Check("GPU", not old if needs else None, found, remedy if old else ""))
+    major = gpus[0].driver.partition(".")[0]
+    if needs and not (major.isdigit() and int(major) >= 580):
         remedy = "Update the NVIDIA driver to 580 or later, which the CUDA 13.0 build of torch 2.11.0 asks for."
         checks.append(Check("driver", False, f"{gpus[0].driver}; torch 2.11.0+cu130 asks for 580 or later", remedy))
     return checks
@@ -163,35 +146,35 @@ def _version_checks(lines: Iterable[str], extras: set[str], installed: Callable[
             found = version if fits else f"{version}; the tested set has {requirement.specifier}"
             checks.append(Check(requirement.name, fits, found, "" if fits else f"pip install '{wanted}'"))
     if missing:
-        checks.append(
-            Check("other packages", False, f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
-        )
+        found = f"not installed: {', '.join(missing)}"
+        checks.append(Check("other packages", False, found, f"pip install {' '.join(missing)}"))
     return checks
 
 
-def _model_checks(params: RunParams) -> list[Check]:
-    name = params.model.name
+def _touched_checks(params: RunParams, backend: str) -> list[Check]:
+    """One check for each installed library whose private names this preset touches."""
+    checks = []
+    for finding in map(compare_library, ["trl", *libraries(params.model, backend)]):
+        if finding.installed:
+            remedy = finding.remedy if finding.differing else ""
+            checks.append(Check(f"inside {finding.library}", not finding.differing, str(finding), remedy))
+    return checks
+
+
+def _model_check(params: RunParams) -> Check:
+    name, folder = params.model.name, resolve_path(params.model.name)
     if name == "embedded":
-        return [Check("model", True, "embedded: ships with the package")]
-    folder = resolve_path(name)
+        return Check("model", True, "embedded: ships with the package")
     if folder is not None:
         if (folder / "config.json").is_file():
-            return [Check("model", True, str(folder))]
-        return [
-            Check(
-                "model", False, f"{folder} holds no config.json", f"Point model.name at a checkpoint, not at {folder}."
-            )
-        ]
-    cache = Path.home() / ".cache" / "huggingface"
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", cache)) / "hub")
+            return Check("model", True, str(folder))
+        remedy = f"Point model.name at a checkpoint, not at {folder}."
+        return Check("model", False, f"{folder} holds no config.json", remedy)
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cached = (hub / f"models--{name.replace('/', '--')}").is_dir()
-    return [
-        Check(
-            "model",
-            None,
-            f"{name}: " + ("in the hub cache" if cached else f"will be downloaded into {hub} at the first run"),
-        )
-    ]
+    where = "in the hub cache" if cached else f"will be downloaded into {hub} at the first run"
+    return Check("model", None, f"{name}: {where}")
 
 
 def _memory_check(params: RunParams, gpu: Gpu) -> Check:
@@ -199,22 +182,14 @@ def _memory_check(params: RunParams, gpu: Gpu) -> Check:
     if parts is None:
         return Check("GPU memory", None, f"{params.model.name} is of unknown size, so there is no estimate")
     needed = sum(parts.values())
-    listed = ", ".join(
-        f"{name} {value:.1f}" for name, value in sorted(parts.items(), key=lambda item: -item[1]) if value >= 0.05
-    )
+    largest = sorted((part for part in parts.items() if part[1] >= 0.05), key=lambda part: -part[1])
+    listed = ", ".join(f"{name} {value:.1f}" for name, value in largest)
     found = f"estimated {needed:.1f} of {gpu.free:.1f} GiB free ({listed})"
     if needed <= gpu.free:
         return Check("GPU memory", True, found)
     lower = params.model.gpu_memory_utilization - (needed - gpu.free + 1) / gpu.total
-    ways = [] if params.model.use_gradient_checkpointing else ["--set model.use_gradient_checkpointing=true"]
-    if params.model.fast_inference and lower > 0.05:
-        ways.append(f"--set model.gpu_memory_utilization={lower:.2f}")
-    if not params.model.load_in_4bit:
-        ways.append("--set model.load_in_4bit=true")
-    if params.training.num_generations > 2:
-        ways.append(f"--set training.num_generations={max(2, params.training.num_generations // 2)}")
-    ways.append(f"--set training.max_completion_length={params.training.max_completion_length // 2}")
-    return Check("GPU memory", False, found, "To fit: " + ", or ".join(ways))
+    ways = ways_to_fit(params, lower, recomputes=bool(params.model.use_gradient_checkpointing))
+    return Check("GPU memory", False, found, "To fit: " + ", or ".join(f"--set {way}" for way in ways))
 
 
 def _disk_check(params: RunParams) -> Check:
@@ -223,11 +198,8 @@ def _disk_check(params: RunParams) -> Check:
         folder = folder.parent
     free = shutil.disk_usage(folder).free / GIB
     size = parameter_count(params)
-    needed = 1.0 + (
-        0
-        if size is None or params.model.name == "embedded" or resolve_path(params.model.name)
-        else sum(size) * 2e9 / GIB
-    )
+    local = params.model.name == "embedded" or resolve_path(params.model.name)
+    needed = 1.0 + (0 if size is None or local else sum(size) * 2e9 / GIB)
     enough = free > needed
     remedy = "" if enough else f"Free {needed - free:.0f} GiB, or set output_dir (and HF_HOME) on another disk."
     return Check("disk", enough, f"{free:.0f} GiB free at {folder}", remedy)

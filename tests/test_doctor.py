@@ -9,7 +9,7 @@ import pytest
 from nbhelpers import doctor
 from nbhelpers.doctor import diagnose
 from nbhelpers.params.run_params import RunParams
-from nbhelpers.policy.memory import SIZES, memory_estimate, parameter_count, text_shape
+from nbhelpers.policy.memory import memory_estimate, parameter_count
 from nbhelpers.runs import machine
 from nbhelpers.runs.machine import Gpu
 
@@ -121,11 +121,11 @@ def test_the_measured_runs_are_estimated_within_a_twentieth(model, process_mib):
 def test_parameters_are_counted_from_the_config():
     language, embeddings, vision = parameter_count(RunParams.load("smoke", model={"name": str(_embedded())}))
     assert 0.0003 < language + embeddings + vision < 0.01
-    assert parameter_count(RunParams.load("full")) == SIZES["4b"]
+    assert parameter_count(RunParams.load("full")) == pytest.approx((3.21, 0.67, 0.41), abs=0.005)
+    assert sum(parameter_count(RunParams.load("full", model={"name": "google/gemma-3-27b-it"}))) == pytest.approx(
+        27.4, abs=0.1
+    )
     assert parameter_count(RunParams.load("full", model={"name": "somebody/else"})) is None
-    assert text_shape(RunParams.load("full", model={"name": "somebody/else"})) is None
-    assert text_shape(RunParams.load("smoke", model={"name": str(_embedded())})).layers == 4
-    assert text_shape(RunParams.load("full")).layers == 34
 
 
 def _embedded():

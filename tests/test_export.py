@@ -7,17 +7,16 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from tiny_policy import policy_with_adapter
 
-torch = pytest.importorskip("torch")
-
-from nbhelpers import cli  # noqa: E402
-from nbhelpers.params.run_params import RunParams  # noqa: E402
-from nbhelpers.policy.loading import load_policy  # noqa: E402
-from nbhelpers.policy.policy import PolicyError  # noqa: E402
-from nbhelpers.policy.saving import export_gguf, export_merged, save_final_model  # noqa: E402
-from nbhelpers.problems.drawn import make_problems  # noqa: E402
-from nbhelpers.runs.directory import RunDirectory  # noqa: E402
+from nbhelpers import cli
+from nbhelpers.params.run_params import RunParams
+from nbhelpers.policy.loading import load_policy
+from nbhelpers.policy.policy import PolicyError
+from nbhelpers.policy.saving import export_gguf, export_merged, save_final_model
+from nbhelpers.problems.drawn import make_problems
+from nbhelpers.runs.directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""vLLM's side of a run, with a stand-in for the engine where vLLM itself would need a GPU (tests/gpu has the real one)."""
+"""vLLM's side of a run, with a stand-in for the engine where vLLM would need a GPU (tests/gpu has the real one)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,20 @@ import copy
 import math
 
 import pytest
+import torch
 from tiny_policy import policy_with_adapter, some_problems, two_steps
 
-torch = pytest.importorskip("torch")
-
+from nbhelpers.params.sections import ModelParams
 from nbhelpers.policy import mends
 from nbhelpers.policy.vllm import engine as engine_module
-from nbhelpers.policy.vllm import parity, setup
-from nbhelpers.policy.vllm.engine import (  # noqa: E402
-    Engine,
-    _start,
-    engine_arguments,  # noqa: E402
-    sample_with_engine,
-    start_engine,
-)
-from nbhelpers.policy.vllm.hand_over import LoraAdapter, MergedAdapter  # noqa: E402
+from nbhelpers.policy.vllm import inside, parity, setup
+from nbhelpers.policy.vllm.engine import Engine, _start, engine_arguments, sample_with_engine, start_engine
+from nbhelpers.policy.vllm.hand_over import MergedAdapter
+from nbhelpers.policy.vllm.inside import LoraAdapter
 from nbhelpers.policy.vllm.parity import judge_parity, parity_report
-from nbhelpers.policy.vllm.setup import (
-    GenerationError,  # noqa: E402
-    capture_sizes,  # noqa: E402
-)
-from nbhelpers.training import losses
-from nbhelpers.training.losses import importance_weights  # noqa: E402
+from nbhelpers.policy.vllm.setup import GenerationError, capture_sizes
+from nbhelpers.training import inside_trl
+from nbhelpers.training.inside_trl import importance_weights
 
 
 class TestParity:
@@ -53,7 +45,6 @@ class TestParity:
         assert report.weight < 1e-9
         with pytest.raises(GenerationError, match="fast_inference=false"):
             judge_parity(report)
-        assert judge_parity(report, stop=False)
 
     @pytest.mark.parametrize("broken", [math.nan, -math.inf])
     def test_a_token_without_a_log_prob_stops_too(self, broken):
@@ -76,7 +67,7 @@ class TestEngineArguments:
 
     def test_vllm_keeps_its_graphs_without_compiling(self):
         """In mode 0 vLLM 0.26 drops every graph mode that needs compiled pieces."""
-        arguments = engine_arguments("x", completions=6, max_model_len=512, gpu_memory_utilization=0.3, lora_rank=None)
+        arguments = engine_arguments("x", ModelParams(), completions=6, lora_rank=None)
         expected = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1, 2, 4, 6]}
         assert arguments["compilation_config"] == expected
 
@@ -86,7 +77,7 @@ class TestEngineArguments:
             assert sizes == sorted(set(sizes)) and sizes[-1] == completions
 
     def test_an_engine_without_adapter_asks_for_none(self):
-        arguments = engine_arguments("x", completions=4, max_model_len=512, gpu_memory_utilization=0.3, lora_rank=None)
+        arguments = engine_arguments("x", ModelParams(), completions=4, lora_rank=None)
         assert "enable_lora" not in arguments and arguments["max_num_seqs"] == 4
 
     def test_the_users_environment_is_left_alone(self, monkeypatch, tmp_path):
@@ -138,12 +129,12 @@ class TestCollapsePictures:
     )
     def test_a_collapsed_prompt_expands_to_what_it_was(self, prompt):
         expanded = self.expand(prompt)
-        collapsed = setup.collapse_pictures(expanded, self.SEQUENCE, 7, self.NEWLINES)
+        collapsed = inside.collapse_pictures(expanded, self.SEQUENCE, 7, self.NEWLINES)
         assert collapsed == prompt
         assert self.expand(collapsed) == expanded
 
     def test_a_prompt_that_is_not_expanded_stays(self):
-        assert setup.collapse_pictures([1, 101, 7, 2], self.SEQUENCE, 7, self.NEWLINES) == [1, 101, 7, 2]
+        assert inside.collapse_pictures([1, 101, 7, 2], self.SEQUENCE, 7, self.NEWLINES) == [1, 101, 7, 2]
 
     def test_the_embedded_processors_prompts_collapse_to_one_marker(self, policy):
         problems = some_problems(1)
@@ -151,7 +142,7 @@ class TestCollapsePictures:
             images=[[problems["image"][0]]], text=[policy.prompt_text(problems["prompt"][0])], add_special_tokens=False
         )
         ids = inputs["input_ids"][0]
-        collapsed = setup.collapse_pictures(ids, *setup._picture_tokens(policy.processor))
+        collapsed = inside.collapse_pictures(ids, *inside._picture_tokens(policy.processor))
         text = policy.processor.tokenizer(policy.prompt_text(problems["prompt"][0]), add_special_tokens=False)[
             "input_ids"
         ]
@@ -187,7 +178,7 @@ def test_vllm_finds_a_prompts_picture_once(monkeypatch):
         (inputs.__name__, inputs),
     ):
         monkeypatch.setitem(sys.modules, name, module)
-    setup.find_pictures_once.__wrapped__()
+    inside.find_pictures_once()
     first, second = PlaceholderRange(5), PlaceholderRange(9)
     assert [first.extract_embeds_range() for _ in range(3)] == [[(5, 8)]] * 3
     assert second.extract_embeds_range() == [(9, 12)]
@@ -201,8 +192,6 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     import dataclasses
     import sys
     from types import ModuleType, SimpleNamespace
-
-    from nbhelpers.params.sections import ModelParams
 
     started = []
     runner = SimpleNamespace(get_model=lambda: torch.nn.Module())
@@ -230,7 +219,8 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
 def test_too_little_memory_is_a_sentence_with_what_to_set():
     def no_memory(**arguments):
         raise ValueError(
-            "Free memory on device (3.1/24.0 GiB) on startup is less than desired GPU memory utilization (0.5, 12.0 GiB)."
+            "Free memory on device (3.1/24.0 GiB) on startup is less than desired GPU memory utilization (0.5, "
+            "12.0 GiB)."
         )
 
     with pytest.raises(GenerationError, match=r"Free memory.*model\.gpu_memory_utilization=0\.35"):
@@ -264,7 +254,7 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for place in range(1, len(parts)):
             setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
-    with setup.quick_start(policy.source, policy.processor.tokenizer):
+    with inside.quick_start(policy.source, policy.processor.tokenizer):
         assert registry._run_in_subprocess(lambda: 7) == 7
         shared = AutoProcessor.from_pretrained(policy.source).tokenizer
         assert renderers.maybe_make_thread_pool(shared, 2) is shared
@@ -273,7 +263,7 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
     assert shared._tokenizer is policy.processor.tokenizer._tokenizer
     assert renderers.maybe_make_thread_pool is pool and registry._run_in_subprocess is second_python
     assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
-    with setup.quick_start("unsloth/gemma-3-4b-it", policy.processor.tokenizer):
+    with inside.quick_start("unsloth/gemma-3-4b-it", policy.processor.tokenizer):
         snapshot = AutoTokenizer.from_pretrained("/cache/hub/models--unsloth--gemma-3-4b-it/snapshots/0a1b")
         other = AutoTokenizer.from_pretrained(policy.source)
     assert snapshot._tokenizer is policy.processor.tokenizer._tokenizer is not other._tokenizer
@@ -316,7 +306,7 @@ def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypa
 
 
 class TransformersEngine(Engine):
-    """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as another kernel would."""
+    """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as by another kernel."""
 
     noise = 0.0
 
@@ -394,8 +384,8 @@ def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
     return two_steps(
         policy,
         folder,
-        trainer_class=losses.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
-        built_inside=losses.generating_with(engine),
+        trainer_class=inside_trl.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
+        built_inside=inside_trl.generating_with(engine),
         use_vllm=True,
         vllm_mode="colocate",
         gradient_checkpointing=False,
@@ -431,9 +421,9 @@ def test_a_group_is_one_request_and_the_adapter_goes_over_each_step(policy, tmp_
 
 
 def test_prompts_that_are_no_groups_are_requested_one_by_one():
-    assert losses._repeats([[1], [1], [2], [2]], 2)
-    assert not losses._repeats([[1], [2], [2], [1]], 2)
-    assert not losses._repeats([[1], [1], [1]], 2)
+    assert inside_trl._repeats([[1], [1], [2], [2]], 2)
+    assert not inside_trl._repeats([[1], [2], [2], [1]], 2)
+    assert not inside_trl._repeats([[1], [1], [1]], 2)
 
 
 def test_weights_outside_the_bounds_are_masked_or_truncated():

@@ -5,19 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_policy import policy_with_adapter
 
-torch = pytest.importorskip("torch")
-
 from nbhelpers.policy.vllm.hand_over import (
-    ADAPTER_ID,
-    HandOverError,
     MergedAdapter,
     adapted_modules,
-    copy_matrices,
     dithered,
     vllm_rank,
 )
+from nbhelpers.policy.vllm.inside import ADAPTER_ID, copy_matrices
+from nbhelpers.policy.vllm.setup import GenerationError
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +41,13 @@ def wrapped(policy, layer, block, part):
 
 def test_the_rank_is_one_that_vllm_holds():
     assert [vllm_rank(r) for r in (1, 4, 16, 48)] == [1, 8, 16, 64]
-    with pytest.raises(HandOverError, match="lora.r is 600"):
+    with pytest.raises(GenerationError, match="lora.r is 600"):
         vllm_rank(600)
 
 
 def test_an_adapter_on_the_vision_tower_is_refused_by_name():
     policy = policy_with_adapter(lora={"finetune_vision_layers": True})
-    with pytest.raises(HandOverError, match="vision_tower.*finetune_vision_layers=false"):
+    with pytest.raises(GenerationError, match="vision_tower.*finetune_vision_layers=false"):
         adapted_modules(policy.model)
 
 
@@ -118,9 +116,11 @@ class TestMergedAdapter:
         assert MergedAdapter(vllm).take(policy.model) is None
         layer = vllm.language_model.model.layers[1]
         for linear, block, parts in (
-            (layer.self_attn.qkv_proj, "self_attn", ("q_proj", "k_proj", "v_proj")), (layer.self_attn.o_proj, "self_attn", ("o_proj",)),
-            (layer.mlp.gate_up_proj, "mlp", ("gate_proj", "up_proj")), (layer.mlp.down_proj, "mlp", ("down_proj",)),
-        ):  # fmt: skip
+            (layer.self_attn.qkv_proj, "self_attn", ("q_proj", "k_proj", "v_proj")),
+            (layer.self_attn.o_proj, "self_attn", ("o_proj",)),
+            (layer.mlp.gate_up_proj, "mlp", ("gate_proj", "up_proj")),
+            (layer.mlp.down_proj, "mlp", ("down_proj",)),
+        ):
             modules = [wrapped(policy, 1, block, part) for part in parts]
             x = torch.randn(200, linear.weight.shape[1])
             with torch.no_grad():
@@ -150,13 +150,13 @@ class TestMergedAdapter:
     def test_other_base_weights_are_refused(self, policy):
         vllm = FakeVllm(policy)
         vllm.language_model.model.layers[2].mlp.down_proj.weight.data[0, 0] += 1
-        with pytest.raises(HandOverError, match="layer 2, down_proj"):
+        with pytest.raises(GenerationError, match="layer 2, down_proj"):
             MergedAdapter(vllm).take(policy.model)
 
     def test_a_layer_that_vllm_has_not_is_an_error_not_a_loss(self, policy):
         vllm = FakeVllm(policy)
         del vllm.language_model.model.layers[3]
-        with pytest.raises(HandOverError, match="21 of the adapter's 28"):
+        with pytest.raises(GenerationError, match="21 of the adapter's 28"):
             MergedAdapter(vllm).take(policy.model)
 
     def test_an_adapter_on_attention_alone_leaves_the_other_layers(self, policy):
@@ -211,5 +211,5 @@ class TestLoraMatrices:
         assert manager.modules["language_model.lm_head"].slots == {}
 
     def test_a_matrix_without_a_place_in_vllm_is_an_error_not_a_loss(self, policy):
-        with pytest.raises(HandOverError, match="doctor"):
+        with pytest.raises(GenerationError, match="doctor"):
             copy_matrices(policy.model, fake_lora_manager(1))

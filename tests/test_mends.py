@@ -1,4 +1,4 @@
-"""Each mend of `nbhelpers.mends`, and for each a test that fails once the library no longer needs it."""
+"""Each mend of `nbhelpers.policy.mends`, and for each a test that fails once the library no longer needs it."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from nbhelpers.params.sentences import ParamsError
 from nbhelpers.policy.loading import load_policy
 from nbhelpers.problems import asking, loading
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.training import __main__, configuration, losses
-from nbhelpers.training.configuration import grpo_arguments
-from nbhelpers.training.trainer import TrainingError, _must_recompute, _out_of_memory, drop_overlong, train
+from nbhelpers.training import __main__, configuration, inside_trl
+from nbhelpers.training.configuration import TrainingError, grpo_arguments
+from nbhelpers.training.trainer import _must_recompute, _out_of_memory, drop_overlong, train
 
 
 def test_every_trained_parameter_moved_and_no_frozen_one_did(trained_run):
@@ -232,8 +232,8 @@ def test_activations_are_kept_where_the_memory_holds_them(
 ):
     """Gemma-3 4B's shape with 4 completions of 512 tokens needs some 22 GiB."""
     params = RunParams.load("full", output_dir=tmp_path, model={"use_gradient_checkpointing": setting})
-    text = {"num_hidden_layers": 34, "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 8, "head_dim": 256,
-            "vocab_size": 262208}  # fmt: skip
+    text = {"num_hidden_layers": 34, "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 8,
+            "head_dim": 256, "vocab_size": 262208}  # fmt: skip
     policy = SimpleNamespace(
         backend="transformers", model=SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(**text)))
     )
@@ -256,9 +256,10 @@ def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_one_policy_and_keep_every_sample(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "nbhelpers.training", "smoke",
-               "--set", "training.max_steps=2", "--set", "training.per_device_train_batch_size=8", "--set", "dataset.max_samples=64",
-               "--output-dir", str(tmp_path)]  # fmt: skip
+    settings = ("training.max_steps=2", "training.per_device_train_batch_size=8", "dataset.max_samples=64")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "nbhelpers.training", "smoke", "--output-dir", str(tmp_path)]
+    command += [part for setting in settings for part in ("--set", setting)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -293,7 +294,7 @@ def test_log_probs_in_chunks_train_as_all_at_once_without_the_logits(tmp_path):
     params = RunParams.load("smoke")
     policy = load_policy(params.model, params.lora)
     whole, log, heads = heads_used_by(policy, tmp_path / "whole")
-    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", losses.log_probs_in_chunks)
+    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", inside_trl.log_probs_in_chunks)
     assert heads and not heads_of_parts
     assert any(not torch.equal(value, torch.zeros_like(value)) for value in whole.values())
     for name, value in whole.items():

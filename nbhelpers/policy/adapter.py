@@ -1,4 +1,4 @@
-"""TODO."""
+"""The LoRA adapter: where it goes, attaching it, and what can be said about it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ ATTENTION_MODULES = {
     "language": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "vision": ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
-
-
 MLP_MODULES = {"language": ("gate_proj", "up_proj", "down_proj"), "vision": ("fc1", "fc2")}
-
-
 TOWERS = {"language": "language_model", "vision": "vision_tower"}
 
 

@@ -1,7 +1,9 @@
-"""TODO."""
+"""Loading a policy: which backend, the base model with its processor, and what training saved."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,28 @@ from nbhelpers.policy.policy import Policy, PolicyError
 from nbhelpers.policy.unsloth import load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
+from nbhelpers.runs import check_libraries
 
 
 def choose_backend(params: ModelParams) -> tuple[str, str]:
-    """Which backend `model.backend` means on this machine, and a sentence why."""
+    """Which backend `model.backend` means on this machine, and a sentence on it where there was a choice."""
     import importlib.util
 
     import torch
 
     if params.backend != "auto":
-        return params.backend, f"backend {params.backend}, as asked for"
+        return params.backend, ""
     if not torch.cuda.is_available():
-        return "transformers", "backend transformers: there is no CUDA GPU, and Unsloth needs one"
+        return "transformers", ""
     if importlib.util.find_spec("unsloth") is None:
         return "transformers", "backend transformers: unsloth is not installed (pip install 'nbhelpers[gpu]')"
     return "unsloth", "backend unsloth: a CUDA GPU is there and unsloth is installed"
+
+
+def libraries(params: ModelParams, backend: str) -> list[str]:
+    """The libraries with private names that a policy with these settings uses."""
+    vllm, unsloth = ["vllm"] * params.fast_inference, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
+    return ["transformers", *vllm, *unsloth]
 
 
 def weights_source(name: str) -> str:
@@ -45,24 +54,20 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
         seed: of the adapter's first weights; a run repeats only if they do.
 
     Raises:
-        PolicyError: the weights cannot be had, or the settings need a GPU that is not there.
+        PolicyError: the weights cannot be had, the settings need a GPU that is not there, or a library is not as it
+            was tested.
     """
     import torch
 
     backend, why = choose_backend(params)
-    if not torch.cuda.is_available():
-        wants = [
-            (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
-            (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
-            (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
-        ]
-        asked = [(setting, instead) for wanted, setting, instead in wants if wanted]
-        if asked:
-            raise PolicyError(
-                f"{', '.join(setting for setting, _ in asked)} needs an NVIDIA GPU, and PyTorch {torch.__version__} sees none here. "
-                f"Run on a GPU machine, or set {', '.join(instead for _, instead in asked)}; "
-                "the embedded default (`nbhelpers run smoke`) needs no GPU. `nbhelpers doctor` says what is missing."
-            )
+    asked = needs_gpu(params, backend)
+    if asked and not torch.cuda.is_available():
+        raise PolicyError(
+            f"{', '.join(asked)} needs an NVIDIA GPU, and PyTorch {torch.__version__} sees none here. Run on a GPU "
+            f"machine, or set {', '.join(asked.values())}; the embedded default (`nbhelpers run smoke`) needs no GPU. "
+            "`nbhelpers doctor` says what is missing."
+        )
+    untested = check_libraries(*libraries(params, backend), error=PolicyError)
     source = weights_source(params.name)
     if backend == "unsloth":
         prepare_environment()
@@ -71,13 +76,28 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
         policy = Policy(*_load_transformers(params, source), backend="transformers", source=source)
         if lora is not None:
             attach_lora(policy, lora, seed=seed)
-    policy.notices.insert(0, why)
-    keep_one_bos(policy.processor)
+    policy.notices[:0] = [why] * bool(why) + untested
+    _ready(policy)
     end_of_turn_ids(policy.processor, policy.model)
-    policy.processor.tokenizer.padding_side = "left"
     if params.fast_inference:
         sample_with_vllm(policy, params)
     return policy
+
+
+def needs_gpu(params: ModelParams, backend: str) -> dict[str, str]:
+    """The settings that work on an NVIDIA GPU alone, each with what to set without one."""
+    asked = [
+        (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
+        (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
+        (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
+    ]
+    return {setting: instead for wanted, setting, instead in asked if wanted}
+
+
+def _ready(policy: Policy) -> None:
+    """The mends that every processor gets."""
+    keep_one_bos(policy.processor)
+    policy.processor.tokenizer.padding_side = "left"
 
 
 def load_processor(params: ModelParams) -> Policy:
@@ -88,7 +108,7 @@ def load_processor(params: ModelParams) -> Policy:
     """
     source = weights_source(params.name)
     policy = Policy(None, _processor(params, source), backend="transformers", source=source)
-    keep_one_bos(policy.processor)
+    _ready(policy)
     return policy
 
 
@@ -108,28 +128,35 @@ def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
     if on_gpu:
         kwargs["device_map"] = {"": torch.cuda.current_device()}
     processor = _processor(params, source)
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
-    except OSError as error:
-        raise _not_loaded(params, error) from error
-    return model, processor
+    with _loading(params):
+        return AutoModelForImageTextToText.from_pretrained(source, **kwargs), processor
 
 
 def _processor(params: ModelParams, source: str) -> Any:
     from transformers import AutoProcessor
 
-    try:
+    with _loading(params):
         return AutoProcessor.from_pretrained(source)
+
+
+@contextlib.contextmanager
+def _loading(params: ModelParams) -> Iterator[None]:
+    """Inside, transformers draws no bars, which would stay in an executed notebook, and its errors become sentences."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     except OSError as error:
-        raise _not_loaded(params, error) from error
-
-
-def _not_loaded(params: ModelParams, error: OSError) -> PolicyError:
-    return PolicyError(
-        f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
-        "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
-        "(Gemma's own repository needs a token that accepted its licence; unsloth/gemma-3-4b-it does not)."
-    )
+        raise PolicyError(
+            f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
+            "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
+            "(Gemma's own repository needs a token that accepted its licence; unsloth/gemma-3-4b-it does not)."
+        ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_final_model(path: Path, params: ModelParams) -> Policy:
@@ -147,6 +174,5 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
     policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
     policy.model = PeftModel.from_pretrained(policy.model, str(path)).eval()
     policy.processor = AutoProcessor.from_pretrained(str(path))
-    policy.processor.tokenizer.padding_side = "left"
-    keep_one_bos(policy.processor)
+    _ready(policy)
     return policy

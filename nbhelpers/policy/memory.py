@@ -1,7 +1,5 @@
 """How much GPU memory a run takes, from the shapes alone: what `nbhelpers doctor` tells before, and what decides about
-recomputing.
-
-Nothing heavy is imported.
+recomputing. Nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -14,22 +12,25 @@ from typing import Any
 from nbhelpers.params import RunParams, resolve_path
 
 GIB = 2**30
-
-
-# Gemma-3's parameters in billions: language model without embeddings, embeddings, vision tower with projector.
-SIZES = {"4b": (3.21, 0.67, 0.42), "12b": (10.76, 1.01, 0.42), "27b": (25.6, 1.41, 0.42)}
-
-
-SHAPES = {
-    "4b": (34, 2560, 10240, 2048, 262_208), "12b": (48, 3840, 15360, 4096, 262_208), "27b": (62, 5376, 21504, 4096, 262_208),
-}  # fmt: skip
-
-
 NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
+LOGIT_BYTES = 12  # bfloat16 logits, their float32 copy, and the gradient of each at its largest
 
-
-# bfloat16 logits, their float32 copy, and the gradient of each at its largest.
-LOGIT_BYTES = 12
+# Of a text configuration, with Gemma-3's defaults where a config.json may leave them out.
+_FIELDS = {
+    "num_hidden_layers": None,
+    "hidden_size": None,
+    "intermediate_size": None,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 262_208,
+}
+_PUBLISHED = {
+    "4b": (34, 2560, 10240, 8, 4, 256),
+    "12b": (48, 3840, 15360, 16, 8, 256),
+    "27b": (62, 5376, 21504, 32, 16, 128),
+}
+_PUBLISHED_VISION = {"num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304}
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,16 @@ class TextShape:
     layers: int
     hidden: int
     intermediate: int
-    attention: int  # heads times their width
+    attention: int  # query heads times their width
+    groups: int  # key-value heads times their width
     vocabulary: int
 
     @classmethod
     def of(cls, config: Any) -> TextShape:
-        """From a `Gemma3TextConfig`, or from its dictionary in a config.json, which may leave defaults out."""
-        defaults = {"num_attention_heads": 8, "head_dim": 256, "vocab_size": 262_208}
-        names = ("num_hidden_layers", "hidden_size", "intermediate_size", *defaults)
-        given = config if isinstance(config, Mapping) else {name: getattr(config, name) for name in names}
-        layers, hidden, intermediate, heads, width, vocabulary = ({**defaults, **given}[name] for name in names)
-        return cls(layers, hidden, intermediate, heads * width, vocabulary)
+        """From a `Gemma3TextConfig`, or from its dictionary in a config.json."""
+        given = config.get if isinstance(config, Mapping) else lambda name, default: getattr(config, name, default)
+        layers, hidden, intermediate, heads, groups, width, vocabulary = (given(n, d) for n, d in _FIELDS.items())
+        return cls(layers, hidden, intermediate, heads * width, groups * width, vocabulary)
 
 
 def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: int) -> float:
@@ -61,8 +61,8 @@ def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: 
         completion: tokens of the longest completion, which get logits.
 
     A layer keeps, in bfloat16, the input of each of its seven LoRA matrices, of its norms, of the activation and of
-    attention. Counted that way Gemma-3 4B takes 139 KB a token and layer: 12.8 GiB for 4 completions of 256 tokens and
-    40.6 GiB for 8 of 512, where 13.0 and 40.8 were measured beside weights and vLLM (NVIDIA H200, 2026-11-23).
+    attention. Counted that way Gemma-3 4B takes 139 KB per token and layer: 12.8 GiB for 4 completions of 256 tokens
+    and 40.6 GiB for 8 of 512, where 13.0 and 40.8 were measured beside weights and vLLM (NVIDIA H200, 2026-11-23).
     """
     layer = 16 * shape.hidden + 8 * shape.intermediate + 8 * shape.attention
     return sequences * (tokens * shape.layers * layer + completion * shape.vocabulary * LOGIT_BYTES)
@@ -81,42 +81,42 @@ def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
     """
     config = _config(params)
     if config is None:
-        return SIZES.get(_published_size(params))
-    text, vision = config
-    shape = TextShape.of(text)
-    groups = text.get("num_key_value_heads", 4) * text.get("head_dim", 256)
-    layer = shape.hidden * 2 * (shape.attention + groups) + 3 * shape.hidden * shape.intermediate
-    tower = vision["num_hidden_layers"] * (
-        4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"]
-    )
-    return shape.layers * layer / 1e9, shape.vocabulary * shape.hidden / 1e9, tower / 1e9
-
-
-def text_shape(params: RunParams) -> TextShape | None:
-    """The language model's shape; None for a model of unknown size."""
-    config = _config(params)
-    if config is not None:
-        return TextShape.of(config[0])
-    known = SHAPES.get(_published_size(params))
-    return TextShape(*known) if known else None
+        return None
+    shape, vision = TextShape.of(config[0]), config[1]
+    layer = shape.hidden * 2 * (shape.attention + shape.groups) + 3 * shape.hidden * shape.intermediate
+    tower = 4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"]
+    counts = (shape.layers * layer, shape.vocabulary * shape.hidden, vision["num_hidden_layers"] * tower)
+    return tuple(count / 1e9 for count in counts)
 
 
 def _config(params: RunParams) -> tuple[dict, dict] | None:
-    """Text and vision part of a local checkpoint's config.json."""
+    """Text and vision configuration: of a local checkpoint's config.json, or of the published size in the name."""
     folder = resolve_path(params.model.name)
-    if folder is None or not (folder / "config.json").is_file():
-        return None
-    config = json.loads((folder / "config.json").read_text())
-    return (
-        (config["text_config"], config["vision_config"])
-        if config.get("text_config") and config.get("vision_config")
-        else None
-    )
+    if folder is not None and (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text())
+        parts = (config.get("text_config"), config.get("vision_config"))
+        return parts if all(parts) else None
+    name = f"{params.model.name.lower()}-"
+    size = next((size for size in _PUBLISHED if f"-{size}-" in name), None)
+    return (dict(zip(_FIELDS, _PUBLISHED[size], strict=False)), _PUBLISHED_VISION) if size else None
 
 
-def _published_size(params: RunParams) -> str | None:
-    """Which of `SIZES` the name of a published checkpoint means."""
-    return next((key for key in SIZES if f"-{key}-" in f"{params.model.name.lower()}-"), None)
+def ways_to_fit(params: RunParams, utilization: float, *, recomputes: bool) -> list[str]:
+    """Settings, as `key=value`, that take less memory, the least costly first.
+
+    Args:
+        utilization: what to lower `model.gpu_memory_utilization` to.
+        recomputes: whether activations are recomputed already.
+    """
+    model, training = params.model, params.training
+    ways = [
+        (not recomputes, "model.use_gradient_checkpointing=true"),
+        (model.fast_inference and utilization > 0.05, f"model.gpu_memory_utilization={utilization:.2f}"),
+        (not model.load_in_4bit, "model.load_in_4bit=true"),
+        (training.num_generations > 2, f"training.num_generations={max(2, training.num_generations // 2)}"),
+        (True, f"training.max_completion_length={training.max_completion_length // 2}"),
+    ]
+    return [way for helps, way in ways if helps]
 
 
 def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
@@ -133,33 +133,23 @@ def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     size = parameter_count(params)
     if size is None:
         return None
+    model, training, shape = params.model, params.training, TextShape.of(_config(params)[0])
     language, embeddings, vision = (billions * 1e9 for billions in size)
-    per_parameter = NF4_BYTES if params.model.load_in_4bit else 2
-    weights = (language * per_parameter + (embeddings + vision) * 2) / GIB
-    training, shape = params.training, text_shape(params)
+    weights = language * (NF4_BYTES if model.load_in_4bit else 2) + (embeddings + vision) * 2
     completions = training.batch_plan().per_device_train_batch_size
-    tokens, completion = params.model.max_seq_length, training.max_completion_length
-    adapter = shape.layers * params.lora.r * 75_000
-    if not params.model.use_gradient_checkpointing:
-        activations = kept_activations(shape, completions, tokens, 0)
-    else:
-        activations = completions * tokens * shape.hidden * shape.layers * 2
-    if params.model.backend != "transformers":
-        logits = completion * shape.vocabulary * LOGIT_BYTES
-    else:  # `training.log_probs_in_chunks` goes with recomputed activations
-        logits = (
-            0 if params.model.use_gradient_checkpointing else completions * completion * shape.vocabulary * LOGIT_BYTES
-        )
+    tokens, logits = model.max_seq_length, training.max_completion_length * shape.vocabulary * LOGIT_BYTES
+    recomputed = bool(model.use_gradient_checkpointing)
+    kept = completions * tokens * shape.hidden * shape.layers * 2
+    if model.backend == "transformers":  # `training.log_probs_in_chunks` goes with recomputed activations
+        logits *= 0 if recomputed else completions
     parts = {
-        "adapter and optimiser": adapter * 16 / GIB,
+        "adapter and optimiser": shape.layers * params.lora.r * 75_000 * 16 / GIB,
         "logits": logits / GIB,
-        "activations": activations / GIB,
+        "activations": (kept if recomputed else kept_activations(shape, completions, tokens, 0)) / GIB,
         "CUDA": 0.8,
     }
-    if params.model.fast_inference:
-        parts["vLLM with weights"] = params.model.gpu_memory_utilization * total
-        if params.model.backend == "transformers":
-            parts["weights"] = weights
-    else:
-        parts["weights"] = weights
+    if model.fast_inference:
+        parts["vLLM with weights"] = model.gpu_memory_utilization * total
+    if model.backend == "transformers" or not model.fast_inference:
+        parts["weights"] = weights / GIB
     return parts

@@ -50,12 +50,7 @@ def never_sampled_ids(processor: Any) -> list[int]:
     A policy that samples `<image_soft_token>` makes the loss forward fail, as there are then more placeholders
     than image features. TRL leaves it to `generation_kwargs` up to 1.15.
     """
-    tokenizer = processor.tokenizer
-    token = getattr(tokenizer, "image_token", None) or "<image_soft_token>"
-    image_id = getattr(tokenizer, "image_token_id", None)
-    if image_id is None:
-        image_id = tokenizer.convert_tokens_to_ids(token)
-    return [] if image_id in (None, tokenizer.unk_token_id) else [int(image_id)]
+    return [processor.tokenizer.image_token_id]  # `processor.image_token_id` is that of <start_of_image>
 
 
 def keep_adapter_in_float32(model: Any) -> None:

@@ -1,7 +1,4 @@
-"""A policy as everything else holds it: a model with its processor that completes prompts about pictures.
-
-`nbhelpers.policy` loads one; `nbhelpers.generation` lets vLLM do the sampling.
-"""
+"""A policy as everything else holds it: a model with its processor that completes prompts about pictures."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class Policy:
         source: the folder or hub id that the base weights came from.
         notices: sentences on anything that was decided or changed while loading.
         sampler: what `sample` calls instead of `model.generate` (vLLM on a GPU); None for `model.generate`.
-        engine: the vLLM engine beside the model (`generation.Engine`), once it runs.
+        engine: the vLLM `Engine` beside the model, once it runs.
     """
 
     model: Any
@@ -64,8 +61,8 @@ class Policy:
         return self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
 
     def prompt_ids(self, conversations: Sequence[list[dict]]) -> list[list[int]]:
-        """Each prompt's tokens with its picture's placeholder expanded (256 a picture for Gemma-3), without looking at
-        the picture.
+        """Each prompt's tokens with its picture's placeholder expanded (256 per picture for Gemma-3), without looking
+        at the picture.
         """
         marker, expanded = self.processor.boi_token, self.processor.full_image_sequence
         texts = [self.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
@@ -74,6 +71,19 @@ class Policy:
     def prompt_length(self, conversation: list[dict]) -> int:
         """Tokens of a prompt with its picture."""
         return len(self.prompt_ids([conversation])[0])
+
+    def inputs(self, conversations: Sequence[list[dict]], images: Sequence[Any]) -> Any:
+        """The model's inputs for N prompts with a picture each, padded on the left: `input_ids`, `attention_mask` and
+        `token_type_ids` (N, tokens), `pixel_values` (N, 3, height, width).
+        """
+        return self.processor(
+            images=[[image] for image in images],
+            text=[self.prompt_text(conversation) for conversation in conversations],
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
 
     def sample(
         self,
@@ -93,7 +103,7 @@ class Policy:
             conversations: N prompts, each a list of messages with one `{"type": "image"}`.
             images: N pictures (PIL, RGB).
             temperature: 0 for greedy decoding; otherwise plain sampling (no top-k, no top-p), as in training.
-            samples_per_problem: completions a prompt; more than one needs a temperature.
+            samples_per_problem: completions per prompt; more than one needs a temperature.
             seed: of the sampling; torch's own generators are left as they were.
             progress: called with the number of prompts finished since its last call.
 
@@ -102,8 +112,8 @@ class Policy:
         """
         if samples_per_problem > 1 and temperature == 0:
             raise PolicyError(
-                f"samples_per_problem is {samples_per_problem} at temperature 0: greedy decoding gives the same completion "
-                "every time. Set a temperature above 0 or samples_per_problem to 1."
+                f"samples_per_problem is {samples_per_problem} at temperature 0: greedy decoding gives the same "
+                "completion every time. Set a temperature above 0 or samples_per_problem to 1."
             )
         sampler = self.sampler or self._sample_with_transformers
         return sampler(
@@ -131,20 +141,12 @@ class Policy:
         was_training = self.model.training
         self.model.eval()
         completions: list[list[Completion]] = []
-        devices = [device] if device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=devices), torch.inference_mode():
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
                 torch.manual_seed(seed)
                 for start in range(0, len(conversations), batch_size):
-                    chunk = conversations[start : start + batch_size]
-                    inputs = self.processor(
-                        images=[[image] for image in images[start : start + batch_size]],
-                        text=[self.prompt_text(conversation) for conversation in chunk],
-                        padding=True,
-                        padding_side="left",
-                        add_special_tokens=False,
-                        return_tensors="pt",
-                    ).to(device)
+                    end = start + batch_size
+                    inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
                     output = self.model.generate(
                         **inputs,
                         max_new_tokens=max_new_tokens,
@@ -155,16 +157,20 @@ class Policy:
                         **decoding,
                     )
                     tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
-                    flat = [self._completion(ids, eos_ids) for ids in tokens]
-                    completions += [flat[i : i + samples_per_problem] for i in range(0, len(flat), samples_per_problem)]
+                    groups = self.completions(tokens, eos_ids, samples_per_problem)
+                    completions += groups
                     if progress:
-                        progress(len(chunk))
+                        progress(len(groups))
         finally:
             self.model.train(was_training)
         return completions
 
-    def _completion(self, ids: list[int], eos_ids: list[int]) -> Completion:
-        end = next((place for place, token in enumerate(ids) if token in eos_ids), None)
-        kept = ids if end is None else ids[: end + 1]
-        text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
-        return Completion(text=text, length=len(kept), truncated=end is None, ids=tuple(kept))
+    def completions(self, ids: list[list[int]], eos_ids: list[int], size: int) -> list[list[Completion]]:
+        """Sampled tokens (N * size, tokens) as N groups of completions; what stands after an end is not read."""
+        flat = []
+        for row in ids:
+            end = next((place for place, token in enumerate(row) if token in eos_ids), None)
+            kept = row if end is None else row[: end + 1]
+            text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
+            flat.append(Completion(text=text, length=len(kept), truncated=end is None, ids=tuple(kept)))
+        return [flat[start : start + size] for start in range(0, len(flat), size)]

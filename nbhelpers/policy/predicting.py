@@ -1,14 +1,14 @@
-"""TODO."""
+"""Predicting: a policy's completions of problems, graded, as rows of `predictions.jsonl`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from nbhelpers.grading import Delimiters, check_format, grade
-from nbhelpers.params import RewardParams, RunParams
+from nbhelpers.grading import GRADING_COLUMNS, PROBLEM_COLUMNS, Delimiters, check_format, grade
+from nbhelpers.params import RunParams
 from nbhelpers.policy.policy import Policy
-from nbhelpers.problems import PROBLEM_COLUMNS, conversation, kind_of, prompt_text
+from nbhelpers.problems import conversation, kind_of, prompt_text
 from nbhelpers.runs import RunDirectory
 
 
@@ -21,8 +21,11 @@ def predict(
     phase: str,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[dict]:
-    """One graded prediction (a row of `predictions.jsonl`) a problem and sample."""
-    delimiters = delimiters_of(params.reward)
+    """One graded prediction (a row of `predictions.jsonl`) per problem and sample.
+
+    Args:
+        progress: called with the phase, the problems answered so far and all of them.
+    """
     conversations = [conversation(problem, params.reward) for problem in problems]
     images = [problem["image"] for problem in problems]
     done = 0
@@ -48,31 +51,15 @@ def predict(
         shared |= {key: problem.get(key) for key in PROBLEM_COLUMNS}
         shared |= {"image": run.image_file(image), "prompt": prompt_text(problem, params.reward)}
         for completion in group:
-            form = check_format(completion.text, delimiters)
-            rows.append(
-                {
-                    **shared,
-                    "completion": completion.text,
-                    "length": completion.length,
-                    "truncated": completion.truncated,
-                    "format_ok": form.reasoning and form.solution,
-                    **grade_row(completion.text, problem, delimiters, params.evaluation.protocol),
-                }
-            )
+            form = check_format(completion.text, params.reward.delimiters)
+            written = {"completion": completion.text, "length": completion.length, "truncated": completion.truncated}
+            verdict = grade_row(completion.text, problem, params.reward.delimiters, params.evaluation.protocol)
+            rows.append({**shared, **written, "format_ok": form.reasoning and form.solution, **verdict})
     return rows
 
 
 def grade_row(completion: str, problem: dict, delimiters: Delimiters, protocol: str = "strict") -> dict:
     """The grader's verdict on one completion as the columns `correct`, `parsed`, `reason`."""
-    verdict = grade(
-        completion,
-        problem["answer"],
-        delimiters=delimiters,
-        protocol=protocol,
-        **{key: problem.get(key) for key in ("choices", "unit", "precision", "question_type", "answer_type")},
-    )
+    columns = {key: problem.get(key) for key in GRADING_COLUMNS}
+    verdict = grade(completion, problem["answer"], delimiters=delimiters, protocol=protocol, **columns)
     return {"correct": verdict.correct, "parsed": verdict.parsed, "reason": verdict.reason}
-
-
-def delimiters_of(reward: RewardParams) -> Delimiters:
-    return Delimiters(reward.reasoning_start, reward.reasoning_end, reward.solution_start, reward.solution_end)

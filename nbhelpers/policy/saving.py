@@ -1,4 +1,4 @@
-"""TODO."""
+"""Writing what was trained: the adapter with its processor, the merged model, GGUF."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:
     if policy.backend != "unsloth":
         raise PolicyError(
             f"GGUF is written by Unsloth, and this policy was loaded with the backend {policy.backend}: load it with "
-            "model.backend=unsloth on a machine with an NVIDIA GPU. export_merged writes the merged model for transformers and vLLM."
+            "model.backend=unsloth on a machine with an NVIDIA GPU. export_merged writes "
+            "the merged model for transformers and vLLM."
         )
     written = policy.model.save_pretrained_gguf(str(path), policy.processor, quantization_method=quantization)
     return Path(written["gguf_directory"])

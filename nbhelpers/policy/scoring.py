@@ -24,14 +24,7 @@ def completions_as_inputs(
     """
     import torch
 
-    batch = policy.processor(
-        images=[[image] for image in images],
-        text=[policy.prompt_text(prompt) for prompt in conversations],
-        padding=True,
-        padding_side="left",
-        add_special_tokens=False,
-        return_tensors="pt",
-    )
+    batch = policy.inputs(conversations, images)
     width = max(map(len, completions))
     ids = torch.full((len(completions), width), policy.processor.tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)

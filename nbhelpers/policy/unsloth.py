@@ -1,12 +1,18 @@
-"""The Unsloth backend: `FastVisionModel` with vLLM over the same weights.
+"""The Unsloth backend: `FastVisionModel` with vLLM over the same weights, and Unsloth's insides.
 
 Unsloth rewrites transformers, trl and peft when it is imported, so it comes before them; its settings are read from the
-environment at that moment. It runs on an NVIDIA GPU only.
+environment at that moment. It runs on an NVIDIA GPU only. Touched are (tested: `runs/tested.json`):
+
+* `load_vllm` of unsloth_zoo, wrapped while the model loads; `FastBaseModel.from_pretrained` calls it.
+* `vllm_engine` and `load_lora` of the model that it returns: its vLLM, and the adapter handed over in memory.
+* the `GRPOTrainer` that `PatchFastRL` generates and puts into trl: looked at right after the import.
+* `UNSLOTH_RETURN_LOGITS`; the folder that `save_pretrained_gguf` says it wrote.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -14,9 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.policy.patching import replaced
 from nbhelpers.policy.policy import Policy, PolicyError
-from nbhelpers.policy.vllm.setup import compilation, mend, quick_start
+from nbhelpers.policy.vllm.inside import mend, quick_start
+from nbhelpers.policy.vllm.setup import GenerationError, compilation
+from nbhelpers.runs import tested_version
 
+# What the generated trainer has to have for `training` to override it: methods with their arguments.
+OVERRIDDEN = {
+    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
+    "_generate_and_score_completions": ("inputs",),
+}
 # What has to be imported after Unsloth for its rewriting to reach it.
 REWRITTEN = ("trl", "peft", "transformers.models.gemma3.modeling_gemma3")
 
@@ -27,20 +41,22 @@ def import_unsloth() -> list[str]:
     `UNSLOTH_VLLM_STANDBY` (vLLM sleeps while the policy learns) has to be set before the import. Unsloth 2026.10 calls
     it unstable for vision models and switches it off unless `UNSLOTH_VLLM_STANDBY_VISION=1`; so it stays off here too,
     unless the user sets both.
+
+    Raises:
+        PolicyError: Unsloth cannot be imported, or what it makes of TRL is not what was tested.
     """
     notices = []
     if "unsloth" not in sys.modules:
-        early = [name for name in REWRITTEN if name in sys.modules]
-        if early:
+        if early := [name for name in REWRITTEN if name in sys.modules]:
             notices.append(
-                f"{', '.join(early)} was imported before Unsloth, which then cannot speed it up: load the policy first, in a fresh kernel."
+                f"{', '.join(early)} was imported before Unsloth, which then cannot speed it up: load the policy "
+                "first, in a fresh kernel."
             )
-        if (
-            os.environ.get("UNSLOTH_VLLM_STANDBY", "0") != "0"
-            and os.environ.get("UNSLOTH_VLLM_STANDBY_VISION", "0") == "0"
-        ):
+        standby, forced = (os.environ.get(f"UNSLOTH_VLLM_STANDBY{end}", "0") != "0" for end in ("", "_VISION"))
+        if standby and not forced:
             notices.append(
-                "UNSLOTH_VLLM_STANDBY is set, and Unsloth switches it off for vision models; UNSLOTH_VLLM_STANDBY_VISION=1 forces it."
+                "UNSLOTH_VLLM_STANDBY is set, and Unsloth switches it off for vision models; "
+                "UNSLOTH_VLLM_STANDBY_VISION=1 forces it."
             )
         # Statistics are a download, and the run must not depend on the network.
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
@@ -48,7 +64,7 @@ def import_unsloth() -> list[str]:
         # the embedded model (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.5 s. For a run of many hours
         # UNSLOTH_COMPILE_DISABLE=0 may pay. Its loss is compiled all the same, and again when completions are of
         # another length (45 s each time for Gemma-3 4B in 4 bit). TORCHDYNAMO_DISABLE=1 spares that and is worse: 40
-        # GiB instead of 16 and 11.6 s a step instead of 8 (2026-11-24).
+        # GiB instead of 16 and 11.6 s per step instead of 8 (2026-11-24).
         os.environ.setdefault("UNSLOTH_COMPILE_DISABLE", "1")
     try:
         import unsloth  # noqa: F401
@@ -58,6 +74,25 @@ def import_unsloth() -> list[str]:
             "model.backend=transformers. `nbhelpers doctor` says what is missing."
         ) from error
     return notices
+
+
+def check_generated() -> None:
+    """See that the trainer which Unsloth generated takes what `training` passes; its text stands in no file before.
+
+    Raises:
+        PolicyError: a method is missing or takes other arguments.
+    """
+    from trl import GRPOTrainer
+
+    for name, arguments in OVERRIDDEN.items():
+        try:
+            inspect.signature(getattr(GRPOTrainer, name)).bind(None, *arguments)
+        except (AttributeError, TypeError) as error:
+            raise PolicyError(
+                f"the GRPOTrainer that Unsloth generates has no {name}({', '.join(arguments)}) ({error}). "
+                f"To have what was tested: pip install 'unsloth=={tested_version('unsloth')}', or --set "
+                "model.backend=transformers to do without it."
+            ) from error
 
 
 def load_unsloth_policy(
@@ -74,13 +109,15 @@ def load_unsloth_policy(
         PolicyError: Unsloth or the weights cannot be had, or the settings do not go together.
     """
     notices = import_unsloth()
+    check_generated()
     from unsloth import FastVisionModel
 
     if params.fast_inference and lora is not None and lora.finetune_vision_layers:
         raise PolicyError(
-            "lora.finetune_vision_layers=true does not go with model.fast_inference=true: vLLM shares the weights and takes an adapter "
-            "on the language layers only. Set one of them to false."
+            "lora.finetune_vision_layers=true does not go with model.fast_inference=true: vLLM shares the weights and "
+            "takes an adapter on the language layers only. Set one of them to false."
         )
+    checkpointing = {"use_gradient_checkpointing": params.use_gradient_checkpointing}
     options: dict[str, Any] = {}
     if params.fast_inference:
         mend()
@@ -92,22 +129,17 @@ def load_unsloth_policy(
             "compilation_config": compilation(completions),
         }
     with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
-        model, processor = _from_pretrained(
-            source, params, use_gradient_checkpointing=params.use_gradient_checkpointing, **options
-        )
+        model, processor = _from_pretrained(source, params, **checkpointing, **options)
     if lora is not None:
+        given = lora.model_dump(exclude={"alpha", "dropout"})
         model = FastVisionModel.get_peft_model(
             model,
-            r=lora.r,
+            **given,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             bias="none",
-            finetune_vision_layers=lora.finetune_vision_layers,
-            finetune_language_layers=lora.finetune_language_layers,
-            finetune_attention_modules=lora.finetune_attention_modules,
-            finetune_mlp_modules=lora.finetune_mlp_modules,
-            use_gradient_checkpointing=params.use_gradient_checkpointing,
             random_state=seed,
+            **checkpointing,
         )
     return Policy(model, processor, backend="unsloth", source=source, notices=notices)
 
@@ -136,11 +168,8 @@ def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[
         ) from error
 
 
-@contextlib.contextmanager
-def vllm_started_quickly() -> Iterator[None]:
-    """Inside, the vLLM that Unsloth starts takes the short cuts of `vllm.setup.quick_start`."""
-    import inspect
-
+def vllm_started_quickly() -> contextlib.AbstractContextManager:
+    """Inside, the vLLM that Unsloth starts takes the short cuts of `quick_start`."""
     import unsloth_zoo.vllm_utils as zoo
     from transformers import AutoTokenizer
 
@@ -151,11 +180,26 @@ def vllm_started_quickly() -> Iterator[None]:
             return load(model_name=model_name, **options)
 
     load_quickly.__signature__ = inspect.signature(load)  # Unsloth asks which options it has
-    zoo.load_vllm = load_quickly
-    try:
-        yield
-    finally:
-        zoo.load_vllm = load
+    return replaced(zoo, "load_vllm", load_quickly)
+
+
+def engine_beside(model: Any) -> Any:
+    """The `vllm.LLM` that Unsloth started with the model."""
+    llm = getattr(model, "vllm_engine", None)
+    if llm is None:
+        raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
+    return llm
+
+
+class SharedAdapter:
+    """The adapter of an engine that Unsloth started with the model: it goes over as tensors in memory."""
+
+    def take(self, model: Any) -> Any:
+        """The request that uses the adapter as it is now."""
+        return model.load_lora("nbhelpers_adapter", load_tensors=True)
+
+    def drop(self) -> None:
+        """Nothing to undo: a request without the adapter gets the base model."""
 
 
 @contextlib.contextmanager

@@ -12,3 +12,4 @@ from nbhelpers.runs.metrics import (
     seconds_left,
 )
 from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
+from nbhelpers.runs.tested import check_libraries, compare_library, tested_version

@@ -1,15 +1,18 @@
-"""TODO."""
+"""Training without a notebook, for launchers of several processes."""
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 
-from nbhelpers.params import ParamsError, RunParams
+from nbhelpers.params import ParamsError, RunParams, parse_overrides
 from nbhelpers.policy import load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training.configuration import check
-from nbhelpers.training.trainer import TrainingError, log_line, train
+from nbhelpers.training.recording import log_line
+from nbhelpers.training.trainer import train
 
 
 def _take_own_gpu() -> None:
@@ -23,29 +26,27 @@ def _take_own_gpu() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train one preset without a notebook: `accelerate launch -m nbhelpers.training full --set training.max_steps=5`."""
-    import argparse
-    import sys
-
-    from nbhelpers.params import parse_overrides
-
+    """Train one preset: `accelerate launch -m nbhelpers.training full --set training.max_steps=5`."""
     parser = argparse.ArgumentParser(prog="python -m nbhelpers.training", description=main.__doc__)
     parser.add_argument("preset", nargs="?", default="smoke")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
     parser.add_argument("--output-dir")
     arguments = parser.parse_args(argv)
     try:
-        params = RunParams.load(
-            arguments.preset, output_dir=arguments.output_dir, **parse_overrides(arguments.overrides)
-        )
+        sections = parse_overrides(arguments.overrides)
+        params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **sections)
         run = RunDirectory(params.output_dir)
         check(params)
         _take_own_gpu()
         policy = load_policy(params.model, params.lora, seed=params.training.seed)
         result = train(policy, load_problems(params.dataset), params, run, on_log=log_line)
-    except (ParamsError, TrainingError, RuntimeError, OSError) as error:
+    except (ParamsError, RuntimeError, OSError) as error:
         print(f"nbhelpers.training: {error}", file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":
         print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,15 +1,20 @@
-"""TODO."""
+"""GRPOConfig from parameters: what is checked before a model is loaded, what TRL is given, what became of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from nbhelpers.params import BatchPlan, ParamsError, RunParams
-from nbhelpers.policy import Policy, choose_backend, trainable_parameters
-from nbhelpers.runs import RunDirectory
+from nbhelpers.policy import Policy, choose_backend, libraries, trainable_parameters
+from nbhelpers.runs import RunDirectory, check_libraries
+
+
+class TrainingError(RuntimeError):
+    """Training could not start or go on; the message says what to do. What was computed before it is on disk."""
 
 
 def check(params: RunParams) -> BatchPlan:
@@ -17,10 +22,12 @@ def check(params: RunParams) -> BatchPlan:
 
     Raises:
         ParamsError: `training.grpo` names a field that GRPOConfig has not. With the Unsloth backend that is found out
-            in `train`, because
-            Unsloth has to be imported before TRL.
+            in `train`, because Unsloth has to be imported before TRL.
+        TrainingError: a library that this run uses is not as it was tested.
     """
-    if choose_backend(params.model)[0] != "unsloth":
+    backend, _ = choose_backend(params.model)
+    check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
+    if backend != "unsloth":
         _refuse_unknown_fields(params.training.grpo)
     return params.training.batch_plan(num_processes=num_processes())
 
@@ -36,18 +43,23 @@ def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
             raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig.{hint}")
 
 
-def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_gpu: bool) -> dict[str, Any]:
+def grpo_arguments(
+    params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_gpu: bool, never: Sequence[int] = ()
+) -> dict[str, Any]:
     """The GRPOConfig fields that the parameters mean; `training.grpo` has the last word.
 
     What is set here although TRL has a default: dr_grpo divides by a constant length and does not scale advantages by
     the group's spread (https://arxiv.org/abs/2503.20783), so `scale_rewards` is "none" with it; bfloat16 only where a
     GPU is.
 
+    Args:
+        never: token ids that no completion may hold.
+
     Raises:
         ParamsError: `training.grpo` names a field that GRPOConfig has not.
     """
     _refuse_unknown_fields(params.training.grpo)
-    training = params.training
+    training, model = params.training, params.model
     arguments: dict[str, Any] = {
         "output_dir": str(run.checkpoints_dir),
         "per_device_train_batch_size": plan.per_device_train_batch_size,
@@ -62,27 +74,29 @@ def grpo_arguments(params: RunParams, plan: BatchPlan, run: RunDirectory, *, on_
         "temperature": training.temperature,
         "beta": 0.0,
         "seed": training.seed,
-        "save_steps": training.save_steps or 500,
-        "save_strategy": "steps" if training.save_steps else "no",
+        "save_steps": training.save_steps,
         "save_total_limit": 2,
         "reward_weights": params.reward.weights,
         "bf16": on_gpu,
-        "gradient_checkpointing": on_gpu and bool(params.model.use_gradient_checkpointing),
-        "use_vllm": params.model.fast_inference,
+        "gradient_checkpointing": on_gpu and bool(model.use_gradient_checkpointing),
+        "use_vllm": model.fast_inference,
         "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": params.model.gpu_memory_utilization,
-        "vllm_max_model_length": params.model.max_seq_length,
+        "vllm_gpu_memory_utilization": model.gpu_memory_utilization,
+        "vllm_max_model_length": model.max_seq_length,
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
+        **training.grpo,
     }
-    arguments.update(training.grpo)
-    arguments["generation_kwargs"] = dict(arguments.get("generation_kwargs") or {})
+    vllm = model.fast_inference
+    ruled_out = {"logit_bias": dict.fromkeys(never, -100.0)} if vllm else {"suppress_tokens": list(never)}
+    arguments["generation_kwargs"] = {**ruled_out, **(arguments.get("generation_kwargs") or {})}
     return arguments
 
 
 def num_processes() -> int:
+    """Processes that train together, as their launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -90,14 +104,14 @@ def record_configuration(
     run: RunDirectory, asked: dict, effective: Any, policy: Policy, plan: BatchPlan, problems: int
 ) -> None:
     """Put the effective GRPOConfig into the manifest, and a notice on each value that a library changed."""
-    values = effective.to_dict()
     for key, value in asked.items():
         now = getattr(effective, key, value)
         now = getattr(now, "value", now)
         if key not in {"output_dir", "report_to", "generation_kwargs"} and now != value and not (value == -1 and now):
             run.add_notice(f"{key}: {value!r} was asked for, the library made it {now!r}.")
+    plain = (int, float, str, bool, list, dict, type(None))
     run.update_manifest(
-        grpo_config={k: v for k, v in values.items() if isinstance(v, (int, float, str, bool, list, dict, type(None)))},
+        grpo_config={key: value for key, value in effective.to_dict().items() if isinstance(value, plain)},
         batch={"completions_per_step": plan.completions_per_step, "prompts_per_step": plan.prompts_per_step},
         backend=policy.backend,
         trainable_parameters=trainable_parameters(policy),

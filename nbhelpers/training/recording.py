@@ -1,92 +1,148 @@
-"""TODO."""
+"""What training leaves in the run directory: each completion with its rewards, the metrics, and warnings on both."""
 
 from __future__ import annotations
 
-import functools
+import time
+from collections.abc import Callable
+from typing import Any
 
-from nbhelpers.grading import Delimiters
+from nbhelpers.grading import PROBLEM_COLUMNS
+from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
-from nbhelpers.problems import PROBLEM_COLUMNS
-from nbhelpers.runs import SampleWriter
+from nbhelpers.problems import ProblemSets
+from nbhelpers.runs import RunDirectory, SampleWriter
 
 
-@functools.cache
-def recording_trainer_class() -> type:
-    """`GRPOTrainer` of the TRL that is imported (Unsloth replaces it), with a record of each rollout."""
-    from accelerate.utils import gather_object
-    from trl import GRPOTrainer
+class Recorder:
+    """Writes the completions of a `RolloutTrainer` with rewards, verdict and advantage to `samples.jsonl`.
 
-    class RecordingGRPOTrainer(GRPOTrainer):
-        """Writes every completion with its rewards, verdict and advantage to `samples.jsonl`."""
+    Args:
+        writer: of the first process; None in the others, whose rows go to it.
+    """
 
-        def record_to(self, writer: SampleWriter | None, delimiters: Delimiters) -> None:
-            self._writer, self._delimiters = writer, delimiters
-            self._groups_in_step = (0, 0)
+    def __init__(self, writer: SampleWriter | None, delimiters: Delimiters):
+        self._writer, self._delimiters = writer, delimiters
+        self._groups_in_step = (0, 0)  # step, groups of it so far
 
-        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-            start = self.accelerator.process_index * len(prompts)
-            self._scored = (inputs, completions, completion_ids_list, rewards[start : start + len(prompts)].tolist())
-            return rewards
+    def __call__(self, trainer: Any, inputs: list[dict], completions, completion_ids, rewards, advantages) -> None:
+        from accelerate.utils import gather_object
 
-        def _generate_and_score_completions(self, inputs):
-            output = super()._generate_and_score_completions(inputs)
-            if self.model.training:
-                rows, images = self._rollout_rows(output["advantages"].tolist())
-                rows, images = gather_object(rows), gather_object(images)
-                if self._writer is not None:
-                    self._writer.write(self._name_groups(rows), images)
-            return output
+        rows = [
+            self._row(trainer, *one)
+            for one in zip(inputs, completions, completion_ids, rewards, advantages, strict=True)
+        ]
+        rows, images = gather_object(rows), gather_object([example["image"] for example in inputs])
+        if self._writer is not None:
+            self._name_groups(rows, trainer.num_generations)
+            self._writer.write(rows, images)
 
-        def _rollout_rows(self, advantages: list[float]) -> tuple[list[dict], list]:
-            inputs, completions, completion_ids, rewards = self._scored
-            weights = self.reward_weights.tolist()
-            rows = []
-            for example, completion, ids, row_rewards, advantage in zip(
-                inputs, completions, completion_ids, rewards, advantages, strict=True
-            ):
-                text = completion if isinstance(completion, str) else completion[0]["content"]
-                by_function = {
-                    n: None if r != r else r for n, r in zip(self.reward_func_names, row_rewards, strict=True)
-                }
-                total = sum(w * r for w, r in zip(weights, by_function.values(), strict=True) if r is not None)
-                problem = {key: example.get(key) for key in PROBLEM_COLUMNS}
-                rows.append(
-                    {
-                        "step": self.state.global_step + 1,
-                        "pid": example["pid"],
-                        "kind": example["kind"],
-                        **problem,
-                        "prompt": _conversation_text(example["prompt"]),
-                        "completion": text,
-                        "rewards": by_function,
-                        "reward": total,
-                        "advantage": advantage,
-                        "length": len(ids),
-                        "truncated": ids[-1] not in self.eos_token_ids,
-                        **grade_row(text, problem, self._delimiters),
-                    }
-                )
-            return rows, [example["image"] for example in inputs]
+    def _row(
+        self, trainer: Any, example: dict, completion, ids: list[int], rewards: list[float], advantage: float
+    ) -> dict:
+        text = completion if isinstance(completion, str) else completion[0]["content"]
+        # A function that could not judge gave NaN.
+        paid = {n: None if r != r else r for n, r in zip(trainer.reward_func_names, rewards, strict=True)}
+        weighted = zip(trainer.reward_weights.tolist(), paid.values(), strict=True)
+        problem = {key: example.get(key) for key in PROBLEM_COLUMNS}
+        return {
+            "step": trainer.state.global_step + 1,
+            "pid": example["pid"],
+            "kind": example["kind"],
+            **problem,
+            "prompt": _conversation_text(example["prompt"]),
+            "completion": text,
+            "rewards": paid,
+            "reward": sum(weight * reward for weight, reward in weighted if reward is not None),
+            "advantage": advantage,
+            "length": len(ids),
+            "truncated": ids[-1] not in trainer.eos_token_ids,
+            **grade_row(text, problem, self._delimiters),
+        }
 
-        def _name_groups(self, rows: list[dict]) -> list[dict]:
-            step = rows[0]["step"]
-            first = self._groups_in_step[1] if self._groups_in_step[0] == step else 0
-            for place, row in enumerate(rows):
-                row["group"] = f"{step}-{first + place // self.num_generations}"
-                row["index"] = place % self.num_generations
-            self._groups_in_step = (step, first + len(rows) // self.num_generations)
-            return rows
-
-    return RecordingGRPOTrainer
+    def _name_groups(self, rows: list[dict], num_generations: int) -> None:
+        step = rows[0]["step"]
+        first = self._groups_in_step[1] if self._groups_in_step[0] == step else 0
+        for place, row in enumerate(rows):
+            row["group"] = f"{step}-{first + place // num_generations}"
+            row["index"] = place % num_generations
+        self._groups_in_step = (step, first + len(rows) // num_generations)
 
 
 def _conversation_text(conversation: list[dict]) -> str:
     """The words of a prompt, without the picture's place."""
-    parts = []
-    for message in conversation:
-        content = message["content"]
-        parts += (
-            [content] if isinstance(content, str) else [part["text"] for part in content if part.get("type") == "text"]
+    contents = [message["content"] for message in conversation]
+    parts = [[{"type": "text", "text": content}] if isinstance(content, str) else content for content in contents]
+    return "\n".join(part["text"] for content in parts for part in content if part.get("type") == "text")
+
+
+def start_records(run: RunDirectory, params: RunParams, problems: ProblemSets, resumed_from: int) -> None:
+    """A resumed run keeps its lines up to the checkpoint; a new one sets earlier results aside, so that nothing is
+    lost.
+    """
+    if resumed_from:
+        kept = [line for line in run.read_jsonl(run.metrics_path) if line["step"] <= resumed_from]
+        run.write_jsonl(run.metrics_path, kept)
+    elif any(path.exists() for path in (run.metrics_path, run.samples_path, run.final_model_dir)):
+        run.set_aside()
+    run.record_run(params)
+    run.update_manifest(dataset=problems.as_manifest())
+
+
+def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None) -> Any:
+    """A callback for the trainer that writes `metrics.jsonl` and calls `on_log`."""
+    from transformers import TrainerCallback
+
+    class MetricsCallback(TrainerCallback):
+        """Writes TRL's metrics, one line per logging step."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.started, self.first_step = time.perf_counter(), state.global_step
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if not logs or "reward" not in logs:
+                return  # the summary at the end of training carries no rewards
+            line = {"step": state.global_step, "time": time.time(), **logs}
+            run.append_jsonl(run.metrics_path, line)
+            if on_log:
+                pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
+                on_log({**line, "max_steps": state.max_steps, "seconds_per_step": pace})
+
+    return MetricsCallback()
+
+
+def log_line(metrics: dict) -> None:
+    """Print one readable line about a tenth as often as there are steps, and at the first and the last."""
+    step, total = metrics["step"], metrics["max_steps"]
+    if step not in (1, total) and step % max(1, total // 10):
+        return
+    functions = {k.split("/")[1]: v for k, v in metrics.items() if k.startswith("rewards/") and k.endswith("/mean")}
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in functions.items() if value is not None)
+    print(
+        f"step {step:>{len(str(total))}}/{total}  reward {metrics['reward']:.2f} ({parts})  "
+        f"{metrics['completions/mean_length']:.0f} tokens  {metrics['seconds_per_step']:.1f} s/step  "
+        f"{(total - step) * metrics['seconds_per_step'] / 60:.1f} min left",
+        flush=True,
+    )
+
+
+def warn_about_signal(run: RunDirectory) -> None:
+    """Warnings that a reader of the curves should not have to find alone."""
+    lines = run.read_jsonl(run.metrics_path)
+    if not lines:
+        return
+    without, cut = (
+        sum(line.get(key) or 0 for line in lines) / len(lines)
+        for key in ("frac_reward_zero_std", "completions/clipped_ratio")
+    )
+    if without > 0.8:
+        run.add_warning(
+            f"In {without:.0%} of the groups all completions earned the same reward: they carry no signal. Raise "
+            "num_generations or the temperature, or use problems that the policy solves sometimes."
         )
-    return "\n".join(parts)
+    if cut > 0.3:
+        run.add_warning(
+            f"{cut:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's "
+            "reward."
+        )
+    if all(not line.get("grad_norm") for line in lines):
+        run.add_warning("Every gradient was 0: the policy has not learnt anything in this run.")

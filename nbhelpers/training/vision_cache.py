@@ -2,8 +2,10 @@
 
 Two caches, both exact and bounded. `FrozenVisionCache` keeps what the frozen vision tower and projector say about a
 picture, through sampling, log-probs, loss and later epochs. `PreparedPictures` keeps what the image processor makes of
-a picture, which TRL asks for twice a completion (once for the prompt, once for the loss;
-`GRPOTrainer._tokenize_prompts` and `_generate_and_score_completions`).
+a picture, which TRL asks for twice per completion (once for the prompt, once for the loss).
+
+This is the module that touches transformers' insides (tested: `runs/tested.json`): `get_image_features` is replaced,
+whose output only `Gemma3Model.forward` reads, and `preprocess` of Gemma-3's image processors overridden.
 """
 
 from __future__ import annotations
@@ -11,12 +13,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from nbhelpers.policy import override
 
 
 class VisionCacheError(RuntimeError):
     """The vision features must not be kept, because training changes them."""
+
+
+class _Recent(OrderedDict):
+    """The values of the keys last asked for, `limit` of them once a batch is answered."""
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self.limit = limit
+
+    def answer(self, keys: list[tuple], compute: Callable[[list[int]], Any]) -> list[Any]:
+        """The value of each key; `compute` makes the values of the places in `keys` that are missing."""
+        missing = {key: place for place, key in enumerate(keys) if key not in self}
+        if missing:
+            self.update(zip(missing, compute(list(missing.values())), strict=True))
+        for key in keys:
+            self.move_to_end(key)
+        values = [self[key] for key in keys]
+        while len(self) > self.limit:
+            self.popitem(last=False)
+        return values
 
 
 class FrozenVisionCache:
@@ -30,17 +54,12 @@ class FrozenVisionCache:
         model: Gemma-3 with vision; its vision tower and projector must be frozen.
         max_pictures: bound of the cache; a picture of Gemma-3 4B takes 256 x 2560 bfloat16 = 1.3 MB.
 
-    Attributes:
-        seen: pictures asked for so far. computed: pictures that went through the tower.
-
     Raises:
         VisionCacheError: the model has no vision tower, or a parameter of the tower or the projector is trained.
     """
 
     def __init__(self, model: Any, max_pictures: int = 256):
-        self.max_pictures = max_pictures
-        self.seen = self.computed = 0
-        self._features: OrderedDict[tuple, Any] = OrderedDict()
+        self._features = _Recent(max_pictures)
         self._weights: dict[tuple, Any] = {}
         self._module = _vision_module(model)
         trained = [
@@ -50,8 +69,8 @@ class FrozenVisionCache:
         ]
         if trained:
             raise VisionCacheError(
-                f"the vision features cannot be kept: {len(trained)} parameters of the vision tower or projector are trained, the "
-                f"first is {trained[0]}. Set lora.finetune_vision_layers=false, or train without the cache."
+                f"the vision features cannot be kept: {len(trained)} parameters of the vision tower or projector are "
+                f"trained, the first is {trained[0]}. Set lora.finetune_vision_layers=false, or train without it."
             )
         self._compute = self._module.get_image_features
         self._module.get_image_features = self._get_image_features
@@ -68,26 +87,17 @@ class FrozenVisionCache:
         import torch
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+        def compute(places: list[int]) -> list[Any]:
+            chosen = pixel_values.index_select(0, torch.tensor(places, device=pixel_values.device))
+            return [features.clone() for features in self._compute(chosen, **kwargs).pooler_output]
+
         # Features made under inference_mode could not be saved for a later backward pass.
         with torch.inference_mode(False), torch.no_grad():
-            keys = self._keys(pixel_values)
-            missing = {key: place for place, key in enumerate(keys) if key not in self._features}
-            if missing:
-                places = torch.tensor(list(missing.values()), device=pixel_values.device)
-                fresh = self._compute(pixel_values.index_select(0, places), **kwargs).pooler_output
-                for key, features in zip(missing, fresh, strict=True):
-                    self._features[key] = features.clone()
-            for key in keys:
-                self._features.move_to_end(key)
-            features = torch.stack([self._features[key] for key in keys])
-            while len(self._features) > self.max_pictures:
-                self._features.popitem(last=False)
-        self.seen += len(keys)
-        self.computed += len(missing)
+            features = torch.stack(self._features.answer(self._keys(pixel_values), compute))
         return BaseModelOutputWithPooling(last_hidden_state=None, pooler_output=features)
 
     def _keys(self, pixel_values: Any) -> list[tuple]:
-        """One key a picture: two random linear forms of its bits modulo 2^64, taken where the pixels lie.
+        """One key per picture: two random linear forms of its bits modulo 2^64, taken where the pixels lie.
 
         Two different pictures share a key with a probability around 2^-64; copying the pixels to the CPU to hash them
         costs more than it gives.
@@ -101,22 +111,17 @@ class FrozenVisionCache:
             generator = torch.Generator().manual_seed(20260101)
             drawn = torch.randint(-(2**62), 2**62, (2, bits.shape[1]), generator=generator, dtype=torch.int64)
             self._weights = {where: drawn.to(bits.device)}
-        weights = self._weights[where]
-        sums = torch.stack([(picture.to(torch.int64) * weights).sum(dim=1) for picture in bits])
+        sums = torch.stack([(picture.to(torch.int64) * self._weights[where]).sum(dim=1) for picture in bits])
         # Under autocast the same weights give features of another precision.
-        precision = (
-            torch.get_autocast_dtype(flat.device.type) if torch.is_autocast_enabled(flat.device.type) else None,
-            flat.dtype,
-        )
-        return [
-            (first, second, tuple(pixel_values.shape[1:]), flat.device, precision) for first, second in sums.tolist()
-        ]
+        kind = flat.device.type
+        precision = (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None, flat.dtype)
+        return [(*pair, tuple(pixel_values.shape[1:]), flat.device, precision) for pair in sums.tolist()]
 
 
 def _vision_module(model: Any) -> Any:
     """The module inside `model` that owns the vision tower, the projector and `get_image_features`."""
     for module in model.modules():
-        parts = module._modules
+        parts = dict(module.named_children())
         if "vision_tower" in parts and "multi_modal_projector" in parts and hasattr(module, "get_image_features"):
             return module
     raise VisionCacheError(
@@ -127,9 +132,8 @@ def _vision_module(model: Any) -> Any:
 class PreparedPictures:
     """Keeps what the image processor made of the last `max_pictures` pictures, keyed by their content.
 
-    Until `detach()`, `processor.image_processor` has a class of the same name whose `preprocess` asks the cache first
-    (an attribute of the object would end up in the saved processor_config.json). Only the plain case is answered from
-    the cache, one PIL picture a prompt; anything else goes to the image processor as it came.
+    Until `detach()`, `preprocess` of `processor.image_processor` asks the cache first. Only the plain case is answered
+    from the cache, one PIL picture per prompt; anything else goes to the image processor as it came.
 
     Args:
         processor: `Gemma3Processor`.
@@ -137,18 +141,11 @@ class PreparedPictures:
     """
 
     def __init__(self, processor: Any, max_pictures: int = 32):
-        self.max_pictures = max_pictures
-        self.seen = self.computed = 0
-        self._prepared: OrderedDict[tuple, dict[str, Any]] = OrderedDict()
+        self._prepared = _Recent(max_pictures)
         self._image_processor = processor.image_processor
         self._class = type(self._image_processor)
         self._preprocess = self._image_processor.preprocess
-
-        def preprocess(_, images: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._cached(images, *args, **kwargs)
-
-        members = {"preprocess": preprocess, "__module__": self._class.__module__}
-        self._image_processor.__class__ = type(self._class.__name__, (self._class,), members)
+        override(self._image_processor, preprocess=lambda _, *args, **kwargs: self._cached(*args, **kwargs))
 
     def detach(self) -> None:
         """Give the image processor its own `preprocess` back and forget the pictures."""
@@ -160,34 +157,20 @@ class PreparedPictures:
         from transformers.image_processing_utils import BatchFeature
 
         pictures = _flat(images)
-        if pictures is None or args or kwargs.get("do_pan_and_scan"):
+        if pictures is None or args or kwargs.get("do_pan_and_scan", self._image_processor.do_pan_and_scan):
             return self._preprocess(images, *args, **kwargs)
+
+        def compute(places: list[int]) -> list[dict[str, Any]]:
+            made = self._preprocess([[pictures[place]] for place in places], **kwargs)
+            return [{name: values[row] for name, values in made.items()} for row in range(len(places))]
+
         options = repr(sorted((key, repr(value)) for key, value in kwargs.items()))
-        # A group's completions share one picture object.
-        distinct = {id(picture): picture for picture in pictures}
+        distinct = {id(picture): picture for picture in pictures}  # a group's completions share one picture object
         fingerprints = {identity: _fingerprint(picture) for identity, picture in distinct.items()}
-        keys = [(fingerprints[id(picture)], options) for picture in pictures]
-        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._prepared}
-        if missing:
-            made = self._preprocess([[picture] for picture in missing.values()], *args, **kwargs)
-            if any(len(values) != len(missing) for values in made.values()):
-                return self._preprocess(images, *args, **kwargs)
-            for place, key in enumerate(missing):
-                self._prepared[key] = {name: values[place] for name, values in made.items()}
-        for key in keys:
-            self._prepared.move_to_end(key)
-        rows = [self._prepared[key] for key in keys]
-        while len(self._prepared) > self.max_pictures:
-            self._prepared.popitem(last=False)
-        self.seen += len(keys)
-        self.computed += len(missing)
-        batch = {
-            name: torch.stack([row[name] for row in rows])
-            if isinstance(value, torch.Tensor)
-            else [row[name] for row in rows]
-            for name, value in rows[0].items()
-        }
-        return BatchFeature(batch)
+        rows = self._prepared.answer([(fingerprints[id(picture)], options) for picture in pictures], compute)
+        batch = {name: [row[name] for row in rows] for name in rows[0]}
+        tensors = {name: isinstance(values[0], torch.Tensor) for name, values in batch.items()}
+        return BatchFeature({name: torch.stack(batch[name]) if tensors[name] else batch[name] for name in batch})
 
 
 @contextlib.contextmanager
@@ -204,7 +187,7 @@ def looking_once(model: Any, processor: Any) -> Iterator[None]:
 
 
 def _flat(images: Any) -> list | None:
-    """The pictures of `[picture, ...]` or `[[picture], ...]` in order; None for anything but PIL pictures, one a row."""
+    """The pictures of `[picture, ...]` or `[[picture], ...]` in order; None for anything but one PIL picture each."""
     from PIL.Image import Image
 
     rows = images if isinstance(images, (list, tuple)) else [images]

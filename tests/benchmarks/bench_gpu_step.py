@@ -24,7 +24,7 @@ STARTED = time.perf_counter()
 LORA = {"r": 16, "alpha": 16}
 # What `--ideas` changes at the last shape, one after the other and for so many steps each.
 IDEAS = (
-    "with gradient checkpointing and log-probs in chunks", "and without fused norms", "and without the vision cache",
+    "with gradient checkpointing and log-probs in chunks", "and without the vision cache",
     "and without prepared pictures", "and with TRL's extra forward",
 )  # fmt: skip
 IDEA_STEPS = 4
@@ -222,7 +222,7 @@ def stock(args):
 def ours(args):
     from nbhelpers.policy.vllm import parity, setup
     from nbhelpers.policy.vllm.engine import start_engine
-    from nbhelpers.training import losses
+    from nbhelpers.training import inside_trl
 
     setup.prepare_environment()
     policy, model = load(args)
@@ -231,30 +231,24 @@ def ours(args):
     log("vLLM started")
     from trl import GRPOTrainer
 
-    from nbhelpers.policy.vllm.norm import fused_norms
     from nbhelpers.problems.asking import decode_once
     from nbhelpers.training.vision_cache import FrozenVisionCache, PreparedPictures
 
-    vision, pictures, norms = (
-        FrozenVisionCache(policy.model),
-        PreparedPictures(policy.processor),
-        contextlib.ExitStack(),
-    )
-    norms.enter_context(fused_norms(policy.model))
+    vision, pictures = FrozenVisionCache(policy.model), PreparedPictures(policy.processor)
     while True:
         keep_activations(args, policy)
         rows = decode_once(dataset(args))
         report = parity.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
-        with losses.generating_with(engine):
-            trainer = losses.weights_from_the_loss(GRPOTrainer)(
+        with inside_trl.generating_with(engine):
+            trainer = inside_trl.weights_from_the_loss(GRPOTrainer)(
                 model=policy.model,
                 processing_class=policy.processor,
                 args=config_of(args),
                 reward_funcs=reward,
                 train_dataset=rows,
             )
-        changes = changes_for_ideas(policy.model.get_base_model(), trainer, norms, vision, pictures)
+        changes = changes_for_ideas(policy.model.get_base_model(), trainer, vision, pictures)
         yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "changes": changes}
 
 
@@ -270,14 +264,13 @@ def keep_activations(args, policy) -> None:
     )
     free, total = torch.cuda.mem_get_info()
     args.no_checkpointing = fits(needed, free, total)
-    log(
-        f"activations would take {needed / GIB:.1f} of {free / GIB:.1f} GiB: {'kept' if args.no_checkpointing else 'recomputed'}"
-    )
+    decided = "kept" if args.no_checkpointing else "recomputed"
+    log(f"activations would take {needed / GIB:.1f} of {free / GIB:.1f} GiB: {decided}")
 
 
-def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
+def changes_for_ideas(base, trainer, vision, pictures) -> list:
     """What to call before the steps of each of `IDEAS`."""
-    from nbhelpers.training.losses import log_probs_in_chunks
+    from nbhelpers.training.inside_trl import log_probs_in_chunks
 
     def checkpoint() -> None:
         base.enable_input_require_grads()
@@ -287,7 +280,7 @@ def changes_for_ideas(base, trainer, norms, vision, pictures) -> list:
     def score_again() -> None:
         type(trainer)._one_update_a_batch = False
 
-    return [checkpoint, norms.close, vision.detach, pictures.detach, score_again]
+    return [checkpoint, vision.detach, pictures.detach, score_again]
 
 
 def unsloth(args):

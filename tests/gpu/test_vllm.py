@@ -90,25 +90,19 @@ def test_vllm_without_the_adapter_is_the_base_model(setting):
     assert sum(a[0].text == b[0].text for a, b in zip(ours, reference, strict=True)) >= 30
 
 
-@pytest.mark.parametrize(("shape", "transposed"), [((2, 7, 2560), False), ((2, 7, 8, 256), True), ((0, 128), False)])
-def test_a_norm_in_one_kernel_is_transformers_norm(shape, transposed):
+@pytest.mark.parametrize("shape", [(14, 2560), (14, 8, 256), (0, 128)])
+def test_a_norm_in_one_kernel_is_transformers_norm(shape):
     torch = pytest.importorskip("torch")
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
-    from nbhelpers.policy.vllm.norm import differentiable_norm
+    from nbhelpers.policy.vllm.norm import fused_norm
 
     torch.manual_seed(0)
     norm = Gemma3RMSNorm(shape[-1]).cuda().bfloat16()
     torch.nn.init.normal_(norm.weight)
-    x, again = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, generator=torch.Generator("cuda").manual_seed(1)).requires_grad_()
-                for _ in range(2))  # fmt: skip
-    out = differentiable_norm(x.transpose(1, 2) if transposed else x, norm.weight, norm.eps)
-    expected = norm(again.transpose(1, 2) if transposed else again)
-    torch.testing.assert_close(out, expected)
-    slope = torch.randn_like(expected)
-    out.backward(slope)
-    expected.backward(slope)
-    torch.testing.assert_close(x.grad, again.grad)
+    x = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        torch.testing.assert_close(fused_norm(x, None, norm.weight, norm.eps), norm(x))
 
 
 def test_an_adapter_that_is_not_handed_over_is_caught(setting, monkeypatch):

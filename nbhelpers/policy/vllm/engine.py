@@ -1,4 +1,4 @@
-"""TODO."""
+"""vLLM beside the policy in one process: starting it, and sampling with the adapter as it is now."""
 
 from __future__ import annotations
 
@@ -11,50 +11,10 @@ from typing import Any
 from nbhelpers.params import ModelParams
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 from nbhelpers.policy.policy import Completion, Policy
-from nbhelpers.policy.vllm.hand_over import LoraAdapter, MergedAdapter, SharedAdapter, adapter_is_off, vllm_rank
-from nbhelpers.policy.vllm.setup import GenerationError, compilation, mend, prepare_environment, quick_start
-
-
-def engine_arguments(
-    source: str,
-    *,
-    completions: int,
-    max_model_len: int,
-    gpu_memory_utilization: float,
-    lora_rank: int | None,
-    dtype: str = "bfloat16",
-    quantization: str | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` for one policy in the training process.
-
-    Args:
-        source: folder or hub id of the base weights.
-        completions: most completions generated at once.
-        lora_rank: rank of the adapter; None for an engine without one.
-    """
-    arguments: dict[str, Any] = {
-        "model": source,
-        "dtype": dtype,
-        "quantization": quantization,
-        "gpu_memory_utilization": gpu_memory_utilization,
-        "max_model_len": max_model_len,
-        "max_num_seqs": completions,
-        # vLLM's memory profile runs one batch of this size; TRL's own choice (vllm_generation.py).
-        "max_num_batched_tokens": max(4096, max_model_len),
-        "limit_mm_per_prompt": {"image": 1},
-        "logprobs_mode": "processed_logprobs",
-        "distributed_executor_backend": "external_launcher",
-        "compilation_config": compilation(completions),
-        # One kind of KV cache for Gemma-3's sliding and full layers. vLLM's seven groups save memory in long contexts
-        # and are looked after one by one, on the CPU, for every token.
-        "disable_hybrid_kv_cache_manager": True,
-        "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
-        "seed": seed,
-    }
-    if lora_rank is not None:
-        arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}
-    return arguments
+from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
+from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
+from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of
+from nbhelpers.policy.vllm.setup import GenerationError, compilation, prepare_environment
 
 
 @dataclass
@@ -68,8 +28,7 @@ class Engine:
         request: names the adapter to vLLM where it runs beside the base weights; None for the base model or merged
             weights.
         version: counts the changes of the adapter. Keys and values that were computed with an earlier one are never
-            used again, and need
-            not be looked for either: vLLM keeps them apart by a prompt's `cache_salt`.
+            used again, and need not be looked for either: vLLM keeps them apart by a prompt's `cache_salt`.
     """
 
     llm: Any
@@ -96,7 +55,7 @@ class Engine:
 
         Args:
             prompts: token ids, the picture's placeholder expanded.
-            images: a picture (PIL) a prompt, or None.
+            images: a picture (PIL) per prompt, or None.
             sampling: fields of `vllm.SamplingParams`.
 
         Returns:
@@ -115,9 +74,9 @@ class Engine:
         for given, output in zip(prompts, outputs, strict=True):
             if list(given) != list(output.prompt_token_ids):
                 raise GenerationError(
-                    f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it would answer another "
-                    "question than the trainer learns from. `nbhelpers doctor` compares versions; model.fast_inference=false trains "
-                    "without vLLM."
+                    f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it "
+                    "would answer another question than the trainer learns from. `nbhelpers doctor` compares versions; "
+                    "model.fast_inference=false trains without vLLM."
                 )
         completions = [completion for output in outputs for completion in output.outputs]
         ids = [list(completion.token_ids) for completion in completions]
@@ -126,17 +85,6 @@ class Engine:
             for completion, tokens in zip(completions, ids, strict=True)
         ]
         return ids, logps
-
-
-def unsloth_engine(policy: Policy) -> Engine:
-    """The vLLM engine that Unsloth started with the model, as an `Engine`. The weights are shared; the adapter goes
-    over as tensors in memory.
-    """
-    llm = getattr(policy.model, "vllm_engine", None)
-    if llm is None:
-        raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
-    stop_ids = end_of_turn_ids(policy.processor, policy.model)
-    return Engine(llm, SharedAdapter(), stop_ids, never_sampled_ids(policy.processor))
 
 
 def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, **changes: Any) -> Engine:
@@ -148,50 +96,18 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
         changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
 
     Raises:
-        GenerationError: vLLM is not installed.
+        GenerationError: vLLM is not installed, or does not fit the GPU's memory.
     """
-    import torch
-
     if policy.engine is not None:
         return policy.engine
     if policy.backend == "unsloth":
-        engine = unsloth_engine(policy)
+        llm, hand_over = engine_beside(policy.model), SharedAdapter()
     else:
-        prepare_environment()
-        try:
-            from vllm import LLM
-
-            mend()
-        except ImportError as error:
-            raise GenerationError(
-                f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set model.fast_inference=false."
-            ) from error
-        for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-            os.environ.setdefault(variable, value)
-        _rendezvous()
-        arguments = (
-            engine_arguments(
-                policy.source,
-                completions=completions,
-                max_model_len=params.max_seq_length,
-                gpu_memory_utilization=params.gpu_memory_utilization,
-                lora_rank=policy.model.peft_config["default"].r if policy.has_adapter and params.load_in_4bit else None,
-                dtype=str(policy.model.dtype).removeprefix("torch.")
-                if policy.model.dtype != torch.float32
-                else "bfloat16",
-                quantization="bitsandbytes" if params.load_in_4bit else None,
-                seed=int(os.environ["RANK"]),
-            )
-            | changes
-        )
-        stop_ids = end_of_turn_ids(policy.processor, policy.model)
-        with quick_start(policy.source, policy.processor.tokenizer):
-            llm = _start(LLM, arguments)
-        runner = llm.llm_engine.model_executor.driver_worker.model_runner
-        hand_over = LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
-        engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
+        llm, hand_over = _start_beside(policy, params, completions, changes)
+    stop_ids = end_of_turn_ids(policy.processor, policy.model)
+    engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
     # The first picture makes vLLM build one processor more.
-    with quick_start(engine.llm.model_config.model, policy.processor.tokenizer):
+    with quick_start(llm.model_config.model, policy.processor.tokenizer):
         sample_first_token(policy, engine)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
@@ -200,14 +116,70 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
     return engine
 
 
-def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
-    """Let `policy.sample` generate with vLLM, which starts when it is first asked."""
+def _start_beside(policy: Policy, params: ModelParams, completions: int, changes: dict) -> tuple[Any, Any]:
+    """`vllm.LLM` with its own copy of the base weights, and the way to hand the adapter to it."""
+    import torch
 
-    def start_and_sample(*args: Any, **options: Any) -> list[list[Completion]]:
-        start_engine(policy, params)
-        return policy.sampler(*args, **options)
+    prepare_environment()
+    try:
+        from vllm import LLM
 
-    policy.sampler = start_and_sample
+        mend()
+    except ImportError as error:
+        raise GenerationError(
+            f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set "
+            "model.fast_inference=false."
+        ) from error
+    for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        os.environ.setdefault(variable, value)
+    _rendezvous()
+    quantised = policy.has_adapter and params.load_in_4bit
+    half = policy.model.dtype if policy.model.dtype != torch.float32 else torch.bfloat16
+    arguments = engine_arguments(
+        policy.source,
+        params,
+        completions=completions,
+        lora_rank=policy.model.peft_config["default"].r if quantised else None,
+        dtype=str(half).removeprefix("torch."),
+    )
+    arguments |= {"seed": int(os.environ["RANK"]), **changes}
+    with quick_start(policy.source, policy.processor.tokenizer):
+        llm = _start(LLM, arguments)
+    runner = runner_of(llm)
+    return llm, LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
+
+
+def engine_arguments(
+    source: str, params: ModelParams, *, completions: int, lora_rank: int | None, dtype: str = "bfloat16"
+) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for one policy in the training process.
+
+    Args:
+        source: folder or hub id of the base weights.
+        completions: most completions generated at once.
+        lora_rank: rank of the adapter; None for an engine without one.
+    """
+    arguments: dict[str, Any] = {
+        "model": source,
+        "dtype": dtype,
+        "quantization": "bitsandbytes" if params.load_in_4bit else None,
+        "gpu_memory_utilization": params.gpu_memory_utilization,
+        "max_model_len": params.max_seq_length,
+        "max_num_seqs": completions,
+        # vLLM's memory profile runs one batch of this size; TRL's own choice (vllm_generation.py).
+        "max_num_batched_tokens": max(4096, params.max_seq_length),
+        "limit_mm_per_prompt": {"image": 1},
+        "logprobs_mode": "processed_logprobs",
+        "distributed_executor_backend": "external_launcher",
+        "compilation_config": compilation(completions),
+        # One kind of KV cache for Gemma-3's sliding and full layers. vLLM's seven groups save memory in long contexts
+        # and are looked after one by one, on the CPU, for every token.
+        "disable_hybrid_kv_cache_manager": True,
+        "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
+    }
+    if lora_rank is not None:
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}
+    return arguments
 
 
 def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
@@ -221,18 +193,11 @@ def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
             raise
         share = arguments["gpu_memory_utilization"]
         raise GenerationError(
-            f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where other work holds the "
-            f"GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where the completions do not fit, raise it, or "
-            "lower model.max_seq_length. `nbhelpers doctor` estimates what a preset needs."
+            f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where "
+            f"other work holds the GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where "
+            "the completions do not fit, raise it, or lower model.max_seq_length. `nbhelpers doctor` estimates what a "
+            "preset needs."
         ) from error
-
-
-def sample_first_token(policy: Policy, engine: Engine) -> None:
-    """One token on a blank picture."""
-    from PIL import Image
-
-    prompts = policy.prompt_ids([[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]])
-    engine.generate(prompts, [Image.new("RGB", (64, 64))], max_tokens=1)
 
 
 def _rendezvous() -> None:
@@ -246,19 +211,28 @@ def _rendezvous() -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
 
 
+def sample_first_token(policy: Policy, engine: Engine) -> None:
+    """One token on a blank picture."""
+    from PIL import Image
+
+    prompts = policy.prompt_ids([[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]])
+    engine.generate(prompts, [Image.new("RGB", (64, 64))], max_tokens=1)
+
+
+def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
+    """Let `policy.sample` generate with vLLM, which starts when it is first asked."""
+
+    def start_and_sample(*args: Any, **options: Any) -> list[list[Completion]]:
+        start_engine(policy, params)
+        return policy.sampler(*args, **options)
+
+    policy.sampler = start_and_sample
+
+
 def sample_with_engine(
-    policy: Policy,
-    engine: Engine,
-    conversations,
-    images,
-    *,
-    max_new_tokens,
-    temperature,
-    samples_per_problem,
-    seed,
-    batch_size,
-    progress,
-) -> list[list[Completion]]:
+    policy: Policy, engine: Engine, conversations, images, *, samples_per_problem, max_new_tokens, batch_size, progress,
+    **sampling,
+) -> list[list[Completion]]:  # fmt: skip
     """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
     if policy.has_adapter and not adapter_is_off(policy.model):
         engine.take_adapter(policy.model)
@@ -268,16 +242,10 @@ def sample_with_engine(
     batch_size = batch_size or 256
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):
-        ids, _ = engine.generate(
-            prompts[start : start + batch_size],
-            images[start : start + batch_size],
-            n=samples_per_problem,
-            max_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
-        flat = [policy._completion(tokens, engine.stop_ids) for tokens in ids]
-        groups = [flat[i : i + samples_per_problem] for i in range(0, len(flat), samples_per_problem)]
+        end = start + batch_size
+        options = {"n": samples_per_problem, "max_tokens": max_new_tokens, **sampling}
+        ids, _ = engine.generate(prompts[start:end], images[start:end], **options)
+        groups = policy.completions(ids, engine.stop_ids, samples_per_problem)
         completions += groups
         if progress:
             progress(len(groups))

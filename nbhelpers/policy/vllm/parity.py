@@ -1,4 +1,4 @@
-"""TODO."""
+"""Whether vLLM and the trainer agree on the log-probs of what is sampled, asked before the first step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
 from nbhelpers.policy.vllm.engine import Engine
 from nbhelpers.policy.vllm.setup import GenerationError
 
+# Nats per token, on average.
 PARITY_WARN = 0.05
-
-
 PARITY_STOP = 0.5
 
 
@@ -34,13 +33,9 @@ class ParityReport:
     def stops(self) -> bool:
         return not self.mean <= PARITY_STOP
 
-    @property
-    def warns(self) -> bool:
-        return not self.mean <= PARITY_WARN
-
     def __str__(self) -> str:
         return (
-            f"vLLM and the trainer differ by {self.mean:.4f} nats a token on average and {self.max:.3f} at most "
+            f"vLLM and the trainer differ by {self.mean:.4f} nats per token on average and {self.max:.3f} at most "
             f"({self.tokens} tokens; mean importance weight {self.weight:.2f})"
         )
 
@@ -65,22 +60,25 @@ def parity_report(vllm_logps: Any, trainer_logps: Any, mask: Any) -> ParityRepor
     )
 
 
-def judge_parity(report: ParityReport, *, stop: bool = True) -> str | None:
+def judge_parity(report: ParityReport) -> str | None:
     """None where the two agree, a warning's sentence where they nearly do.
 
     Raises:
-        GenerationError: the mean gap is above `PARITY_STOP` (unless `stop` is false, as for random weights in a
-            benchmark).
+        GenerationError: the mean gap is above `PARITY_STOP`.
     """
-    if report.stops and stop:
+    if report.stops:
         raise GenerationError(
-            f"{report}. Training would go on without an error and learn nothing, since completions with such a gap get an importance "
-            "weight of 0. What usually causes it: a vLLM of another version than the tested pins (`nbhelpers doctor` compares them), "
-            "weights saved under names that vLLM reads as another model, or a base model that is quantised on one side only "
-            "(model.load_in_4bit). model.fast_inference=false trains without vLLM."
+            f"{report}. Training would go on without an error and learn nothing, since completions with such a gap get "
+            "an importance weight of 0. What usually causes it: a vLLM of another version than the tested pins "
+            "(`nbhelpers doctor` compares them), weights saved under names that vLLM reads as another model, or a base "
+            "model that is quantised on one side only (model.load_in_4bit). model.fast_inference=false trains without "
+            "vLLM."
         )
-    if report.warns:
-        return f"{report}. Up to {PARITY_WARN} is rounding; above it the gradient is biased. `nbhelpers doctor` compares versions."
+    if not report.mean <= PARITY_WARN:
+        return (
+            f"{report}. Up to {PARITY_WARN} is rounding; above it the gradient is biased. `nbhelpers doctor` compares "
+            "versions."
+        )
     return None
 
 
@@ -101,7 +99,7 @@ def verify(
 def check_parity(
     policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32, temperature: float = 1.0
 ) -> ParityReport:
-    """Sample one completion a conversation with vLLM and ask both sides for the log-probs of its tokens."""
+    """Sample one completion per conversation with vLLM and ask both sides for the log-probs of its tokens."""
     import torch
 
     prompts = policy.prompt_ids(conversations)

@@ -1,0 +1,184 @@
+"""TRL's private names: what is changed about GRPOTrainer and its colocated vLLM (tested: `runs/tested.json`).
+
+* `_calculate_rewards`, `_generate_and_score_completions`: the only places where a rollout's rewards and advantages are.
+* `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward.
+* `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: log-probs without all logits.
+* `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from nbhelpers.policy import Engine, replaced
+
+
+@functools.cache
+def rollout_trainer_class() -> type:
+    """`GRPOTrainer` of the TRL that is imported (Unsloth replaces it), which shows each rollout it trains on to its
+    `on_rollout(trainer, inputs, completions, completion_ids, rewards, advantages)`: this process's rows, their rewards
+    (rows, reward functions) with NaN where a function could not judge.
+    """
+    from trl import GRPOTrainer
+
+    class RolloutTrainer(GRPOTrainer):
+        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            start = self.accelerator.process_index * len(prompts)  # TRL gathers the rewards of all processes
+            self._scored = (inputs, completions, completion_ids_list, rewards[start : start + len(prompts)].tolist())
+            return rewards
+
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            if self.model.training:
+                self.on_rollout(self, *self._scored, output["advantages"].tolist())
+            return output
+
+    return RolloutTrainer
+
+
+def generating_with(engine: Engine) -> contextlib.AbstractContextManager:
+    """Inside, a `GRPOTrainer` that is built takes `engine` for its colocated vLLM instead of starting its own."""
+    import trl.trainer.grpo_trainer as module
+
+    return replaced(module, "VLLMGeneration", type("BoundGeneration", (_generation_class(),), {"engine": engine}))
+
+
+@functools.cache
+def _generation_class() -> type:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    class AdapterOnlyGeneration(VLLMGeneration):
+        """TRL's interface to vLLM over an `Engine` that is already there."""
+
+        engine: Engine
+
+        def _init_vllm(self) -> None:
+            self.llm = self.engine.llm
+
+        def sync_weights(self) -> None:
+            self.engine.take_adapter(self.accelerator.unwrap_model(self.model))
+
+        def generate(self, prompts, images, num_generations, profiler=None):
+            group = num_generations if _repeats(prompts, num_generations) else 1
+            pictures = None if images is None else [row[0] if row else None for row in images[::group]]
+            sampling = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
+            sampling |= {"min_p": self.min_p or 0.0, "max_tokens": self.max_completion_length, **self.generation_kwargs}
+            with profiler or contextlib.nullcontext():
+                ids, logps = self.engine.generate(prompts[::group], pictures, n=group, **sampling)
+            alone = [[[[value] for value in row] for row in rows] for rows in (logps, ids)]  # one candidate per token
+            return prompts, ids, *alone
+
+    return AdapterOnlyGeneration
+
+
+def _repeats(prompts: Sequence[list[int]], group: int) -> bool:
+    """Whether `prompts` are groups of `group` equal prompts in a row, as TRL's sampler lays them out."""
+    return len(prompts) % group == 0 and all(
+        prompts[start] == prompts[start + place] for start in range(0, len(prompts), group) for place in range(1, group)
+    )
+
+
+@functools.cache
+def weights_from_the_loss(trainer_class: type) -> type:
+    """`trainer_class` with the vLLM importance weights computed in the loss's own forward.
+
+    They correct for the difference between vLLM's and the trainer's probabilities. TRL runs the policy once more over
+    the whole batch for them; where each batch is used for one update, that forward gives the log-probs that the loss
+    computes anyway (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
+    """
+
+    class ImportanceWeightsFromTheLoss(trainer_class):
+        _loss_inputs: dict | None = None
+
+        @property
+        def _one_update_a_batch(self) -> bool:
+            generate_every = self.args.steps_per_generation * self.num_iterations
+            return self.use_vllm and self.args.gradient_accumulation_steps % generate_every == 0
+
+        def _generate_and_score_completions(self, inputs):
+            corrected = self.vllm_importance_sampling_correction
+            later = self.model.training and self._one_update_a_batch
+            self.vllm_importance_sampling_correction = corrected and not later
+            try:
+                return super()._generate_and_score_completions(inputs)
+            finally:
+                self.vllm_importance_sampling_correction = corrected
+
+        def _compute_loss(self, model, inputs):
+            wanted = self.use_vllm and self.vllm_importance_sampling_correction and self.model.training
+            self._loss_inputs = inputs if wanted and "importance_sampling_ratio" not in inputs else None
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                self._loss_inputs = None
+
+        def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
+            result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            if self._loss_inputs is not None:
+                self._weigh(result[0].detach(), self._loss_inputs)
+            return result
+
+        def _weigh(self, logps, inputs) -> None:
+            """Put the weights into the loss's inputs, and into the metrics what TRL logs about them."""
+            mask = inputs["completion_mask"]
+            ratio, gaps = importance_weights(
+                logps,
+                inputs["sampling_per_token_logps"],
+                mask,
+                mode=self.vllm_importance_sampling_mode,
+                low=self.vllm_importance_sampling_clip_min,
+                high=self.vllm_importance_sampling_clip_max,
+            )
+            inputs["importance_sampling_ratio"] = ratio
+            if not gaps.numel():
+                return
+            weights = ratio.flatten() if ratio.shape[1] == 1 else ratio[mask.bool()]
+            metrics, gather = self._metrics["train"], self.accelerator.gather
+            metrics["sampling/sampling_logp_difference/mean"].append(gather(gaps.mean()).mean().item())
+            metrics["sampling/sampling_logp_difference/max"].append(gather(gaps.max()).max().item())
+            metrics["sampling/importance_sampling_ratio/mean"].append(gather(weights.mean()).mean().item())
+
+    return ImportanceWeightsFromTheLoss
+
+
+def importance_weights(
+    logps: Any, sampling_logps: Any, mask: Any, *, mode: str, low: float | None, high: float | None
+) -> tuple[Any, Any]:
+    """TRL's correction for sampling with vLLM (`GRPOTrainer._generate_and_score_completions`, 1.14.2).
+
+    Args:
+        logps, sampling_logps, mask: (completions, tokens).
+        mode: token_truncate, token_mask, sequence_truncate or sequence_mask.
+
+    Returns:
+        The weights, (completions, tokens) or (completions, 1), and the absolute log-prob gaps of the tokens under the
+        mask.
+    """
+    import torch
+
+    raw = logps - sampling_logps
+    difference = torch.nan_to_num(raw * mask, nan=0.0)
+    if mode.startswith("sequence"):
+        difference = difference.sum(dim=-1, keepdim=True)
+    ratio = torch.exp(difference)
+    bounds = (-torch.inf if low is None else low, torch.inf if high is None else high)
+    inside = ratio.clamp(*bounds)
+    ratio = inside if mode.endswith("truncate") else ratio.masked_fill(ratio != inside, 0.0)
+    return ratio, raw.abs()[mask.bool() & ~torch.isnan(raw)]
+
+
+def log_probs_in_chunks(trainer: Any) -> None:
+    """Let TRL take the log-probs without ever holding all logits, whose (tokens, 262208) matrix and copies are 6 GiB
+    for four completions of 512 tokens: exact, a little slower, and for where memory is short.
+
+    TRL 1.14.2 offers it as `use_liger_kernel`, which asks for the package liger-kernel, replaces parts of the model,
+    and needs none of that for this (`GRPOTrainer._chunked_logps`). It is switched on here after the trainer is built.
+    """
+    from trl.models.utils import _ForwardRedirection
+
+    trainer.use_liger_kernel = True
+    trainer._forward_redirection = _ForwardRedirection()
