@@ -85,9 +85,9 @@ def test_the_command_names_the_presets_there_are(capsys):
 
 def test_every_error_that_speaks_to_a_person_is_a_sentence_and_exit_code_1(capsys, monkeypatch, tmp_path):
     for error in cli._errors_for_a_person():
-        monkeypatch.setattr(cli, "_report", lambda arguments, error=error: (_ for _ in ()).throw(error("what to do")))
+        monkeypatch.setattr(cli, "_report", lambda arguments, error=error: (_ for _ in ()).throw(error("what to do.")))
         assert cli.main(["report", str(tmp_path)]) == 1
-        assert capsys.readouterr().err == "nbhelpers: what to do\n"
+        assert capsys.readouterr().err == "nbhelpers: what to do.\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, tmp_path):
