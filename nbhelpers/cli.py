@@ -11,22 +11,30 @@ from nbhelpers import __version__
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 failed, 2 wrong usage."""
-    arguments = _parser().parse_args(argv)
-    from nbhelpers.params import ParamsError
-    from nbhelpers.series import SeriesError
-
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = make_parser().parse_args(argv)
     try:
         return arguments.command(arguments)
-    except (ParamsError, SeriesError, FileNotFoundError) as error:
-        print(f"nbhelpers: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("nbhelpers: interrupted; what was computed is in the run directory", file=sys.stderr)
         return 130
+    except _errors_for_a_person() as error:
+        print(f"nbhelpers: {error}", file=sys.stderr)
+        return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _errors_for_a_person() -> tuple[type[Exception], ...]:
+    """Errors whose message says what to do; looked up when one is raised, as their wings take half a second to load."""
+    from nbhelpers.params import ParamsError
+    from nbhelpers.policy import PolicyError
+    from nbhelpers.series import SeriesError
+    from nbhelpers.show import ReportError
+
+    return ParamsError, SeriesError, PolicyError, ReportError, FileNotFoundError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Everything that can be typed after `nbhelpers`."""
     parser = argparse.ArgumentParser(prog="nbhelpers", description="Vision GRPO in notebooks.")
     parser.add_argument("--version", action="version", version=f"nbhelpers {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -96,34 +104,23 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from nbhelpers.show import ReportError, compare_runs
+    from nbhelpers.show import compare_runs
 
-    try:
-        print(compare_runs(arguments.run_dirs, output=arguments.output))
-    except ReportError as error:
-        print(f"nbhelpers: {error}", file=sys.stderr)
-        return 1
+    print(compare_runs(arguments.run_dirs, output=arguments.output))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from nbhelpers.params import RunParams
-    from nbhelpers.policy import PolicyError, export_final_model
+    from nbhelpers.policy import export_final_model
     from nbhelpers.runs import RunDirectory
 
     if not (arguments.run_dir / "params.yaml").is_file():
         raise FileNotFoundError(f"{arguments.run_dir} is no run directory: it holds no params.yaml.")
     run = RunDirectory(arguments.run_dir)
     params = RunParams.load(str(run.params_path))
-    try:
-        print(
-            export_final_model(
-                run.final_model_dir, params.model, arguments.output or run.path / "merged", gguf=arguments.gguf
-            )
-        )
-    except PolicyError as error:
-        print(f"nbhelpers: {error}", file=sys.stderr)
-        return 1
+    output = arguments.output or run.path / "merged"
+    print(export_final_model(run.final_model_dir, params.model, output, gguf=arguments.gguf))
     return 0
 
 

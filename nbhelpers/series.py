@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbhelpers.params import RunParams
 from nbhelpers.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from traitlets.config import Config
 
 _CHECKOUT = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().parent / "_notebooks"
@@ -63,7 +67,7 @@ def run_series(
     Args:
         params: what the series runs with; its preset and output directory reach every notebook.
         overrides: sections as `parse_overrides` gives them; they override the preset in every notebook.
-        echo: receives a progress line a notebook.
+        echo: receives the progress lines, and what the notebooks print.
 
     Raises:
         SeriesError: a cell failed; the message names the notebook, the cell and the error, and the partly executed
@@ -88,9 +92,9 @@ def run_series(
                 parameters=parameters,
                 kernel_name="python3",
                 progress_bar=False,
-                log_output=False,
                 stdout_file=_Echo(echo),
                 cwd=str(Path.cwd()),
+                config=_kernel_config(),
             )
         except papermill.PapermillExecutionError as error:
             raise SeriesError(
@@ -101,6 +105,22 @@ def run_series(
         done.append(NotebookRun(path.stem, target, seconds))
         echo(f"[{place}/{len(paths)}] {path.stem} done in {seconds:.0f} s")
     return done
+
+
+def _kernel_config() -> Config:
+    """Encrypt what goes to and from the kernel, where both sides can.
+
+    ipykernel 7.3 to 7.4 (seen 2026-11) warn at the start of every kernel on plain TCP. Sockets of the file system (IPC)
+    would end that as well, but their paths, under the user's home, may have no more than 107 characters.
+    """
+    import zmq
+    from jupyter_client import KernelManager
+    from traitlets.config import Config
+
+    config = Config()
+    if KernelManager.class_traits().get("transport_encryption") and zmq.has("curve"):
+        config.KernelManager.transport_encryption = "auto"
+    return config
 
 
 class _Echo:

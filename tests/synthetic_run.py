@@ -6,9 +6,6 @@ python tests/synthetic_run.py FOLDER [--steps 60] [--prompts 32]
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
-import json
 import math
 import random
 from pathlib import Path
@@ -31,22 +28,6 @@ HOSTILE = {
     "surrogate": "half a pair: \ud83d.",
     "long": "All work and no play. " * 4700,
 }
-
-
-class ScratchRun:
-    """The two things of a run directory that a `SampleWriter` needs."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-
-    def image_file(self, image: Image.Image) -> str:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        name = f"images/{hashlib.sha1(buffer.getvalue()).hexdigest()}.png"
-        (self.path / "images").mkdir(parents=True, exist_ok=True)
-        if not (self.path / name).exists():
-            (self.path / name).write_bytes(buffer.getvalue())
-        return name
 
 
 def draw(kind: str, rng: random.Random) -> tuple[Image.Image, str, str]:
@@ -110,7 +91,8 @@ def _completion(problem: dict, skill: float, rng: random.Random) -> dict:
     formed = rng.random() < 0.6 + 0.4 * skill
     cut = not formed and rng.random() < 0.4
     answer = problem["answer"] if right else str(max(0, int(problem["answer"]) + rng.choice([-2, -1, 1, 2, 3])))
-    thought = f"I look at the picture and see {answer} {'of them' if rng.random() < 0.5 else 'in all'}. The answer is {answer}."
+    counted = "of them" if rng.random() < 0.5 else "in all"
+    thought = f"I look at the picture and see {answer} {counted}. The answer is {answer}."
     if not formed:
         text = f"<REASONING>{thought}" if cut else f"{thought}"
         right = False
@@ -149,51 +131,50 @@ def make_run(
     """Writes a whole run directory; `hostile` replaces some questions, completions and reasons by the texts of
     `HOSTILE`.
     """
-    from nbhelpers.runs.samples import SampleWriter, encode
+    from nbhelpers.runs import RunDirectory, SampleWriter
 
-    folder = Path(folder)
+    run = RunDirectory(folder)
     rng = random.Random(seed)
     train = make_problems(problems, seed)
     if hostile:
         for problem, text in zip(train, HOSTILE.values(), strict=False):
             problem["question"] = text if len(text) < 1000 else text[:1000]
-    with SampleWriter(ScratchRun(folder)) as writer, open(folder / "metrics.jsonl", "wb") as metrics:
-        for step in range(1, steps + 1):
-            skill = 0.3 + gain * (1 - math.exp(-3 * step / max(steps, 1)))
-            rows, images = [], []
-            for place in range(prompts):
-                problem = train[((step - 1) * prompts + place) % problems]
-                group = []
-                for index in range(generations):
-                    made = _completion(problem, skill, rng)
-                    if hostile and step == 1 and place < len(HOSTILE):
-                        text = list(HOSTILE.values())[place]
-                        made["completion"] = [text, f"<REASONING>{text}</REASONING><SOLUTION>{text[:200]}</SOLUTION>"][
-                            index % 2
-                        ]
-                        made["reason"] = f"cannot read {text[:300]}"
-                    formatting, correctness = 2.0 * made.pop("format_ok"), 2.0 * made["correct"]
-                    group.append(
-                        {
-                            "step": step,
-                            "group": f"{step}-{place}",
-                            "index": index,
-                            **_fields(problem),
-                            "prompt": f"<start_of_turn>user\n<image>{problem['question']}<end_of_turn>\n<start_of_turn>model\n",
-                            **made,
-                            "rewards": {"formatting": formatting, "correctness": correctness},
-                            "reward": formatting + correctness,
-                        }
-                    )
-                mean = sum(row["reward"] for row in group) / generations
-                for row in group:
-                    row["advantage"] = row["reward"] - mean
-                rows += group
-                images += [problem["image"]] * generations
-            writer.write(rows, images)
-            metrics.write(encode(_metrics(rows, step, generations, rng)))
+    writer = SampleWriter(run)
+    for step in range(1, steps + 1):
+        skill = 0.3 + gain * (1 - math.exp(-3 * step / max(steps, 1)))
+        rows, images = [], []
+        for place in range(prompts):
+            problem = train[((step - 1) * prompts + place) % problems]
+            group = []
+            for index in range(generations):
+                made = _completion(problem, skill, rng)
+                if hostile and step == 1 and place < len(HOSTILE):
+                    text = list(HOSTILE.values())[place]
+                    made["completion"] = [text, f"<REASONING>{text}</REASONING><SOLUTION>{text[:200]}</SOLUTION>"][
+                        index % 2
+                    ]
+                    made["reason"] = f"cannot read {text[:300]}"
+                formatting, correctness = 2.0 * made.pop("format_ok"), 2.0 * made["correct"]
+                group.append(
+                    {
+                        "step": step,
+                        "group": f"{step}-{place}",
+                        "index": index,
+                        **_fields(problem),
+                        "prompt": f"<start_of_turn>user\n<image>{problem['question']}<end_of_turn>\n",
+                        **made,
+                        "rewards": {"formatting": formatting, "correctness": correctness},
+                        "reward": formatting + correctness,
+                    }
+                )
+            mean = sum(row["reward"] for row in group) / generations
+            for row in group:
+                row["advantage"] = row["reward"] - mean
+            rows += group
+            images += [problem["image"]] * generations
+        writer.write(rows, images)
+        run.append_jsonl(run.metrics_path, _metrics(rows, step, generations, rng))
     held_out = make_problems(evaluation, seed=10_000)
-    run = ScratchRun(folder)
     predictions = []
     for phase, skill in (("before", 0.3), ("after", 0.3 + gain)):
         rng = random.Random(seed * 7 + (1 if phase == "before" else 2))
@@ -207,10 +188,10 @@ def make_run(
                     **_completion(problem, skill, rng),
                 }
             )
-    (folder / "predictions.jsonl").write_bytes(b"".join(encode(row) for row in predictions))
-    (folder / "evaluation.json").write_text(json.dumps(_evaluation(predictions), indent=1))
-    (folder / "manifest.json").write_text(json.dumps(_manifest(folder, seed, hostile), indent=1))
-    return folder
+    run.write_jsonl(run.predictions_path, predictions)
+    run.write_json(run.evaluation_path, _evaluation(predictions))
+    run.write_json(run.manifest_path, _manifest(run.path, seed, hostile))
+    return run.path
 
 
 def _metrics(rows: list[dict], step: int, generations: int, rng: random.Random) -> dict:

@@ -36,7 +36,10 @@ from nbhelpers.problems.sources import DataError
 FIELDS = {
     "pid", "question", "image", "choices", "unit", "precision", "answer", "question_type", "answer_type", "metadata"
 }  # fmt: skip
-FORMAT = "Provide your reasoning between <REASONING> and </REASONING> and then your final answer between <SOLUTION> and </SOLUTION>."
+FORMAT = (
+    "Provide your reasoning between <REASONING> and </REASONING> "
+    "and then your final answer between <SOLUTION> and </SOLUTION>."
+)
 
 
 def load(**dataset):
@@ -81,7 +84,8 @@ class TestPrompt:
     def test_choices_are_lettered_and_the_letter_is_asked_for(self):
         problem = problem_from(row(choices=["4 cm", "5 cm"], answer="5 cm", unit="cm", question="How long?"), "0", 64)
         assert prompt_text(problem, RewardParams()).split("\n") == [
-            "How long?", "Choices:", "(A) 4 cm", "(B) 5 cm", "Unit: cm", "Answer with the letter of the right choice.", FORMAT
+            "How long?", "Choices:", "(A) 4 cm", "(B) 5 cm", "Unit: cm", "Answer with the letter of the right choice.",
+            FORMAT,
         ]  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -560,7 +564,6 @@ class TestCut:
         )
         assert abs(len(cut.evaluation) - n * fraction) <= 4
         assert cut.notices == []
-        assert cut.largest_group <= 6
 
     def test_case_spacing_and_punctuation_do_not_make_another_question(self):
         cut = cut_problems(range(20), ["What is it?", "what  is it", *(f"Q{place}" for place in range(18))], 0.3, 0)
@@ -591,7 +594,8 @@ class TestCut:
 
 
 def test_data_imports_without_torch():
-    code = "import sys, nbhelpers.problems;print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
+    heavy = ("torch", "transformers", "trl", "datasets")
+    code = f"import sys, nbhelpers.problems; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,18 @@ def test_papermill_sees_the_parameters(path):
     assert set(papermill.inspect_notebook(str(path))) == set(RunParams.model_fields)
 
 
+def left_by(name: str) -> list[str]:
+    """What README's table says that a notebook leaves in the run directory."""
+    row = re.search(rf"^\| `{name}` \|.*\|(.*)\|$", (REPOSITORY / "README.md").read_text(), re.M)
+    return re.findall(r"`([^`]+)`", row[1])
+
+
+def is_looked_at(output) -> bool:
+    """A picture, a table, a page or the viewer, and no bar or printed line."""
+    data = output.get("data", {})
+    return "image/png" in data or len(data.get("text/html", "")) > 500
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
 def test_a_notebook_runs_alone_from_any_folder(path, tmp_path):
     """The command that the README shows, with three steps instead of sixty."""
@@ -74,9 +87,15 @@ def test_a_notebook_runs_alone_from_any_folder(path, tmp_path):
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    executed = nbformat.read(book, as_version=4)
-    assert not executed.metadata.papermill.exception
-    assert sum(len(str(cell.get("outputs", ""))) for cell in executed.cells) > 500
+    cells = code_cells(book)
+    assert all(cell.execution_count and cell.metadata.papermill.status == "completed" for cell in cells)
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum(map(is_looked_at, outputs)) >= 3
+    for name in left_by(path.stem):
+        assert (tmp_path / "run" / name).exists(), name
+        assert (tmp_path / "run" / name).is_file() or any((tmp_path / "run" / name).iterdir()), name
+    assert bool(left_by(path.stem)) == (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("preset", available_presets())

@@ -57,7 +57,7 @@ def test_the_presets_use_only_fields_that_trl_has():
     from trl import GRPOConfig
 
     fields = {field.name for field in dataclasses.fields(GRPOConfig)}
-    assert set(_OWN_PLACE) <= fields
+    assert set(_OWN_PLACE) | set(TrainingParams.model_fields) - {"grpo", "resume"} <= fields
     for name in available_presets():
         assert set(RunParams.load(name).training.grpo) <= fields
 
@@ -124,8 +124,11 @@ def test_a_wrong_value_is_refused_with_place_and_expectation(section, key, value
     [
         ({"training": {"max_step": 5}}, "training.max_step is not a known key .*did you mean max_steps"),
         ({"training": {"max_samples": 5}}, "it is a key of dataset: write it there"),
+        ({"training": {5: 1}}, "training.5 is not a known key"),
         ({"training": {"epsilon": 0.2}}, "other fields of TRL's GRPOConfig go into training.grpo"),
         ({"training": {"grpo": {"temperature": 1}}}, "temperature has its own place, training.temperature"),
+        ({"training": {"grpo": {"use_vllm": True}}}, "use_vllm has its own place, model.fast_inference"),
+        ({"trainng": {"max_steps": 5}}, "parameters cell: 'trainng' is not a section .*did you mean training"),
         ({"reward": {"functions": ["formating"]}}, "did you mean formatting"),
         ({"reward": {"weights": [1.0]}}, "1 entries for 2 functions"),
         ({"reward": {"solution_start": "<REASONING>"}}, "could not be told apart"),
@@ -262,6 +265,7 @@ def test_overrides_are_read_as_yaml():
         ("max_steps=5", "expected section.key=value"),
         ("dataset.max_samples=", "write null for none"),
         ("reward.functions=[a", "cannot be read as YAML"),
+        ("training.grpo={beta: 1, beta: 2}", r"YAML \(line 1: the key 'beta' is written twice\); put text"),
     ],
 )
 def test_an_override_that_cannot_be_read_is_refused(setting, message):

@@ -12,6 +12,7 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_problems, make_run
 
 from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.metrics import METRICS, progress_line
 from nbhelpers.show import evaluation_plots, figures, problem_plots, training_plots
 
 
@@ -51,15 +52,31 @@ def test_a_notebook_shows_a_figure_once_and_at_notebook_width(metrics):
     assert pyplot.get_fignums() == []
 
 
-def test_the_overview_shows_what_was_logged_and_the_loss_last(metrics):
+def test_the_overview_shows_the_story_and_the_rest_when_asked(metrics):
     figure = training_plots.training_overview(metrics)
-    assert titles(figure)[-1] == "Loss"
-    assert "near 0 by construction" in texts(figure)
+    assert titles(figure)[1:] == ["Groups without signal", "Completion length", "Loss"]
+    assert "length is being paid" in texts(figure).replace("\n", " ")
     assert {"formatting", "correctness", "total"} <= set(texts(figure).splitlines())
-    assert "KL to the reference policy" not in titles(figure)
+    everything = training_plots.training_overview(metrics, everything=True)
+    assert titles(everything)[: len(titles(figure))] == titles(figure)
+    assert {"Entropy of the policy", "Time of a step"} <= set(titles(everything))
+    assert "KL to the reference policy" not in titles(everything)
     with_kl = [{**row, "kl": 0.01 * row["step"]} for row in metrics]
-    assert "KL to the reference policy" in titles(training_plots.training_overview(with_kl))
+    assert "KL to the reference policy" in titles(training_plots.training_overview(with_kl, everything=True))
     drawn(figure)
+    drawn(everything)
+
+
+def test_the_logged_loss_is_what_is_said_of_it(trained_run):
+    """For dr_grpo \u2212mean(advantage x length) / max_completion_length: below 0 where longer ones earn more."""
+    run, limit = trained_run["run"], trained_run["params"].training.max_completion_length
+    samples, losses = run.read_jsonl(run.samples_path), {}
+    assert trained_run["params"].training.loss_type == "dr_grpo"
+    for row in run.read_jsonl(run.metrics_path):
+        pairs = [(one["advantage"], one["length"]) for one in samples if one["step"] == row["step"]]
+        losses[row["step"]] = -np.mean([advantage * length for advantage, length in pairs]) / limit
+        assert row["loss"] == pytest.approx(losses[row["step"]], abs=1e-4)
+    assert len(losses) == 3 and max(map(abs, losses.values())) > 1e-3  # not 0, and so not said by accident
 
 
 def test_every_axis_is_labelled(metrics):
@@ -99,20 +116,10 @@ def test_before_and_after_carry_the_figures_of_the_evaluation():
     }
     figure = evaluation_plots.before_after(evaluation)
     shown = texts(figure)
-    assert {"25.0%", "50.0%", "75.0%", "100.0%", "+25.0"} <= set(shown.splitlines())
+    assert {"25.0 %", "50.0 %", "75.0 %", "100.0 %", "+25.0"} <= set(shown.splitlines())
     assert "95 %: +5.0 to +45.0" in shown
     assert "the interval lies above 0" in shown
     drawn(figure)
-
-
-def test_the_interval_of_a_share_is_wilsons():
-    from scipy.stats import binomtest
-
-    for right, count in [(0, 7), (3, 7), (7, 7), (41, 512)]:
-        expected = binomtest(right, count).proportion_ci(method="wilson")
-        assert evaluation_plots.wilson_interval(right / count, count) == pytest.approx(
-            (expected.low, expected.high), abs=1e-4
-        )
 
 
 @pytest.mark.parametrize(
@@ -210,3 +217,28 @@ def test_compared_runs_have_their_own_colour_and_name(metrics):
     lines = [line.get_color() for line in figure.axes[0].lines if not line.get_alpha()]
     assert len(set(lines)) == 2
     drawn(figure)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("reward", 2.291, "2.29"), ("completions/mean_length", 19.94, "19.9"),
+        ("completions/mean_length", 512.4, "512"),
+        ("frac_reward_zero_std", 0.0417, "4"), ("loss", -0.0054, "-0.0054"), ("loss", 0.0, "0.00"),
+        ("kl", -0.00001, "0.0000"), ("entropy", None, "\u2013"), ("entropy", float("nan"), "\u2013"),
+    ],
+)  # fmt: skip
+def test_a_metric_is_shown_with_the_digits_that_say_something(key, value, expected):
+    (metric,) = [metric for metric in METRICS if metric.key == key]
+    assert metric.text(value) == expected
+
+
+def test_the_progress_line_says_where_the_run_stands():
+    row = {"step": 6, "max_steps": 60, "seconds_per_step": 3.25, "reward": 2.291, "rewards/formatting/mean": 1.521}
+    row |= {"frac_reward_zero_std": 0.0417, "completions/mean_length": 19.94, "completions/clipped_ratio": 0.0}
+    expected = "step 6/60  reward 2.29 (formatting 1.52)  zero variance 4 %  length 19.9"
+    assert progress_line(row) == expected + "  2:56 left"
+    assert (
+        progress_line({**row, "seconds_per_step": None, "completions/clipped_ratio": 0.3})
+        == expected + "  cut off 30 %"
+    )

@@ -107,7 +107,9 @@ def test_a_page_loads_nothing_and_runs_only_what_its_policy_names(runs, name):
 def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
     words = Page(runs / "better" / "report.html").words
     evaluation = json.loads((runs / "better" / "evaluation.json").read_text())
-    assert f"{evaluation['before']['accuracy']:.1%} \u2192 {evaluation['after']['accuracy']:.1%}" in words
+    assert (
+        f"{100 * evaluation['before']['accuracy']:.1f} % \u2192 {100 * evaluation['after']['accuracy']:.1f} %" in words
+    )
     assert "95 % interval" in words
     for fact in ("embedded", "256 to train on", "trl 1.14.2", "10 optimiser steps", "protocol strict"):
         assert fact in words
@@ -164,7 +166,7 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     store = SampleStore(runs / "better")
     assert "All 320 sampled completions in 80 groups of 10 steps" in page.words
     assert [one[0] for group in data["groups"] for one in group[2]] == [
-        row["completion"] for row in store.rows(range(len(store)))
+        row["completion"] for group in store.groups() for row in store.completions(group)
     ]
     assert [group[0] for group in data["groups"]] == [store.group(number).step for number in store.groups()]
     assert len(data["images"]) == len(set(data["images"])) <= 32
@@ -172,7 +174,8 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     step, problem, completions = data["groups"][5]
     row = store.completions(5)[0]
     assert completions[0][1:] == [
-        row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"], row["correct"]
+        row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
+        row["correct"],
     ]  # fmt: skip
     assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
 

@@ -11,7 +11,7 @@ from nbhelpers.params.sections import RewardParams
 from nbhelpers.rewards import previewing
 from nbhelpers.rewards.naive import naive_formatting_reward_func
 from nbhelpers.show import lesson
-from nbhelpers.show.lesson import verdicts
+from nbhelpers.show.lesson import material
 
 CASES = [
     json.loads(line)
@@ -24,15 +24,14 @@ OTHER_MARKS = RewardParams(
 
 
 @pytest.mark.parametrize(
-    ("place", "judge"),
-    [(0, verdicts._equals), (3, verdicts._official), (4, lambda text, case: verdicts._strict(text, case).correct)],
+    "rates", [rates for rates in material.MEASURED if "math-verify" not in rates.name], ids=lambda rates: rates.name
 )
-def test_the_stored_rates_are_those_of_the_cases(place, judge):
+def test_the_stored_rates_are_those_of_the_cases(rates):
+    judge = material.GRADERS[rates.name]
     judged = [(case["expected_correct"], judge(case["completion"], case)) for case in CASES]
-    rates = verdicts.MEASURED[place]
     assert (sum(right for right, _ in judged), len(judged)) == (
-        verdicts.RIGHT_CASES,
-        verdicts.RIGHT_CASES + verdicts.WRONG_CASES,
+        material.RIGHT_CASES,
+        material.RIGHT_CASES + material.WRONG_CASES,
     )
     assert sum(right and not given for right, given in judged) == rates.denied
     assert sum(given and not right for right, given in judged) == rates.credited
@@ -40,16 +39,17 @@ def test_the_stored_rates_are_those_of_the_cases(place, judge):
 
 @pytest.mark.parametrize("hack", lesson.HACKS, ids=lambda hack: hack.name)
 def test_no_hack_earns_more_from_us_than_from_a_naive_reward(hack):
-    ours = previewing.preview([dict(hack.problem)], [[hack.completion]], REWARD)
+    ours = previewing.preview([hack.problem], [[hack.completion]], REWARD)
     naive = naive_formatting_reward_func([hack.completion])[0]
-    searched = verdicts._contains(hack.completion, hack.problem) or verdicts._official(hack.completion, hack.problem)
+    graders = [material.GRADERS[name] for name in ("contains the answer", "MathVista's rule")]
+    searched = any(judge(hack.completion, hack.problem) for judge in graders)
     assert ours.totals[0] <= naive + 2.0 * searched
     assert not ours.verdicts[0].correct or hack.name == "answer first, excuse later"
 
 
 def test_the_rollouts_differ_as_the_lesson_says():
     texts = list(lesson.ROLLOUTS.values())
-    assert previewing.preview([dict(verdicts.ANGLE)], [texts], REWARD).totals == [4.0, 4.0, 2.0, 3.0, 0.0, 1.0]
+    assert previewing.preview([material.ANGLE], [texts], REWARD).totals == [4.0, 4.0, 2.0, 3.0, 0.0, 1.0]
 
 
 def test_the_lesson_speaks_the_configured_marks():
@@ -69,14 +69,13 @@ def test_what_one_types_is_paid_and_never_becomes_markup(monkeypatch):
 
 
 def test_every_figure_draws():
-    preview = previewing.preview([dict(verdicts.ANGLE)] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD)
+    preview = previewing.preview([material.ANGLE] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD)
     figures = [
-        lesson.grader_rates(), lesson.group_figure({"a": [4, 2, 2, 0], "b": [2, 2, 2, 2]}), lesson.signal_figure(marked=0.3),
-        lesson.weights_figure(), lesson.shaping_figure(), lesson.preview_figure(preview),
+        lesson.grader_rates(), lesson.group_figure({"a": [4, 2, 2, 0], "b": [2, 2, 2, 2]}),
+        lesson.signal_figure(marked=0.3), lesson.weights_figure(), lesson.shaping_figure(),
+        lesson.preview_figure(preview),
     ]  # fmt: skip
     assert all(figure._repr_png_()[0].startswith(b"\x89PNG") for figure in figures)
     assert "groups in which it differs" in str(lesson.preview_table(preview))
-    shown = str(
-        lesson.show_preview(preview, [dict(verdicts.ANGLE)] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD, n=1)
-    )
+    shown = str(lesson.show_preview(preview, [material.ANGLE] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD, n=1))
     assert shown.count("45 is the answer") == 3

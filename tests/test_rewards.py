@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbhelpers.grading import GRADING_COLUMNS
 from nbhelpers.params.sections import REWARD_FUNCTIONS, RewardParams
 from nbhelpers.rewards import naive, previewing
 from nbhelpers.rewards.functions import (
     BUILT_IN,
-    GRADING_COLUMNS,
     RECIPES,
     closeness_reward_func,
     correctness_reward_func,
@@ -121,12 +121,14 @@ def test_repetition_counts_repeated_triples():
 
 
 def test_configured_rewards_keep_order_names_values_and_marks():
+    from trl.trainer.utils import get_callable_name
+
     params = RewardParams(
         reasoning_start="<think>", reasoning_end="</think>", solution_start="<answer>", solution_end="</answer>",
         formatting_reward=0.5, correctness_reward=3.0, functions=["correctness", "formatting"],
     )  # fmt: skip
     functions = make_reward_funcs(params)
-    assert [function.__name__ for function in functions] == ["correctness", "formatting"]
+    assert [get_callable_name(function) for function in functions] == ["correctness", "formatting"]
     assert [pay(function, "<think>a</think><answer>45</answer>", RIGHT) for function in functions] == [
         [3.0, 0.0],
         [1.0, 0.0],
@@ -146,16 +148,16 @@ def test_a_user_brings_a_reward_of_their_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (function,) = make_reward_funcs(RewardParams(functions=["my_rewards:politeness"]))
     assert function.__name__ == "politeness" and pay(function, "please", "now") == [1.0, 0.0]
-    with pytest.raises(ValueError, match="did you mean 'politeness'"):
+    with pytest.raises(ValueError, match="did you mean politeness"):
         make_reward_funcs(RewardParams(functions=["my_rewards:politenes"]))
     with pytest.raises(ValueError, match="cannot import module 'no_such_module'"):
         make_reward_funcs(RewardParams(functions=["no_such_module:f"]))
     sys.modules.pop("my_rewards", None)
 
 
-def test_unknown_rewards_name_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'correctness'"):
-        make_reward_funcs(RewardParams.model_construct(**{**RewardParams().model_dump(), "functions": ["corectness"]}))
+def test_unknown_rewards_name_the_nearest_and_overlong_its_need():
+    with pytest.raises(ValueError, match="did you mean correctness"):
+        RewardParams(functions=["corectness"])
     with pytest.raises(ValueError, match="needs max_completion_length"):
         make_reward_funcs(RewardParams(functions=["overlong"]))
 
@@ -202,7 +204,7 @@ def test_a_preview_pays_judges_and_stays_silent_when_there_is_something_to_learn
 @pytest.mark.parametrize(
     ("completions", "words"),
     [
-        ([[WRONG, WRONG]] * 4, "Only 0.0% of the completions are right"),
+        ([[WRONG, WRONG]] * 4, "Only 0.0 % of the completions are right"),
         ([["no", "no"]] * 4, "look at the format first"),
         ([[RIGHT, RIGHT]] * 4, "nothing left to learn"),
         ([[RIGHT, RIGHT]] * 6 + [[WRONG, WRONG]] * 6, "carry no signal"),
@@ -212,6 +214,6 @@ def test_a_preview_warns_when_nothing_can_be_learnt(completions, words):
     assert words in previewing.preview([PROBLEM] * len(completions), completions, RewardParams()).warning
 
 
-def test_a_preview_wants_one_group_a_problem():
-    with pytest.raises(ValueError, match="one group a problem"):
+def test_a_preview_wants_one_group_per_problem():
+    with pytest.raises(ValueError, match="one group per problem"):
         previewing.preview([PROBLEM], [[RIGHT], [RIGHT]], RewardParams())

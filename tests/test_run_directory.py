@@ -1,6 +1,4 @@
-"""The run directory: rows survive a killed process, the manifest is never half written, nothing imports
-torch.
-"""
+"""The run directory: rows survive a killed process, the manifest is never half written, nothing imports torch."""
 
 from __future__ import annotations
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import nbformat
+import papermill
 import pytest
 
 from nbhelpers import cli, series
@@ -53,6 +58,21 @@ def test_a_failing_cell_stops_the_series_and_keeps_the_notebook(tmp_path):
     assert not (tmp_path / "run" / "notebooks" / "02_after.ipynb").exists()
 
 
+def test_a_kernel_has_nothing_to_complain_of(tmp_path, capfd):
+    book = notebook(tmp_path / "01_a.ipynb", "print('fine')")
+    series.run_series(RunParams.load("smoke", output_dir=tmp_path / "run"), notebooks=[book], echo=lambda line: None)
+    said = "".join(capfd.readouterr()) + (tmp_path / "run" / "notebooks" / "01_a.ipynb").read_text()
+    assert "fine" in said
+    assert not {"encryption", "WARNING", "Warning"} & set(re.findall(r"\w+", said)), said
+
+
+def test_without_the_series_settings_the_kernel_still_warns(tmp_path, capfd):
+    """When this fails, `series._kernel_config` can go."""
+    book = notebook(tmp_path / "01_a.ipynb", "print('fine')")
+    papermill.execute_notebook(str(book), str(tmp_path / "out.ipynb"), kernel_name="python3", progress_bar=False)
+    assert "TCP without encryption" in capfd.readouterr().err
+
+
 def test_the_command_says_what_is_wrong_with_a_parameter_and_exits_1(capsys):
     assert cli.main(["run", "smoke", "--set", "training.max_step=5"]) == 1
     assert "max_steps" in capsys.readouterr().err
@@ -63,10 +83,46 @@ def test_the_command_names_the_presets_there_are(capsys):
     assert "smoke" in capsys.readouterr().err
 
 
-def test_importing_nbhelpers_imports_nothing_heavy():
-    import subprocess
-    import sys
+def test_every_error_that_speaks_to_a_person_is_a_sentence_and_exit_code_1(capsys, monkeypatch, tmp_path):
+    for error in cli._errors_for_a_person():
+        monkeypatch.setattr(cli, "_report", lambda arguments, error=error: (_ for _ in ()).throw(error("what to do")))
+        assert cli.main(["report", str(tmp_path)]) == 1
+        assert capsys.readouterr().err == "nbhelpers: what to do\n"
 
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_report", lambda arguments: {}["no such key"])
+    with pytest.raises(KeyError):
+        cli.main(["report", str(tmp_path)])
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cli, "_report", lambda arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert cli.main(["report", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_one_run_is_not_compared(capsys, tmp_path):
+    assert cli.main(["compare", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("nbhelpers: ")
+
+
+def test_every_name_that_a_face_promises_is_there():
+    from nbhelpers import show
+
+    for name in show.__all__:
+        assert getattr(show, name) is not None
+
+
+def test_help_is_there_at_once():
+    command = [sys.executable, "-X", "importtime", "-m", "nbhelpers.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "execute the four notebooks" in done.stdout
+    # What takes time is imports; the command's own need none of the wings.
+    assert not [line for line in done.stderr.splitlines() if "nbhelpers." in line and "nbhelpers.cli" not in line]
+
+
+def test_importing_nbhelpers_imports_nothing_heavy():
     modules = "nbhelpers, nbhelpers.params, nbhelpers.policy, nbhelpers.training, nbhelpers.evaluation, nbhelpers.cli"
     heavy = "{'torch', 'transformers', 'trl', 'peft', 'datasets', 'unsloth', 'vllm', 'bitsandbytes'}"
     code = f"import sys, {modules}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -15,7 +17,10 @@ from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
 from nbhelpers.show import pictures, samples, viewer
 from nbhelpers.show.live import LiveView, live_view, sparkline
 from nbhelpers.show.pages import is_interactive
-from nbhelpers.show.text import clipped, segments, visible
+from nbhelpers.show.text import clipped, number, segments, visible
+
+# The script of samples.html passes the same cases: tests/browser/test_pages.py.
+CASES = json.loads((Path(__file__).parent / "data" / "text_cases.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -81,31 +86,26 @@ def test_text_beyond_all_measure_is_cut_and_says_so():
     assert len(shown) < 210_000 and "100,000 more characters are not shown" in shown
 
 
-@pytest.mark.parametrize(
-    ("completion", "roles"),
-    [
-        ("<REASONING>a</REASONING><SOLUTION>b</SOLUTION>", [("reasoning", "a"), ("solution", "b")]),
-        ("hm <REASONING>a</REASONING> so", [("outside", "hm"), ("reasoning", "a"), ("outside", "so")]),
-        ("<REASONING>a", [("reasoning", "a")]),
-        ("<SOLUTION>b</SOLUTION><REASONING>a</REASONING>", [("solution", "b"), ("reasoning", "a")]),
-        ("just 5", [("outside", "just 5")]),
-        ("<REASONING>", [("reasoning", "")]),
-        ("", []),
-    ],
-)  # fmt: skip
-def test_a_completion_is_taken_apart_and_nothing_is_left_out(completion, roles):
-    assert [(role, text) for role, _, text in segments(completion)] == roles
+@pytest.mark.parametrize(("text", "expected"), CASES["visible"])
+def test_visible_text_is_the_text_with_numbers_for_what_acts_unseen(text, expected):
+    assert Elements(visible(text)).text == expected
 
 
-def test_a_block_that_never_closes_is_labelled_so():
-    assert segments("<REASONING>a")[0][1] == "reasoning (never closed)"
+@pytest.mark.parametrize(("text", "limit", "expected"), CASES["clipped"])
+def test_clipped_text_counts_characters(text, limit, expected):
+    page = Elements(clipped(text, limit))
+    assert page.text == expected + (text if "details" in page.tags else "")
 
 
-def test_own_delimiters_are_used_and_are_not_patterns():
-    assert segments("[[a]] (b)", ("[[", "]]", "(", ")")) == [
-        ("reasoning", "reasoning", "a"),
-        ("solution", "solution", "b"),
-    ]
+@pytest.mark.parametrize(("value", "expected"), CASES["number"])
+def test_a_number_has_three_decimals_at_most(value, expected):
+    assert number(value) == expected
+
+
+@pytest.mark.parametrize(("completion", "delimiters", "pieces"), CASES["segments"])
+def test_a_completion_is_taken_apart_and_nothing_is_left_out(completion, delimiters, pieces):
+    found = segments(completion, delimiters) if delimiters else segments(completion)
+    assert [list(piece) for piece in found] == pieces
 
 
 # pictures
@@ -143,7 +143,7 @@ def test_a_large_picture_is_made_smaller_in_its_proportions():
 
 def test_samples_are_shown_with_all_that_the_grader_and_the_rewards_said(run):
     store = SampleStore(run)
-    row = store[0]
+    row = store.completions(0)[0]
     text = assert_harmless(samples.show_samples(run, step=1, n=1)).text
     assert row["question"] in text and row["answer"] in text and row["reason"] in text
     assert "step 1" in re.sub(r"\s+", " ", text)
@@ -168,12 +168,11 @@ def test_an_empty_run_and_an_empty_filter_say_so(tmp_path, run):
 
 def test_rows_with_few_fields_and_their_own_pictures_are_shown():
     problem = make_problems(1)[0]
-    rows = [
-        {"pid": problem["pid"], "question": problem["question"], "answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}
-    ]
-    page = assert_harmless(samples.show_samples(rows, images=[problem["image"]]))
+    row = {key: problem[key] for key in ("pid", "question", "image")}
+    row |= {"answer": "4", "completion": "<SOLUTION>4</SOLUTION>"}
+    page = assert_harmless(samples.show_samples([row]))
     assert "img" in page.tags and "not judged" in page.text
-    assert "no picture" in str(samples.show_samples(rows))
+    assert "no picture" in str(samples.show_samples([{**row, "image": None}]))
 
 
 def test_changed_minds_counts_and_shows_the_answers_side_by_side(run):
@@ -326,12 +325,12 @@ def test_a_running_run_is_taken_in_on_refresh(tmp_path):
     }
     looking = viewer.SampleViewer(tmp_path)
     assert "No completion has been sampled yet" in looking.widget.children[-1].value
-    with SampleWriter(RunDirectory(tmp_path)) as writer:
-        writer.write([{**row, "step": 1}], [picture])
-        assert looking.refresh() == 1
-        assert shown(looking) == (1, "p")
-        writer.write([{**row, "step": 2, "group": "2-0", "pid": "z", "kind": "new"}], [picture])
-        looking._again.click()
+    writer = SampleWriter(RunDirectory(tmp_path))
+    writer.write([{**row, "step": 1}], [picture])
+    assert looking.refresh() == 1
+    assert shown(looking) == (1, "p")
+    writer.write([{**row, "step": 2, "group": "2-0", "pid": "z", "kind": "new"}], [picture])
+    looking._again.click()
     assert shown(looking) == (1, "p")
     assert list(looking._step.options) == [1, 2] and ("new", "new") in looking._kind.options
 
@@ -369,13 +368,6 @@ def test_a_long_run_prints_no_thousand_lines(tmp_path, capsys, steps, total):
     assert lines[-1].startswith("step 2000")
 
 
-def test_other_processes_are_followed_through_their_file(run, capsys):
-    polls = iter([None, None, 0])
-    with live_view(run, 8) as view:
-        assert view.follow(lambda: next(polls), every=0) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("step 8/8")
-
-
 def test_a_resumed_run_is_shown_from_its_beginning(run):
     rows = RunDirectory(run).read_jsonl(RunDirectory(run).metrics_path)
     with live_view(run, 8) as view:
@@ -401,17 +393,18 @@ def test_a_failing_training_is_not_hidden(run):
         raise RuntimeError("out of memory")
 
 
-def test_the_live_page_shows_progress_curves_and_the_loss_last(run):
+def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
     directory = RunDirectory(run)
     view = LiveView(run, 16)
     view._begun = time.monotonic() - 65
     view.rows = directory.read_jsonl(directory.metrics_path)
+    view.rows[-1]["seconds_per_step"] = 1.625  # as train says it
     page = Elements(view._page(done=False))
     text = re.sub(r"\s+", " ", page.text)
     assert "Training: step 8 of 16" in text and "1 min 05 s so far, about 13 s left" in text
     labels = [tile["label"] for tile in view._tiles()]
-    assert labels[0] == "reward, total" and labels[-1] == "loss" and "KL to the reference" not in labels
-    assert "near 0 by construction" in text and "A group of step 8" in text
+    assert labels[0] == "reward" and "loss" in labels and "KL to the reference policy" not in labels
+    assert "length is being paid" in text and "A group of step 8" in text
     assert ("width", "50.00") in page.attributes
 
 

@@ -1,7 +1,8 @@
-"""TODO."""
+"""Before and after: the policy answers the evaluation problems without and with its adapter."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from nbhelpers.evaluation.statistics import compare
@@ -27,26 +28,23 @@ def evaluate(
         policy: with its trained adapter; switching the adapter off gives the policy before training.
         progress: called with (phase, problems done, problems in all).
     """
-    chosen = problems.evaluation
-    if params.evaluation.num_samples is not None:
-        chosen = chosen.select(range(min(params.evaluation.num_samples, len(chosen))))
+    settings, chosen = params.evaluation, problems.evaluation
+    if settings.num_samples is not None:
+        chosen = chosen.select(range(min(settings.num_samples, len(chosen))))
     predictions: list[dict] = []
     run.set_aside(run.evaluation_path, run.predictions_path)
-    for phase in (["before"] if params.evaluation.baseline else []) + ["after"]:
-        if phase == "before":
-            with policy.without_adapter():
-                rows = predict(policy, chosen, params, run, phase=phase, progress=progress)
-        else:
+    for phase in ("before", "after") if settings.baseline else ("after",):
+        with policy.without_adapter() if phase == "before" else contextlib.nullcontext():
             rows = predict(policy, chosen, params, run, phase=phase, progress=progress)
-        for row in rows:
-            run.append_jsonl(run.predictions_path, row)
+        run.append_jsonl(run.predictions_path, *rows)
         predictions += rows
-    result = compare(predictions, seed=params.dataset.seed)
-    result["protocol"] = params.evaluation.protocol
-    result["decoding"] = {
-        "temperature": params.evaluation.temperature,
-        "samples_per_problem": params.evaluation.samples_per_problem,
-        "max_new_tokens": params.training.max_completion_length,
+    result = compare(predictions, seed=params.dataset.seed) | {
+        "protocol": settings.protocol,
+        "decoding": {
+            "temperature": settings.temperature,
+            "samples_per_problem": settings.samples_per_problem,
+            "max_new_tokens": params.training.max_completion_length,
+        },
     }
     run.write_json(run.evaluation_path, result)
     return result
@@ -61,15 +59,13 @@ def print_progress(phase: str, done: int, total: int) -> None:
 
 def headline(result: dict) -> str:
     """The result as one honest sentence."""
-    after = result["after"]
-    if "difference" not in result:
-        return f"Accuracy after training: {after['accuracy']:.1%} of {after['n']} problems; no baseline was measured."
-    difference, (low, high) = (
-        100 * result["difference"]["accuracy"],
-        (100 * end for end in result["difference"]["ci95"]),
-    )
+    after, difference = result["after"], result.get("difference")
+    accuracy = f"{100 * after['accuracy']:.1f} %"
+    if difference is None:
+        return f"Accuracy after training: {accuracy} of {after['n']} problems; no baseline was measured."
+    gain, low, high = (100 * value for value in (difference["accuracy"], *difference["ci95"]))
     verdict = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that this many problems could show"
     return (
-        f"Accuracy {result['before']['accuracy']:.1%} -> {after['accuracy']:.1%} on the same {result['difference']['n_paired']} problems: "
-        f"{difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
+        f"Accuracy {100 * result['before']['accuracy']:.1f} % → {accuracy} on the same {difference['n_paired']} "
+        f"problems: {gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
     )

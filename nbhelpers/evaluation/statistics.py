@@ -1,4 +1,4 @@
-"""TODO."""
+"""Rates of predictions, and the difference of two policies on the same problems with its interval."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ BOOTSTRAP_RESAMPLES = 9_999
 
 def summarise(rows: Sequence[dict]) -> dict:
     """Rates over one phase's predictions; `unparsed_rate` counts those in which the grader found no answer to judge."""
-    if not rows:
-        return {"accuracy": None, "format_rate": None, "unparsed_rate": None, "n": 0}
     return {
-        "accuracy": float(np.mean([row["correct"] for row in rows])),
-        "format_rate": float(np.mean([row["format_ok"] for row in rows])),
-        "unparsed_rate": float(np.mean([row["parsed"] is None for row in rows])),
+        "accuracy": _mean(row["correct"] for row in rows),
+        "format_rate": _mean(row["format_ok"] for row in rows),
+        "unparsed_rate": _mean(row["parsed"] is None for row in rows),
         "n": len({row["pid"] for row in rows}),
     }
 
@@ -34,9 +32,7 @@ def compare(predictions: Sequence[dict], *, seed: int = 0) -> dict:
     for row in predictions:
         kinds[row["kind"]].add(row["pid"])
     result["by_group"] = {
-        kind: {
-            phase: _mean(accuracy[phase][pid] for pid in sorted(pids) if pid in accuracy[phase]) for phase in accuracy
-        }
+        kind: {phase: _mean(rates[pid] for pid in sorted(pids & rates.keys())) for phase, rates in accuracy.items()}
         | {"n": len(pids)}
         for kind, pids in sorted(kinds.items())
     }
@@ -63,18 +59,11 @@ def paired_difference(first: dict[str, float], second: dict[str, float], *, seed
     if not shared:
         return {"accuracy": None, "ci95": [None, None], "n_paired": 0}
     differences = np.array([second[pid] - first[pid] for pid in shared])
-    mean = float(differences.mean())
-    low = high = mean
-    if len(shared) > 1 and np.ptp(differences) > 0:
-        interval = bootstrap(
-            (differences,),
-            np.mean,
-            n_resamples=BOOTSTRAP_RESAMPLES,
-            method="percentile",
-            batch=500,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+    low = high = mean = float(differences.mean())
+    if np.ptp(differences) > 0:
+        rng = np.random.default_rng(seed)
+        draws = {"n_resamples": BOOTSTRAP_RESAMPLES, "method": "percentile", "batch": 500, "rng": rng}
+        low, high = map(float, bootstrap((differences,), np.mean, **draws).confidence_interval)
     return {"accuracy": mean, "ci95": [low, high], "n_paired": len(shared)}
 
 

@@ -7,6 +7,7 @@ from nbhelpers.params.sections import (
     DEFAULT_DELIMITERS,
     REWARD_FUNCTIONS,
     SECTIONS,
+    AnswerType,
     BatchPlan,
     DatasetParams,
     Delimiters,
@@ -14,4 +15,4 @@ from nbhelpers.params.sections import (
     ModelParams,
     RewardParams,
 )
-from nbhelpers.params.sentences import ParamsError
+from nbhelpers.params.sentences import ParamsError, did_you_mean

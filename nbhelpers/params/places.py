@@ -1,4 +1,4 @@
-"""TODO."""
+"""Where things lie on this machine: the checkout, the shipped presets, the outputs, a person's own files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ def repository_root() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "params").is_dir() else None
 
 
-def default_output_root() -> Path:
-    """`outputs/` of the checkout, wherever the notebook was started; of the current folder for an installed
-    wheel.
-    """
-    return (repository_root() or Path.cwd()) / "outputs"
-
-
 def presets_folder() -> Path:
     """The folder of the shipped parameter files."""
     root = repository_root()
@@ -33,9 +26,7 @@ def available_presets() -> list[str]:
 
 
 def resolve_path(path: str | Path) -> Path | None:
-    """An existing local path: absolute, or relative to the current folder, or else to the repository root;
-    None if neither.
-    """
+    """An existing local path: absolute, or relative to the current folder, or else to the checkout; None if neither."""
     path = Path(path).expanduser()
     for folder in (Path.cwd(), repository_root()):
         if folder is not None and (folder / path).exists():

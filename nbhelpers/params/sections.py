@@ -1,4 +1,4 @@
-"""TODO."""
+"""The sections of a parameter file: their keys, what each may be, and its default."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ Number = Annotated[float, BeforeValidator(_exponent_to_float)]
 
 
 class Section(BaseModel):
+    """Refuses unknown keys and values of another type."""
+
     # Frozen: what is written to params.yaml at the start stays what the run uses.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -31,11 +33,11 @@ class Section(BaseModel):
 class ModelParams(Section):
     """Which policy is trained and how it is loaded.
 
-    `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package.
-    `backend` is `unsloth`, `transformers`, or `auto` (Unsloth where it works). `fast_inference` generates
-    with vLLM, which takes `gpu_memory_utilization` of the GPU's memory. `max_seq_length` counts image, prompt
-    and completion tokens together. `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on
-    the transformers backend, recomputes activations only where the memory does not hold them.
+    `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package. `backend` is
+    `unsloth`, `transformers`, or `auto` (Unsloth where it works). `fast_inference` generates with vLLM, which takes
+    `gpu_memory_utilization` of the GPU's memory. `max_seq_length` counts image, prompt and completion tokens together.
+    `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on the transformers backend, recomputes
+    activations only where the memory does not hold them.
     """
 
     name: str = Field("unsloth/gemma-3-4b-it", min_length=1)
@@ -48,9 +50,7 @@ class ModelParams(Section):
 
 
 class LoraParams(Section):
-    """The adapter: rank, scale and which parts of the model get one. GRPO here trains the language layers
-    only.
-    """
+    """The adapter: rank, scale and which parts of the model get one. GRPO here trains the language layers only."""
 
     r: int = Field(16, ge=1)
     alpha: int = Field(16, ge=1)
@@ -62,14 +62,10 @@ class LoraParams(Section):
 
     @model_validator(mode="after")
     def _trains_something(self) -> LoraParams:
-        if not (self.finetune_vision_layers or self.finetune_language_layers):
-            raise ValueError(
-                "finetune_vision_layers and finetune_language_layers are both false: nothing would be trained"
-            )
-        if not (self.finetune_attention_modules or self.finetune_mlp_modules):
-            raise ValueError(
-                "finetune_attention_modules and finetune_mlp_modules are both false: nothing would be trained"
-            )
+        for pair in (("vision_layers", "language_layers"), ("attention_modules", "mlp_modules")):
+            keys = [f"finetune_{part}" for part in pair]
+            if not any(getattr(self, key) for key in keys):
+                raise ValueError(f"{' and '.join(keys)} are both false: nothing would be trained")
         return self
 
 
@@ -80,10 +76,10 @@ class DatasetParams(Section):
     """Where the problems come from and how they are cut.
 
     `path`: a hub id, `embedded`, or a local folder, parquet or JSONL file. `split`: null takes every split.
-    `max_samples` limits the rows before the cut into training and evaluation. `image_size` is the longest
-    side in pixels; smaller pictures are left alone. Without `eval_path` or `eval_split`, `eval_fraction` of
-    the rows is held back for evaluation; with either, that source is the evaluation set and every row of
-    `path` trains. `eval_samples` limits the evaluation set. `answer_types` keeps only these types of answer.
+    `max_samples` limits the rows before the cut into training and evaluation. `image_size` is the longest side in
+    pixels; smaller pictures are left alone. Without `eval_path` or `eval_split`, `eval_fraction` of the rows is held
+    back for evaluation; with either, that source is the evaluation set and every row of `path` trains. `eval_samples`
+    limits the evaluation set. `answer_types` keeps only these types of answer.
     """
 
     path: str = Field("AI4Math/MathVista", min_length=1)
@@ -100,7 +96,6 @@ class DatasetParams(Section):
 
 # Rewards that the package brings; anything else in `reward.functions` is the user's own `module:function`.
 REWARD_FUNCTIONS = ("formatting", "correctness", "closeness", "overlong", "repetition")
-
 
 _OWN_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -120,8 +115,8 @@ DEFAULT_DELIMITERS = Delimiters()
 class RewardParams(Section):
     """The output format that is asked for and what it earns.
 
-    `formatting_reward` is paid for each of the two well-formed blocks, `correctness_reward` for a right
-    answer. `functions` names the rewards that are summed, each times its entry in `weights` (null: all 1).
+    `formatting_reward` is paid for each of the two well-formed blocks, `correctness_reward` for a right answer.
+    `functions` names the rewards that are summed, each times its entry in `weights` (null: all 1).
     """
 
     reasoning_start: str = Field(DEFAULT_DELIMITERS.reasoning_start, min_length=1)
@@ -135,6 +130,7 @@ class RewardParams(Section):
 
     @property
     def delimiters(self) -> Delimiters:
+        """The four marks of this run."""
         return Delimiters(self.reasoning_start, self.reasoning_end, self.solution_start, self.solution_end)
 
     @field_validator("functions")
@@ -158,38 +154,19 @@ class RewardParams(Section):
                 raise ValueError(f"{key} {mark!r} begins or ends with a blank, which a model cannot be held to")
             for other, text in marks.items():
                 if other != key and mark in text:
-                    raise ValueError(
-                        f"{key} {mark!r} occurs inside {other} {text!r}: the blocks could not be told apart"
-                    )
+                    where = f"occurs inside {other} {text!r}"
+                    raise ValueError(f"{key} {mark!r} {where}: the blocks could not be told apart")
         if self.weights is not None and len(self.weights) != len(self.functions):
-            raise ValueError(
-                f"weights has {len(self.weights)} entries for {len(self.functions)} functions: give one weight a function"
-            )
+            counts = f"{len(self.weights)} entries for {len(self.functions)} functions"
+            raise ValueError(f"weights has {counts}: give one weight per function")
         return self
 
 
 # TRL 1.14.2, GRPOTrainer._compute_loss.
 LossType = Literal["grpo", "dr_grpo", "bnpo", "dapo", "luspo", "cispo", "sapo", "vespo"]
 
-
-# GRPOConfig fields with a place of their own in the sections, so not in `training.grpo` as well.
+# GRPOConfig's fields that have a place outside `training`, or another name; the others of this kind are keys of it.
 _OWN_PLACE = {
-    **{
-        key: f"training.{key}"
-        for key in (
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "learning_rate",
-            "num_generations",
-            "max_steps",
-            "num_train_epochs",
-            "loss_type",
-            "max_completion_length",
-            "temperature",
-            "save_steps",
-            "seed",
-        )
-    },
     "output_dir": "output_dir",
     "resume_from_checkpoint": "training.resume",
     "reward_weights": "reward.weights",
@@ -218,8 +195,8 @@ class TrainingParams(Section):
     """The GRPO run. Names and meanings are those of TRL's `GRPOConfig`, whose other fields go into `grpo`.
 
     Exactly one of `max_steps` (optimiser steps) and `num_train_epochs` says how long to train.
-    `per_device_train_batch_size` counts completions. `resume`: continue from the last checkpoint in the
-    output folder, where there is one; false starts anew.
+    `per_device_train_batch_size` counts completions. `resume`: continue from the last checkpoint in the output folder,
+    where there is one; false starts anew.
     """
 
     per_device_train_batch_size: int = Field(1, ge=1)
@@ -250,8 +227,9 @@ class TrainingParams(Section):
     @classmethod
     def _no_second_place(cls, grpo: dict[str, Any]) -> dict[str, Any]:
         for key in grpo:
-            if key in _OWN_PLACE:
-                raise ValueError(f"{key} has its own place, {_OWN_PLACE[key]}: set it there")
+            place = f"training.{key}" if key in cls.model_fields else _OWN_PLACE.get(key)
+            if place:
+                raise ValueError(f"{key} has its own place, {place}: set it there")
         # YAML leaves 1e-3 as text here too, and TRL would fail on it long after the model has been loaded.
         return {key: _exponent_to_float(value) for key, value in grpo.items()}
 
@@ -259,17 +237,14 @@ class TrainingParams(Section):
     def _one_length(self) -> TrainingParams:
         if (self.max_steps is None) == (self.num_train_epochs is None):
             given = "neither" if self.max_steps is None else "both"
-            raise ValueError(
-                f"{given} of max_steps and num_train_epochs given: set one of them and leave the other null"
-            )
+            raise ValueError(f"{given} of max_steps and num_train_epochs given: set one and leave the other null")
         return self
 
     def batch_plan(self, num_processes: int = 1) -> BatchPlan:
         """The batch that is really used on `num_processes` processes.
 
-        A generation batch must hold whole groups of `num_generations` completions. Where the configured sizes
-        do not give that, `per_device_train_batch_size` is rounded up to the next multiple of
-        `num_generations`.
+        A generation batch must hold whole groups of `num_generations` completions. Where the configured sizes do not
+        give that, `per_device_train_batch_size` is rounded up to the next multiple of `num_generations`.
         """
         device, group, notices = self.per_device_train_batch_size, self.num_generations, []
         accumulation = self.gradient_accumulation_steps
@@ -292,8 +267,8 @@ class TrainingParams(Section):
 class EvaluationParams(Section):
     """How the policy is judged before (`baseline`) and after training.
 
-    `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol`
-    `strict` is this project's grader, `mathvista` follows the official MathVista scorer.
+    `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol` `strict` is
+    this project's grader, `mathvista` follows the official MathVista scorer.
     """
 
     num_samples: int | None = Field(None, ge=1)

@@ -1,17 +1,22 @@
-"""TODO."""
+"""The words of an error: what was given, what is accepted, and the nearest known name."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
+
+_BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below"}
 
 
 class ParamsError(ValueError):
-    """A parameter that cannot be used: the message says where it stands, what was given, what is accepted."""
+    """A parameter that cannot be used: says where it stands, what was given, what is accepted.
 
+    A sentence without its end is given a full stop.
+    """
 
-def ended(sentence: str) -> str:
-    return sentence if sentence.endswith("?") else sentence + "."
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(text if text.endswith(("?", ".")) else f"{text}." for text in sentences))
 
 
 def expectation(schema: dict[str, Any]) -> str:
@@ -19,36 +24,20 @@ def expectation(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(expectation(option) for option in schema["anyOf"])
     if "enum" in schema:
-        return "one of " + ", ".join(
-            str(value).lower() if isinstance(value, bool) else str(value) for value in schema["enum"]
-        )
+        return "one of " + ", ".join(value if isinstance(value, str) else as_given(value) for value in schema["enum"])
     kind = schema.get("type")
-    if kind == "null":
-        return "null"
-    if kind == "boolean":
-        return "true or false"
     if kind == "string":
         return "text" if not schema.get("minLength") else "text that is not empty"
     if kind == "array":
         items = expectation(schema["items"]).replace("one of ", "")
         return f"a list of {items}" if schema["items"].get("type") != "number" else "a list of numbers"
-    if kind == "object":
-        return "keys and values"
-    words = "a whole number" if kind == "integer" else "a number"
-    bounds = [
-        f"{word} {schema[key]:g}"
-        for key, word in (
-            ("minimum", "of at least"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "of at most"),
-            ("exclusiveMaximum", "below"),
-        )
-        if key in schema
-    ]
-    return " ".join([words, " and ".join(bounds)]).strip()
+    words = {"null": "null", "boolean": "true or false", "object": "keys and values", "integer": "a whole number"}
+    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in _BOUNDS.items() if key in schema)
+    return f"{words.get(kind, 'a number')} {bounds}".strip()
 
 
 def as_given(value: Any) -> str:
+    """A value as the person wrote it in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -60,9 +49,16 @@ def as_given(value: Any) -> str:
     return repr(value)
 
 
-def did_you_mean(word: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(word).lower(), [str(name) for name in known], n=1, cutoff=0.6)
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
+    """The end of a sentence on an unknown `word`: "; did you mean training?", or nothing where none is near."""
+    near = difflib.get_close_matches(str(word).lower(), list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def owners(key: str, sections: dict[str, Any]) -> str:
+    """The end of a sentence on a `key` that stands in the wrong place: the sections that have it, or nothing."""
+    names = [name for name, section in sections.items() if key in section.model_fields]
+    return f"; it is a key of {' and '.join(names)}: write it there" if names else ""
 
 
 def one_line(error: Exception) -> str:

@@ -16,11 +16,12 @@ class PolicyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled completion. `length` counts its tokens, the end-of-turn token included."""
+    """One sampled completion. `length` counts its tokens `ids`, the end-of-turn token included."""
 
     text: str
     length: int
     truncated: bool
+    ids: tuple[int, ...] = ()
 
 
 @dataclass
@@ -171,5 +172,5 @@ class Policy:
             end = next((place for place, token in enumerate(row) if token in eos_ids), None)
             kept = row if end is None else row[: end + 1]
             text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
-            flat.append(Completion(text=text, length=len(kept), truncated=end is None))
+            flat.append(Completion(text=text, length=len(kept), truncated=end is None, ids=tuple(kept)))
         return [flat[start : start + size] for start in range(0, len(flat), size)]

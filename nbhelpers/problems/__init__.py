@@ -1,5 +1,6 @@
 """Problems: loading them from any source, cutting them into training and evaluation, and asking them."""
 
+from nbhelpers.grading import PROBLEM_COLUMNS
 from nbhelpers.problems.asking import conversation, decode_once, grpo_dataset, kind_of, prompt_text
 from nbhelpers.problems.describing import guessing_rates, overlap, type_counts
 from nbhelpers.problems.drawn import KINDS, make_problems

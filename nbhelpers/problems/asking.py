@@ -1,4 +1,4 @@
-"""TODO."""
+"""Asking a problem: the words beside its picture, the conversation, and the rows that TRL trains on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ if TYPE_CHECKING:
 
 
 def prompt_text(problem: Mapping[str, Any], reward: RewardParams) -> str:
-    """The text that stands beside the picture: question, choices, unit, what kind of answer, and the output
-    format.
+    """The text beside the picture: question, choices, unit, what kind of answer, and the output format.
 
-    The wording is part of every result: the embedded model was taught with it, and figures compare only under
-    it.
+    The wording is part of every result: the embedded model was taught with it, and figures compare only under it.
     """
     lines = [problem["question"].strip()]
     choices = problem.get("choices")
@@ -36,15 +34,15 @@ def prompt_text(problem: Mapping[str, Any], reward: RewardParams) -> str:
 def _answer_hint(problem: Mapping[str, Any]) -> list[str]:
     if problem.get("question_type") == "multi_choice":
         return ["Answer with the letter of the right choice."]
-    kind, precision = problem.get("answer_type"), problem.get("precision")
-    if kind == "integer":
+    answer_type, precision = problem.get("answer_type"), problem.get("precision")
+    if answer_type == "integer":
         return ["Answer with an integer."]
-    if kind == "float" and precision:
+    if answer_type == "float" and precision:
         places = int(precision)
         return [f"Answer with a number with {places} decimal place{'s' if places > 1 else ''}."]
-    if kind == "float":
+    if answer_type == "float":
         return ["Answer with a number."]
-    if kind == "list":
+    if answer_type == "list":
         return ["Answer with a list, such as [1, 2, 3]."]
     return []
 
@@ -56,36 +54,30 @@ def conversation(problem: Mapping[str, Any], reward: RewardParams) -> list[dict[
 
 
 def kind_of(problem: Mapping[str, Any]) -> str:
-    """What results are grouped by: MathVista's `task`, else the `category`, of the metadata; else the answer
-    type.
-    """
+    """What results are grouped by: the metadata's `task` (MathVista's), else its `category`, else the answer type."""
     metadata = problem.get("metadata") or {}
     return str(metadata.get("task") or metadata.get("category") or problem.get("answer_type") or "problem")
 
 
 def grpo_dataset(problems: datasets.Dataset, params: RunParams) -> datasets.Dataset:
-    """The problems as TRL's GRPOTrainer takes them: `prompt` (a conversation), `image`, and the fields that
-    rewards need.
+    """The problems as TRL's GRPOTrainer takes them: `prompt` (a conversation), `image`, and the rewards' columns.
 
-    Rewards receive every other column as a keyword list, a value a completion: `answer`, `choices`, `unit`,
+    Rewards receive every other column as a keyword list, a value per completion: `answer`, `choices`, `unit`,
     `precision`, `question_type`, `answer_type`, `pid`, `kind`, `question`, `metadata`.
     """
     import datasets
 
     rows = problems.remove_columns("image")  # decoding the pictures is not needed for their prompts
-    columns = {
-        "prompt": [conversation(row, params.reward) for row in rows],
-        "kind": [kind_of(row) for row in rows],
-    }
+    columns = {"prompt": [conversation(row, params.reward) for row in rows], "kind": [kind_of(row) for row in rows]}
     features = datasets.Features({"prompt": datasets.Json(), "kind": datasets.Value("string")})
     return datasets.concatenate_datasets([problems, datasets.Dataset.from_dict(columns, features)], axis=1)
 
 
 def decode_once(dataset: datasets.Dataset, max_pictures: int = 64) -> datasets.Dataset:
-    """The dataset with the last `max_pictures` decoded pictures kept: GRPO asks for each row `num_generations` times a
-    step.
+    """The dataset with the last `max_pictures` decoded pictures kept.
 
-    Rows with the same picture share one PIL image, which nobody may draw on.
+    GRPO asks for each row `num_generations` times per step. Rows with the same picture share one PIL image, which
+    nobody may draw on.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Cutting problems into training and evaluation, so that nothing of one side is repeated on the other."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def question_key(question: str) -> str:
 def contents_of(rows: Iterable[Mapping[str, Any]]) -> frozenset[Hashable]:
     """What makes a training row a repetition: its picture, or its question with the same choices and answer.
 
-    The second finds a problem whose picture was saved again in another size or format. A question alone is no
-    mark of one problem between data sets: Geometry3K asks "Find x" of hundreds of pictures.
+    The second finds a problem whose picture was saved again in another size or format. A question alone is no mark of
+    one problem between data sets: Geometry3K asks "Find x" of hundreds of pictures.
     """
     marks: set[Hashable] = set()
     for row in rows:
@@ -37,42 +37,38 @@ def contents_of(rows: Iterable[Mapping[str, Any]]) -> frozenset[Hashable]:
 
 @dataclass(frozen=True)
 class Cut:
-    """Row numbers of both sides, the size of the largest group that had to stay together, and what a reader
-    should know.
-    """
+    """Row numbers of both sides, and what a reader should know."""
 
     train: list[int]
     evaluation: list[int]
-    largest_group: int
     notices: list[str]
 
 
 def cut_problems(pictures: Sequence[Hashable], questions: Sequence[str], fraction: float, seed: int) -> Cut:
     """Hold back about `fraction` of the rows so that no picture and no question text is on both sides.
 
-    Rows that share a picture or a question (in other words: apart from case, spacing and punctuation) stay
-    together, and so do rows that are chained by such pairs. Where a few stock questions chain most rows
-    together, so that less than half of `fraction` could be held back, only pictures are kept apart, and a
-    notice says so.
+    Rows that share a picture or a question (in other words: apart from case, spacing and punctuation) stay together,
+    and so do rows that are chained by such pairs. Where a few stock questions chain most rows together, so that less
+    than half of `fraction` could be held back, only pictures are kept apart, and a notice says so.
 
     Raises `DataError` when all rows share one picture.
     """
     wanted = max(1, round(len(pictures) * fraction))
     keys = [question_key(question) for question in questions]
-    groups = _connected([[("picture", p), ("question", q)] for p, q in zip(pictures, keys, strict=True)])
+    groups = _connected(pictures, keys)
     evaluation = _hold_back(groups, wanted, seed)
     notices = []
     if len(evaluation) < wanted / 2:
         stuck = max(map(len, groups))
-        groups = _connected([[picture] for picture in pictures])
+        groups = _connected(pictures)
         evaluation = _hold_back(groups, wanted, seed)
         if not evaluation and len(groups) > 1:  # every picture has more rows than are wanted
             evaluation = set(min(groups, key=len))
         held = {keys[place] for place in evaluation}
-        repeated = [place for place in range(len(keys)) if place not in evaluation and keys[place] in held]
+        repeated = {key for place, key in enumerate(keys) if place not in evaluation and key in held}
         notices.append(
             f"Stock questions chain {stuck} of the {len(keys)} rows together, so only pictures are kept apart: "
-            f"{len({keys[place] for place in repeated})} question texts are asked of training and of evaluation pictures."
+            f"{len(repeated)} question texts are asked of training and of evaluation pictures."
         )
     if not evaluation:
         raise DataError(
@@ -81,27 +77,26 @@ def cut_problems(pictures: Sequence[Hashable], questions: Sequence[str], fractio
         )
     # Both sides in the order of the rows, which is already a seeded one.
     train = [place for place in range(len(keys)) if place not in evaluation]
-    return Cut(train, sorted(evaluation), max(map(len, groups)), notices)
+    return Cut(train, sorted(evaluation), notices)
 
 
-def _connected(marks: Sequence[Sequence[Hashable]]) -> list[list[int]]:
-    """Rows that share a mark, directly or by way of others, as groups in the order of their first row."""
-    parent = list(range(len(marks)))
+def _connected(*columns: Sequence[Hashable]) -> list[list[int]]:
+    """Rows that share a value in a column, directly or by way of others, as groups in the order of their first row."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
-    first: dict[Hashable, int] = {}
-    for place, row in enumerate(marks):
-        for mark in row:
-            a, b = sorted((root(first.setdefault(mark, place)), root(place)))
-            parent[b] = a
+    rows = len(columns[0])
+    nodes: dict[Hashable, int] = {}  # a node for each value, after those of the rows
+    ends = [
+        (row, nodes.setdefault((which, value), rows + len(nodes)))
+        for which, column in enumerate(columns)
+        for row, value in enumerate(column)
+    ]
+    size = rows + len(nodes)
+    graph = coo_array(([True] * len(ends), tuple(zip(*ends, strict=True))), shape=(size, size))
     groups: dict[int, list[int]] = {}
-    for place in range(len(marks)):
-        groups.setdefault(root(place), []).append(place)
+    for row, label in enumerate(connected_components(graph, directed=False)[1][:rows].tolist()):
+        groups.setdefault(label, []).append(row)
     return list(groups.values())
 
 
@@ -109,8 +104,7 @@ def _hold_back(groups: Sequence[Sequence[int]], wanted: int, seed: int) -> set[i
     """Whole groups in a seeded order until about `wanted` rows are reached; never all of them."""
     order = list(groups)
     random.Random(seed).shuffle(order)
-    largest = max(order, key=len)
-    order.remove(largest)  # the largest always trains: something must, and it fits evaluation least
+    order.remove(max(order, key=len))  # the largest always trains: something must, and it fits evaluation least
     held: set[int] = set()
     for group in order:
         # A group may overshoot by half of itself, as then leaving it out would miss by more.

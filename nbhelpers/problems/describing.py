@@ -1,4 +1,4 @@
-"""TODO."""
+"""Figures on both sets before anything is trained: what is in them, what guessing earns, what they share."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def type_counts(problems: ProblemSets) -> list[dict[str, Any]]:
-    """Problems by kind, question type and answer type in both sets: one row a combination, the most frequent
-    first.
-    """
+    """Problems by kind, question type and answer type in both sets: a row per combination, the most frequent first."""
     counts = {
         name: Counter((kind_of(row), row["question_type"], row["answer_type"]) for row in rows.remove_columns("image"))
         for name, rows in (("train", problems.train), ("evaluation", problems.evaluation))
@@ -25,14 +23,13 @@ def type_counts(problems: ProblemSets) -> list[dict[str, Any]]:
     total = counts["train"] + counts["evaluation"]
     return [
         dict(zip(("kind", "question_type", "answer_type"), key, strict=True))
-        | {"train": counts["train"][key], "evaluation": counts["evaluation"][key]}
+        | {name: count[key] for name, count in counts.items()}
         for key, _ in total.most_common()
     ]
 
 
 def guessing_rates(problems: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The accuracy of two policies that never look: one always gives the most frequent answer, one picks a
-    choice by chance.
+    """The accuracy of two policies that never look: always the most frequent answer, or a choice by chance.
 
     A free-form answer cannot be picked by chance and counts as wrong there.
     """

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A picture from anywhere, as the model gets it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
-
 # Above this a picture is a scan or an attack; decoding 50 megapixels takes 150 MB and most of a second.
 MAX_PIXELS = 50_000_000
 
@@ -19,14 +18,10 @@ class Unusable(Exception):
 
 
 def prepare_image(picture: Any, image_size: int) -> Image.Image:
-    """A picture as the model gets it: RGB, upright, at most `image_size` pixels on the longest side, same
-    aspect ratio.
+    """A picture as the model gets it: RGB, upright, its longest side at most `image_size` pixels, same aspect ratio.
 
-    Args: picture: a PIL image, a path, or the bytes of a file. Transparent parts become white, 16 bits become
-    8.
-
-    Raises:
-        Unusable: it cannot be decoded, or has more than 50 megapixels (checked before decoding).
+    `picture` is a PIL image, a path, or the bytes of a file. Transparent parts become white, 16 bits become 8. Raises
+    `Unusable` where it cannot be decoded, or has more than 50 megapixels (checked before decoding).
     """
     from PIL import Image, ImageOps
 

@@ -1,28 +1,21 @@
-"""TODO."""
+"""One row of any source as a problem, or the reason why it cannot be one."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from nbhelpers.params import AnswerType
 from nbhelpers.problems.pictures import Unusable, prepare_image
 
 QUESTION_TYPES = ("multi_choice", "free_form")
-
-
-ANSWER_TYPES = ("text", "integer", "float", "list")
-
-
 MAX_CHOICES = 26  # one letter each
 
-
+# The names under which sources have them.
 QUESTION_COLUMNS = ("question", "problem")
-
-
 PICTURE_COLUMNS = ("decoded_image", "image", "images")
-
 
 # In a question these would become tokens of the chat template, and the picture would be looked for in the wrong place.
 _SPECIAL_TOKEN = re.compile(
@@ -40,14 +33,13 @@ def parse_json(line: str) -> Any:
 def problem_from(row: Any, name: str, image_size: int, folder: Path | None = None) -> dict[str, Any]:
     """One source row as a problem, its picture ready for the model.
 
+    Raises `Unusable` with the reason.
+
     Args:
-        row: a mapping with the columns of one of the sources above; pictures as bytes, path, or PIL image.
+        row: a mapping with MathVista's or Geometry3K's columns; pictures as bytes, path, or PIL image.
         name: the `pid` where the row has none.
         image_size: longest side of the picture in pixels.
         folder: where relative picture paths start.
-
-    Raises:
-        Unusable: with the reason.
     """
     if not isinstance(row, dict):
         raise Unusable("not a JSON object")
@@ -69,7 +61,7 @@ def problem_from(row: Any, name: str, image_size: int, folder: Path | None = Non
     if question_type == "multi_choice":
         answer = _chosen(answer, choices)
     answer_type, precision = row.get("answer_type"), row.get("precision")
-    if answer_type not in ANSWER_TYPES:
+    if answer_type not in get_args(AnswerType):
         answer, answer_type, decimals = (answer, "text", None) if choices else _read_off(answer)
         precision = decimals if precision is None else precision
     return {
@@ -114,13 +106,13 @@ def _chosen(answer: str, choices: list[str]) -> str:
 
 def _read_off(answer: str) -> tuple[str, str, int | None]:
     """(answer, answer_type, precision) of an answer without a type: a plain number is one, all else is text."""
-    plain = answer.strip("$ ").replace("\u2212", "-").replace(" ", "")
-    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", plain):
-        plain = plain.replace(",", "")
-    if re.fullmatch(r"[+-]?\d+", plain):
-        return plain, "integer", None
-    if decimal := re.fullmatch(r"[+-]?\d*\.(\d+)", plain):
-        return plain, "float", len(decimal[1])
+    bare = answer.strip("$ ").replace("\u2212", "-").replace(" ", "")
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", bare):
+        bare = bare.replace(",", "")
+    if re.fullmatch(r"[+-]?\d+", bare):
+        return bare, "integer", None
+    if decimal := re.fullmatch(r"[+-]?\d*\.(\d+)", bare):
+        return bare, "float", len(decimal[1])
     if re.fullmatch(r"\[.*\]", answer, re.S):
         return answer, "list", None
     return answer, "text", None

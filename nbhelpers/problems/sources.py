@@ -1,20 +1,17 @@
-"""TODO."""
+"""Opening a source: the hub, a local copy of it, a folder, a parquet or a JSONL file."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import ParamsError, repository_root, resolve_path
-from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json, problem_from
+from nbhelpers.params import ParamsError, did_you_mean, repository_root, resolve_path
+from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
 _SHARD = re.compile(r"(.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?)?\.parquet")
 
 
@@ -24,9 +21,7 @@ class DataError(ParamsError):
 
 @dataclass(frozen=True)
 class Source:
-    """Undecoded rows by number, the folder that relative picture paths start from, and what a reader should
-    know.
-    """
+    """Undecoded rows by number, the folder where relative picture paths start, and what a reader should know."""
 
     name: str
     rows: Sequence[Any]
@@ -36,28 +31,22 @@ class Source:
     @property
     def columns(self) -> list[str]:
         """Names of the columns; of rows in a JSONL file, those of the first hundred."""
-        names = getattr(self.rows, "column_names", None)
-        if names is None:
-            names = list(dict.fromkeys(name for row in self.rows[:100] if isinstance(row, dict) for name in row))
-        return names
-
-    def problem(self, index: int, image_size: int) -> dict[str, Any]:
-        """Row `index` as a problem; raises `Unusable`."""
-        return problem_from(self.rows[index], str(index), image_size, self.folder)
+        if isinstance(self.rows, list):
+            return list(dict.fromkeys(name for row in self.rows[:100] if isinstance(row, dict) for name in row))
+        return self.rows.column_names
 
 
 def open_source(path: str, split: str | None, key: str = "dataset.path") -> Source:
     """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet or a JSONL file.
 
-    `split` null takes every split. A source without splits, or with a single one, is read whole whatever
-    `split` says; a notice tells so. `key` is the parameter that an error names. Raises `DataError`.
+    `split` null takes every split. A source without splits, or with a single one, is read whole whatever `split` says,
+    and a notice tells so. `key` is the parameter that an error names. Raises `DataError`.
     """
     found = resolve_path(path)
     if found is None:
-        if _HUB_ID.fullmatch(path) and not path.endswith((".parquet", ".jsonl")):
-            source = _from_hub(path, split, key)
-        else:
+        if path.endswith((".parquet", ".jsonl")) or not _HUB_ID.fullmatch(path):
             raise DataError(f"{key}: there is no file or folder {path!r}; {_places(path)}.")
+        source = _from_hub(path, split, key)
     elif found.is_dir():
         source = _from_folder(found, split, key)
     elif found.suffix == ".parquet":
@@ -88,9 +77,9 @@ def _from_hub(path: str, split: str | None, key: str) -> Source:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise DataError(
             f"{key}: {path!r} could not be read from the Hugging Face hub ({type(error).__name__}: {reason[:200]}). "
-            f"There is no local copy either: {_places(path)}. Check the name and the connection; or, where there is one, run "
-            f"`hf download {path} --repo-type dataset --local-dir FOLDER` and set {key} to that FOLDER; or try the series "
-            "without any download with dataset.path=embedded."
+            f"There is no local copy either: {_places(path)}. Check the name and the connection; or, where there is "
+            f"one, run `hf download {path} --repo-type dataset --local-dir FOLDER` and set {key} to that FOLDER; or "
+            "try the series without any download with dataset.path=embedded."
         ) from None
     if isinstance(found, dict):
         names, found = list(found), datasets.concatenate_datasets(list(found.values()))
@@ -121,7 +110,7 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
 
     chosen, notices = _choose_split(list(shards), split, str(path), key)
     files = [str(file) for name in chosen for file in shards[name]]
-    shown = datasets.are_progress_bars_disabled()
+    hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # local files are read at once; a bar for each would clutter the notebook
     try:
         found = datasets.load_dataset("parquet", data_files=files, split="train")
@@ -129,7 +118,7 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
         cause = error.__cause__ or error
         raise DataError(f"{key}: {path} cannot be read as parquet ({type(cause).__name__}: {cause}).") from None
     finally:
-        if not shown:
+        if not hidden:
             datasets.enable_progress_bars()
     folder = path if path.is_dir() else path.parent
     return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), folder, notices)
@@ -141,9 +130,8 @@ def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{key}: {file} cannot be read as UTF-8 text ({error}).") from None
     rows = [parse_json(line) for line in lines if line.strip()]
-    splits = list(
-        dict.fromkeys(row["split"] for row in rows if isinstance(row, dict) and isinstance(row.get("split"), str))
-    )
+    named = (row.get("split") for row in rows if isinstance(row, dict))
+    splits = list(dict.fromkeys(split for split in named if isinstance(split, str)))
     notices: list[str] = []
     if splits:
         chosen, notices = _choose_split(splits, split, str(file), key)
@@ -161,10 +149,8 @@ def _choose_split(names: list[str], split: str | None, where: str, key: str) -> 
 
 
 def _no_split(key: str, split: str, where: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(split, names, n=1)
-    key = key.replace("path", "split")
-    hint = f"; did you mean {near[0]}?" if near else "; null takes all of them."
-    return f"{key}: {where} has no split {split!r}, but {', '.join(names)}{hint}"
+    hint = did_you_mean(split, names) or "; null takes all of them."
+    return f"{key.replace('path', 'split')}: {where} has no split {split!r}, but {', '.join(names)}{hint}"
 
 
 def _undecoded(found: Any) -> Any:
@@ -180,15 +166,10 @@ def _undecoded(found: Any) -> Any:
 
 
 def _check_columns(source: Source, key: str) -> None:
-    columns = source.columns
     if not len(source.rows):
         raise DataError(f"{key}: {source.name} holds no rows.")
-    missing = [
-        " or ".join(names)
-        for names in (QUESTION_COLUMNS, PICTURE_COLUMNS, ("answer",))
-        if not set(names) & set(columns)
-    ]
+    columns, needed = source.columns, (QUESTION_COLUMNS, PICTURE_COLUMNS, ("answer",))
+    missing = "; ".join(" or ".join(names) for names in needed if not set(names) & set(columns))
     if missing:
-        raise DataError(
-            f"{key}: {source.name} has the columns {', '.join(columns) or 'of no JSON object'}; missing: {'; '.join(missing)}."
-        )
+        found = ", ".join(columns) or "of no JSON object"
+        raise DataError(f"{key}: {source.name} has the columns {found}; missing: {missing}.")

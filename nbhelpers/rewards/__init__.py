@@ -1,7 +1,7 @@
 """Reward functions, what a group makes of them, and a look at both before training."""
 
+from nbhelpers.grading import GRADING_COLUMNS
 from nbhelpers.rewards.functions import (
-    GRADING_COLUMNS,
     RECIPES,
     closeness_reward_func,
     correctness_reward_func,

@@ -1,19 +1,14 @@
-"""TODO."""
+"""The reward functions, with TRL's signature so that they drop into any GRPOTrainer."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nbhelpers.grading import DEFAULT_DELIMITERS, GRADING_COLUMNS, Delimiters, can_grade, check_format, grade
-
-if TYPE_CHECKING:
-    from nbhelpers.params import RewardParams
-
+from nbhelpers.grading import GRADING_COLUMNS, Verdict, can_grade, check_format, grade
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters, RewardParams, did_you_mean
 
 Reward = Callable[..., list[float | None]]
 
@@ -31,10 +26,17 @@ def completion_text(completion: Any) -> str:
     return ""
 
 
-def _rows(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """What grading wants to know about each completion's problem, from TRL's keyword lists."""
-    present = [(key, columns[key]) for key in GRADING_COLUMNS if columns.get(key) is not None]
-    return [{key: column[at] for key, column in present} for at in range(count)]
+def _verdicts(
+    completions: Sequence[Any], answers: Sequence[Any], delimiters: Delimiters, columns: dict[str, Any]
+) -> list[Verdict | None]:
+    """The grader's verdict on each completion, None without a gold answer; `columns` are TRL's keyword lists."""
+    present = {name: columns[name] for name in GRADING_COLUMNS if columns.get(name) is not None}
+    verdicts = []
+    for at, (completion, gold) in enumerate(zip(completions, answers, strict=True)):
+        row = {name: column[at] for name, column in present.items()}
+        judged = can_grade(gold, **row)
+        verdicts.append(grade(completion_text(completion), gold, delimiters=delimiters, **row) if judged else None)
+    return verdicts
 
 
 def formatting_reward_func(
@@ -48,11 +50,8 @@ def formatting_reward_func(
 
     See `grading.check_format` for what counts as well formed. Whether the solution is right plays no part.
     """
-    scores = []
-    for completion in completions:
-        form = check_format(completion_text(completion), delimiters)
-        scores.append(formatting_reward * (form.reasoning + form.solution))
-    return scores
+    forms = [check_format(completion_text(completion), delimiters) for completion in completions]
+    return [formatting_reward * (form.reasoning + form.solution) for form in forms]
 
 
 def correctness_reward_func(
@@ -69,18 +68,10 @@ def correctness_reward_func(
 
     TRL's `log_metric`, where it is given, receives the share of completions in which no answer could be read.
     """
-    scores: list[float | None] = []
-    unread = 0
-    for completion, gold, row in zip(completions, answer, _rows(kwargs, len(completions)), strict=True):
-        if not can_grade(gold, **row):
-            scores.append(None)
-            continue
-        verdict = grade(completion_text(completion), gold, delimiters=delimiters, **row)
-        unread += verdict.parsed is None
-        scores.append(correctness_reward if verdict.correct else 0.0)
-    if log_metric is not None and scores:
-        log_metric("unparsed_rate", unread / len(scores))
-    return scores
+    verdicts = _verdicts(completions, answer, delimiters, kwargs)
+    if log_metric is not None and verdicts:
+        log_metric("unparsed_rate", sum(v is not None and v.parsed is None for v in verdicts) / len(verdicts))
+    return [None if verdict is None else correctness_reward * verdict.correct for verdict in verdicts]
 
 
 def closeness_reward_func(
@@ -98,21 +89,20 @@ def closeness_reward_func(
     slope to climb; it also pays a policy that always says a middling number, so look at the samples.
     """
     scores: list[float | None] = []
-    for completion, gold, row in zip(completions, answer, _rows(kwargs, len(completions)), strict=True):
-        target = _number(gold)
-        if row.get("choices") or target is None or not can_grade(gold, **row):
+    choices = kwargs.get("choices") or [None] * len(completions)
+    verdicts = _verdicts(completions, answer, delimiters, kwargs)
+    for verdict, gold, offered in zip(verdicts, answer, choices, strict=True):
+        target, stated = _as_number(gold), _as_number(verdict and verdict.parsed)
+        if offered or target is None or verdict is None:
             scores.append(None)
-            continue
-        verdict = grade(completion_text(completion), gold, delimiters=delimiters, **row)
-        stated = _number(verdict.parsed)
-        if verdict.correct or stated is None:
+        elif verdict.correct or stated is None:
             scores.append(float(verdict.correct))
         else:
             scores.append(0.5 * max(0.0, 1 - abs(stated - target) / max(abs(target), 1.0)))
     return scores
 
 
-def _number(text: Any) -> float | None:
+def _as_number(text: Any) -> float | None:
     try:
         value = float(text)
     except (TypeError, ValueError, OverflowError):
@@ -127,11 +117,10 @@ def overlong_reward_func(
     completion_ids: Sequence[Sequence[int]] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
-    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then falling to -1 at its
-    end.
+    """DAPO's soft overlong punishment: 0 up to the last fifth of `max_completion_length`, then down to -1 at its end.
 
-    Lengths are tokens and come from TRL's `completion_ids`; without them nothing can be judged. A completion that was
-    cut off fills the whole length and so gets -1. Source: DAPO, section 3.4 (https://arxiv.org/abs/2503.14476), where
+    Lengths are tokens and come from TRL's `completion_ids`; without them nothing can be judged. A truncated completion
+    fills the whole length and so gets -1. Source: DAPO, section 3.4 (https://arxiv.org/abs/2503.14476), where
     the buffer is a fifth of the length as well (4,096 of 20,480 tokens).
     """
     if completion_ids is None:
@@ -141,7 +130,7 @@ def overlong_reward_func(
     return [max(-1.0, min(0.0, (free - len(ids)) / buffer)) for ids in completion_ids]
 
 
-def repetition_reward_func(completions: Sequence[Any], *, size: int = 3, **kwargs: Any) -> list[float]:
+def repetition_reward_func(completions: Sequence[Any], **kwargs: Any) -> list[float]:
     """0 for a text without repeated word triples, towards -1 the larger the share of repeated ones is.
 
     The n-gram repetition penalty of https://arxiv.org/abs/2502.03373, over blank-separated words.
@@ -149,36 +138,31 @@ def repetition_reward_func(completions: Sequence[Any], *, size: int = 3, **kwarg
     scores = []
     for completion in completions:
         words = completion_text(completion).lower().split()
-        grams = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
-        scores.append(len(set(grams)) / len(grams) - 1.0 if grams else 0.0)
+        triples = list(zip(words, words[1:], words[2:], strict=False))
+        scores.append(len(set(triples)) / len(triples) - 1.0 if triples else 0.0)
     return scores
 
 
-BUILT_IN: MappingProxyType[str, Reward] = MappingProxyType(
-    {
-        "formatting": formatting_reward_func,
-        "correctness": correctness_reward_func,
-        "closeness": closeness_reward_func,
-        "overlong": overlong_reward_func,
-        "repetition": repetition_reward_func,
-    }
-)
-
+BUILT_IN: dict[str, Reward] = {
+    "formatting": formatting_reward_func,
+    "correctness": correctness_reward_func,
+    "closeness": closeness_reward_func,
+    "overlong": overlong_reward_func,
+    "repetition": repetition_reward_func,
+}
 
 # Sections to give to `RunParams.load(...)`. "correctness_only" pays for nothing but the right answer and divides by
 # neither the length nor the group's spread, so that neither long nor short answers are favoured (Dr. GRPO,
 # https://arxiv.org/abs/2503.20783). It needs a policy that answers in the format already.
-RECIPES: MappingProxyType[str, dict[str, dict[str, Any]]] = MappingProxyType(
-    {
-        "two_rewards": {"reward": {"functions": ["formatting", "correctness"]}},
-        "correctness_only": {
-            "reward": {"functions": ["correctness"]},
-            "training": {"loss_type": "dr_grpo", "grpo": {"scale_rewards": "none"}},
-        },
-        "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
-        "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
-    }
-)
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "two_rewards": {"reward": {"functions": ["formatting", "correctness"]}},
+    "correctness_only": {
+        "reward": {"functions": ["correctness"]},
+        "training": {"loss_type": "dr_grpo", "grpo": {"scale_rewards": "none"}},
+    },
+    "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
+    "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
+}
 
 
 def _own_function(name: str) -> Reward:
@@ -191,19 +175,17 @@ def _own_function(name: str) -> Reward:
     function = getattr(module, function_name, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        near = difflib.get_close_matches(function_name, public, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(function_name, public)
         raise ValueError(f"reward {name!r}: module {module_name!r} has no function {function_name!r}{hint}")
     return function
 
 
 def _named(name: str, function: Reward, **settings: Any) -> Reward:
+    # TRL logs rewards/<__name__>/mean; it would unwrap a functools.partial and log the wrapped function's name.
     def reward(*args: Any, **kwargs: Any) -> list[float | None]:
         return function(*args, **kwargs, **settings)
 
-    # TRL logs rewards/<__name__>/mean.
-    reward.__name__ = reward.__qualname__ = name
-    reward.__doc__ = function.__doc__
+    reward.__name__ = name
     return reward
 
 
@@ -216,14 +198,9 @@ def make_reward_funcs(reward_params: RewardParams, *, max_completion_length: int
         max_completion_length: Tokens that a completion may have; only `overlong` needs it.
 
     Raises:
-        ValueError: A name is no reward of the package, or the user's own function cannot be found.
+        ValueError: The user's own function cannot be found, or `overlong` lacks its length.
     """
-    delimiters = Delimiters(
-        reward_params.reasoning_start,
-        reward_params.reasoning_end,
-        reward_params.solution_start,
-        reward_params.solution_end,
-    )
+    delimiters = reward_params.delimiters
     settings: dict[str, dict[str, Any]] = {
         "formatting": {"formatting_reward": reward_params.formatting_reward, "delimiters": delimiters},
         "correctness": {"correctness_reward": reward_params.correctness_reward, "delimiters": delimiters},
@@ -235,10 +212,6 @@ def make_reward_funcs(reward_params: RewardParams, *, max_completion_length: int
         if ":" in name:
             own = _own_function(name)  # as it is, so that TRL sees whether it is asynchronous
             functions.append(own if hasattr(own, "__name__") else _named(name.partition(":")[2], own))
-        elif name not in BUILT_IN:
-            near = difflib.get_close_matches(name, BUILT_IN, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"reward {name!r} is unknown: use one of {', '.join(BUILT_IN)} or module:function{hint}")
         elif name == "overlong" and max_completion_length is None:
             raise ValueError("reward 'overlong' needs max_completion_length, the tokens that a completion may have")
         else:

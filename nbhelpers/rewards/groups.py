@@ -1,4 +1,4 @@
-"""TODO."""
+"""What GRPO makes of a group's rewards: the baseline, the spread, the advantages."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def group_statistics(rewards: Sequence[float | None], num_generations: int, scal
     """Mean, spread and advantages of every group, as TRL's GRPOTrainer computes them.
 
     Args:
-        rewards: One total a completion, groups one after the other. None (nobody could judge) counts in no mean.
-        num_generations: Completions a group.
+        rewards: One total per completion, groups one after the other. None (nobody could judge) counts in no mean.
+        num_generations: Completions per group.
         scale: "none" (Dr. GRPO) or "group" (GRPO), TRL's `scale_rewards`.
 
     Raises:
@@ -42,21 +42,19 @@ def group_statistics(rewards: Sequence[float | None], num_generations: int, scal
         raise ValueError(f"{len(rewards)} rewards do not make groups of {num_generations}")
     if scale not in ("none", "group"):
         raise ValueError(f"scale {scale!r} is unknown: use 'none' or 'group'")
-    values = np.array([np.nan if value is None else value for value in rewards], dtype=float)
-    values = values.reshape(-1, num_generations)
-    judged = ~np.isnan(values)
-    count = judged.sum(axis=1)
-    filled = np.where(judged, values, 0.0)
-    means = filled.sum(axis=1) / np.maximum(count, 1)
-    apart = np.where(judged, values - means[:, None], 0.0)
-    spreads = np.sqrt((apart**2).sum(axis=1) / np.maximum(count - 1, 1))
+    values = np.array(rewards, dtype=float).reshape(-1, num_generations)  # a None becomes NaN
+    judged = np.ma.masked_invalid(values)
+    means = judged.mean(axis=1).filled(0.0)
+    apart = (judged - means[:, None]).filled(0.0)
+    spreads = judged.std(axis=1, ddof=1).filled(0.0)
     # TRL adds the same 1e-4 so that a group without spread does not divide by zero.
     advantages = apart / (spreads[:, None] + 1e-4) if scale == "group" else apart
     return GroupStatistics(values, means, spreads, advantages, float(np.mean(spreads < 1e-8)))
 
 
 def signal_chance(rate: float, num_generations: int) -> float:
-    """The chance that a group of `num_generations` completions, each right with probability `rate`, holds right and
-    wrong
-    ones: what a correctness reward needs to teach anything."""
+    """The chance that a group of `num_generations` completions holds right and wrong ones.
+
+    A correctness reward needs that to teach anything. `rate` is the probability, 0 to 1, that a completion is right.
+    """
     return 1 - rate**num_generations - (1 - rate) ** num_generations

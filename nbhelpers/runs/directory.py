@@ -1,22 +1,23 @@
-"""TODO."""
+"""The run directory: where everything of one run lies, and what its manifest says of it."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.runs.files import cut_torn_line, json_value, to_json, write_whole
+from nbhelpers.params import RunParams
+from nbhelpers.runs.files import json_value, to_json, whole_lines, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from nbhelpers.params import RunParams
 
 
 class RunDirectory:
@@ -47,13 +48,16 @@ class RunDirectory:
 
     # rows
 
-    def append_jsonl(self, path: Path, row: dict[str, Any]) -> None:
-        """Append one row in one write. A torn last line of a process that was killed is cut off first."""
+    def append_jsonl(self, path: Path, *rows: dict[str, Any]) -> None:
+        """Append rows in one write. A torn last line of a process that was killed goes first."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        line = to_json(row).encode("utf-8") + b"\n"
         with open(path, "a+b", buffering=0) as file:
-            cut_torn_line(file)
-            file.write(line)
+            if size := file.seek(0, os.SEEK_END):
+                with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+                    whole = content.rfind(b"\n") + 1
+                if whole < size:
+                    file.truncate(whole)
+            file.write(b"".join(map(to_json, rows)))
 
     def read_jsonl(self, path: Path) -> list[dict[str, Any]]:
         """All rows; none where the file does not exist yet. A line that is still being written is left out.
@@ -64,20 +68,15 @@ class RunDirectory:
 
     def iter_jsonl(self, path: Path) -> Iterator[dict[str, Any]]:
         """`read_jsonl` row by row, for files too large to hold."""
-        if not path.is_file():
-            return
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        for number, line in enumerate(whole_lines(path), start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
 
     def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
         """Replace a file of rows; a reader sees the old one or the new one, never a part."""
-        self.write_text(path, "".join(to_json(row) + "\n" for row in rows))
+        write_whole(path, map(to_json, rows))
 
     # manifest
 
@@ -85,22 +84,19 @@ class RunDirectory:
         """The manifest, empty before the first write."""
         return self.read_json(self.manifest_path) or {}
 
-    def update_manifest(self, **entries: Any) -> dict[str, Any]:
-        """Set top-level entries, merging a mapping into the one that is there; returns the new manifest."""
+    def update_manifest(self, **entries: Any) -> None:
+        """Set top-level entries, merging a mapping into the one that is there."""
         manifest = self.read_manifest()
         for key, value in entries.items():
-            if isinstance(value, dict) and isinstance(manifest.get(key), dict):
-                manifest[key] = {**manifest[key], **value}
-            else:
-                manifest[key] = value
+            both = isinstance(value, dict) and isinstance(manifest.get(key), dict)
+            manifest[key] = manifest[key] | value if both else value
         self.write_json(self.manifest_path, manifest)
-        return manifest
 
     def record_run(self, params: RunParams) -> None:
         """Write `params.yaml`, and into the manifest what the run is made of.
 
-        With the same parameters (`training.resume` apart) the manifest's other entries stay; with different
-        ones they belonged to an earlier run and go.
+        With the same parameters (`training.resume` apart) the manifest's other entries stay; with different ones they
+        belonged to an earlier run and go.
         """
         self.write_text(self.params_path, params.to_yaml())
         manifest = self.read_manifest()
@@ -136,18 +132,13 @@ class RunDirectory:
     def set_aside(self, *paths: Path) -> Path | None:
         """Move earlier results to `previous/<number>/`: all that a run leaves, unless `paths` are named.
 
-        A second run in the same directory thus loses nothing of the first. Pictures stay where they are: they
-        are named by their content and shared. Returns the folder, None where there was nothing to move.
+        A second run in the same directory thus loses nothing of the first. Pictures stay where they are: they are named
+        by their content and shared. Returns the folder, None where there was nothing to move.
         """
         results = paths or (
-            self.metrics_path,
-            *self.path.glob("samples.*"),
-            self.predictions_path,
-            self.evaluation_path,
-            self.report_path,
-            self.checkpoints_dir,
-            self.final_model_dir,
-        )
+            self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.evaluation_path,
+            self.report_path, self.checkpoints_dir, self.final_model_dir,
+        )  # fmt: skip
         there = [path for path in results if path.exists()]
         if not there:
             return None
@@ -169,18 +160,19 @@ class RunDirectory:
 
     def write_json(self, path: Path, value: Any) -> None:
         """Replace a JSON file; a reader sees the old one or the new one, never a part."""
-        self.write_text(path, to_json(value, indent=2) + "\n")
+        write_whole(path, [to_json(value, indent=2)])
 
     def write_text(self, path: Path, text: str) -> None:
         """Replace a text file in the same way."""
-        write_whole(path, lambda file: file.write(text.encode("utf-8")))
+        write_whole(path, [text.encode("utf-8")])
 
     def image_file(self, image: Image.Image) -> str:
         """Save a picture once, named by its content; returns `images/<sha1>.png`, relative to the run."""
         content = hashlib.sha1(f"{image.mode} {image.size}".encode() + image.tobytes(), usedforsecurity=False)
         path = self.images_dir / f"{content.hexdigest()}.png"
         if not path.is_file():
-            write_whole(path, lambda file: image.save(file, format="PNG"))
+            image.save(file := io.BytesIO(), format="PNG")
+            write_whole(path, [file.getvalue()])
         return path.relative_to(self.path).as_posix()
 
 

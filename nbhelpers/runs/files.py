@@ -1,4 +1,4 @@
-"""TODO."""
+"""How anything gets onto the disk and back: values as JSON, files replaced in one step, lines read whole."""
 
 from __future__ import annotations
 
@@ -6,46 +6,18 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 
-def cut_torn_line(file: Any) -> None:
-    """Cut an open binary file after its last newline."""
-    size = end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end < size:
-        file.truncate(end)
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """A JSON text and its newline, in UTF-8; a value in JSON's own types, see `json_value`.
 
-
-def write_whole(path: Path, write: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        # mkstemp is for the owner's eyes only; a run directory is for reading.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
+    A lone surrogate, which a tokenizer can produce and UTF-8 cannot hold, stays a `\\udXXX` escape.
+    """
     text = json.dumps(json_value(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate in sampled text
-        text = json.dumps(json_value(value), allow_nan=False, indent=indent)
-    return text
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def json_value(value: Any) -> Any:
@@ -61,3 +33,25 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Replace a file by these bytes; a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+        # mkstemp is for the owner's eyes only; a run directory is for reading.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, where it exists; a last one that is still being written is left out."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))

@@ -1,7 +1,8 @@
-"""TODO."""
+"""What machine this is: installed versions, processor, memory and GPUs, all read without importing torch."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -15,31 +16,17 @@ from typing import Any
 
 # What a result may depend on; the set that was run together is in pyproject.toml.
 _PACKAGES = (
-    "nbhelpers",
-    "torch",
-    "trl",
-    "transformers",
-    "datasets",
-    "peft",
-    "accelerate",
-    "vllm",
-    "unsloth",
-    "unsloth-zoo",
-    "bitsandbytes",
-    "pillow",
-    "numpy",
-    "papermill",
-)
+    "nbhelpers", "torch", "trl", "transformers", "datasets", "peft", "accelerate", "vllm", "unsloth", "unsloth-zoo",
+    "bitsandbytes", "pillow", "numpy", "papermill",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that a result may depend on, as installed; nothing is imported."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -54,12 +41,11 @@ def hardware() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    try:
+    with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        if found := re.search(r"^model name\s*:\s*(.+)$", text, re.M):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _memory_gib() -> float | None:
@@ -96,14 +82,9 @@ def find_gpus() -> list[Gpu]:
     if shutil.which("nvidia-smi") is None:
         return []
     fields = "name,driver_version,memory.total,memory.free,compute_cap"
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return []
     gpus = []

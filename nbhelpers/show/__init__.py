@@ -1,4 +1,4 @@
-"""Everything to look at: plots, tables, the viewer, the live view, and pages; each is imported when it is first asked for."""
+"""Everything to look at: plots, tables, viewer, live view and pages; each is imported when it is first asked for."""
 
 import importlib
 
@@ -7,13 +7,16 @@ _ROOMS = {
     "comparison": ("Comparison", "compare_runs"),
     "evaluation_plots": ("before_after",),
     "figures": ("style",),
-    "live": ("LiveView", "live_view"),
+    "group_plots": ("ratio_figure",),
+    "live": ("count_up", "live_view"),
     "pages": ("Page", "is_interactive"),
     "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
-    "report": ("ReportError", "write_report"),
+    "report": ("write_report",),
     "samples": ("changed_minds", "show_samples"),
+    "standalone": ("ReportError",),
     "training_plots": ("compare_curves", "training_overview"),
     "viewer": ("SampleViewer",),
+    "coloured": ("words",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [*_ROOM_OF, "lesson"]

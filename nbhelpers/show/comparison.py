@@ -1,16 +1,17 @@
-"""TODO."""
+"""Two or more evaluated runs on one page, each against the first on the problems that both have."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.runs import RunDirectory
-from nbhelpers.show.samples import delimiters_of_run, most_instructive, sort_changes
-from nbhelpers.show.standalone import ReportError, figure_uri, image_uri, render, run_of
+from nbhelpers.show.samples import change_cards, sort_changes
+from nbhelpers.show.standalone import ReportError, figure_uri, render, run_of
+from nbhelpers.show.text import percent, points
 from nbhelpers.show.training_plots import compare_curves
 
 
@@ -20,31 +21,33 @@ class Comparison:
 
     Attributes:
         path: the written page.
-        table: one dict a run: run, model, dataset, steps, accuracy, format_rate, and, against the first run, matched
-            (problems),
-            difference (accuracy of this run less the first's, from -1 to 1), ci95.
+        table: one dict per run: run, model, dataset, steps, accuracy, format_rate, and, against the first run, matched
+            (problems), difference (accuracy of this run less the first's, from -1 to 1), ci95.
         cautions: sentences on what makes the comparison weaker.
-        figure: the curves over one another.
     """
 
     path: Path
     table: list[dict]
     cautions: list[str]
-    figure: Any = field(repr=False)
 
     def __str__(self) -> str:
-        lines = []
-        for row in self.table:
-            line = f"{row['run']}: accuracy {row['accuracy']:.1%}"
-            if row["difference"] is not None:
-                low, high = row["ci95"]
-                line += (
-                    f", {100 * row['difference']:+.1f} points against {self.table[0]['run']} on the same {row['matched']} problems "
-                    f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
-                )
-            lines.append(line)
+        lines = [f"{row['run']}: accuracy {percent(row['accuracy'])}" for row in self.table]
+        lines += [_sentence(row, self.table[0]["run"]) for row in self.table[1:]]
         lines += [f"Note: {sentence}" for sentence in self.cautions]
         return "\n".join([*lines, f"Curves and examples: {self.path}"])
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A run, its rows after training, and the problems that they answer."""
+
+    name: str
+    run: RunDirectory
+    rows: list[dict]
+    problems: set[tuple]
+    evaluation: dict
+    manifest: dict
+    metrics: list[dict]
 
 
 def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -> Comparison:
@@ -62,78 +65,49 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
         ReportError: fewer than two runs, a run without evaluation, different grading protocols, or no problem in
             common.
     """
-
-    from nbhelpers.evaluation import paired_difference, problem_accuracy
-
-    found = [run_of(run) for run in runs]
-    if len({run.path for run in found}) < 2:
-        raise ReportError(
-            f"a comparison needs at least two different runs; given: {', '.join(map(str, runs)) or 'none'}"
-        )
-    names = _distinct_names(found)
-    evaluations = [run.read_json(run.evaluation_path) or {} for run in found]
-    predictions = [[row for row in run.iter_jsonl(run.predictions_path) if row["phase"] == "after"] for run in found]
-    for name, rows in zip(names, predictions, strict=True):
-        if not rows:
-            raise ReportError(
-                f"{name} has no predictions after training: run notebook 04 on it first (nbhelpers run ... --notebooks 4)"
-            )
-    protocols = [str(evaluation.get("protocol")) for evaluation in evaluations]
+    directories = [run_of(run) for run in runs]
+    if len({run.path for run in directories}) < 2:
+        given = ", ".join(map(str, runs)) or "none"
+        raise ReportError(f"a comparison needs at least two different runs; given: {given}")
+    found = [_read(name, run) for name, run in zip(_distinct_names(directories), directories, strict=True)]
+    first = found[0]
+    protocols = [str(one.evaluation.get("protocol")) for one in found]
     if len(set(protocols)) > 1:
-        graded = ", ".join(f"{name} by {protocol!r}" for name, protocol in zip(names, protocols, strict=True))
+        graded = ", ".join(f"{one.name} by {protocol!r}" for one, protocol in zip(found, protocols, strict=True))
         raise ReportError(
             f"the runs were graded by different protocols, so their accuracies are not comparable: {graded}"
         )
-    problems = [{_identity(row): None for row in rows} for rows in predictions]
-    cautions = _cautions(names, evaluations, problems)
-    manifests = [run.read_manifest() for run in found]
-    metrics = [run.read_jsonl(run.metrics_path) for run in found]
-    table = []
-    for place, (name, rows) in enumerate(zip(names, predictions, strict=True)):
-        shared = problems[0].keys() & problems[place].keys()
-        if not shared:
-            raise ReportError(
-                f"{names[0]} and {name} were evaluated on different problems (none has the same id, picture, question and answer), "
-                f"so there is nothing to pair: evaluate both on the same data (dataset.eval_path, dataset.seed, evaluation.num_samples)"
-            )
-        own = [row for row in rows if _identity(row) in shared]
-        result: dict = {"accuracy": None, "ci95": None}
-        if place:
-            base = [row for row in predictions[0] if _identity(row) in shared]
-            result = paired_difference(problem_accuracy(base), problem_accuracy(own))
-        accuracy = problem_accuracy(own)
-        table.append(
-            {
-                "run": name,
-                "model": str(manifests[place].get("model", "?")),
-                "dataset": str((manifests[place].get("dataset") or {}).get("path", "?")),
-                "steps": metrics[place][-1].get("step") if metrics[place] else 0,
-                "accuracy": sum(accuracy.values()) / len(accuracy),
-                "format_rate": sum(bool(row.get("format_ok")) for row in own) / len(own),
-                "matched": len(shared) if place else None,
-                "difference": result["accuracy"],
-                "ci95": result["ci95"],
-            }
-        )
-    figure = compare_curves(dict(zip(names, metrics, strict=True)))
-    path = Path(output) if output is not None else found[0].path.parent / "comparison.html"
+    table = [_table_row(one, first) for one in found]
+    cautions = _cautions(found)
+    path = Path(output) if output is not None else first.run.path.parent / "comparison.html"
     page = render(
         "compare.html",
         ("page.css", "samples.css"),
-        title=f"{' against '.join(names)}" if len(names) == 2 else f"{len(names)} runs compared",
-        lead=_comparison_sentence(table),
-        first=names[0],
-        names=names,
+        title=" against ".join(one.name for one in found) if len(found) == 2 else f"{len(found)} runs compared",
+        lead=" ".join(_sentence(row, first.name) for row in table[1:]),
         table=table,
         cautions=cautions,
-        curves=figure_uri(figure) if any(metrics) else None,
-        settings=_different_settings(manifests),
-        changes=_disagreements(found, names, predictions, problems) if len(found) == 2 else [],
-        delimiters=delimiters_of_run(found[0].path),
+        curves=figure_uri(compare_curves({one.name: one.metrics for one in found})),
+        settings=_different_settings([one.manifest for one in found]),
+        changes=_disagreements(*found) if len(found) == 2 else [],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    found[0].write_text(path, page)
-    return Comparison(path, table, cautions, figure)
+    first.run.write_text(path, page)
+    return Comparison(path, table, cautions)
+
+
+def _read(name: str, run: RunDirectory) -> _Evaluated:
+    rows = [row for row in run.iter_jsonl(run.predictions_path) if row["phase"] == "after"]
+    if not rows:
+        advice = "run notebook 04 on it first (nbhelpers run ... --notebooks 4)"
+        raise ReportError(f"{name} has no predictions after training: {advice}")
+    evaluation = run.read_json(run.evaluation_path) or {}
+    metrics = run.read_jsonl(run.metrics_path)
+    return _Evaluated(name, run, rows, {_identity(row) for row in rows}, evaluation, run.read_manifest(), metrics)
+
+
+def _identity(row: Mapping) -> tuple:
+    return (row["pid"], row.get("image"), row.get("question"), str(row.get("answer")))
 
 
 def _distinct_names(runs: Sequence[RunDirectory]) -> list[str]:
@@ -145,39 +119,57 @@ def _distinct_names(runs: Sequence[RunDirectory]) -> list[str]:
     return [str(run.path) for run in runs]
 
 
-def _identity(row: Mapping) -> tuple:
-    return (row["pid"], row.get("image"), row.get("question"), str(row.get("answer")))
+def _table_row(one: _Evaluated, first: _Evaluated) -> dict:
+    from nbhelpers.evaluation import paired_difference, problem_accuracy
+
+    shared = first.problems & one.problems
+    if not shared:
+        raise ReportError(
+            f"{first.name} and {one.name} were evaluated on different problems (none has the same id, picture, "
+            "question and answer), so there is nothing to pair: evaluate both on the same data "
+            "(dataset.eval_path, dataset.seed, evaluation.num_samples)"
+        )
+    own, base = ([row for row in of.rows if _identity(row) in shared] for of in (one, first))
+    accuracy = problem_accuracy(own)
+    difference = {} if one is first else paired_difference(problem_accuracy(base), accuracy)
+    return {
+        "run": one.name,
+        "model": str(one.manifest.get("model", "?")),
+        "dataset": str((one.manifest.get("dataset") or {}).get("path", "?")),
+        "steps": one.metrics[-1].get("step") if one.metrics else 0,
+        "accuracy": sum(accuracy.values()) / len(accuracy),
+        "format_rate": sum(bool(row.get("format_ok")) for row in own) / len(own),
+        "matched": None if one is first else len(shared),
+        "difference": difference.get("accuracy"),
+        "ci95": difference.get("ci95"),
+    }
 
 
-def _cautions(names: Sequence[str], evaluations: Sequence[Mapping], problems: Sequence[Mapping]) -> list[str]:
-    cautions = []
-    decodings = [json.dumps(evaluation.get("decoding"), sort_keys=True) for evaluation in evaluations]
+def _cautions(found: Sequence[_Evaluated]) -> list[str]:
+    cautions, first = [], found[0]
+    decodings = [json.dumps(one.evaluation.get("decoding"), sort_keys=True) for one in found]
     if len(set(decodings)) > 1:
-        said = "; ".join(f"{name}: {decoding}" for name, decoding in zip(names, decodings, strict=True))
+        said = "; ".join(f"{one.name}: {decoding}" for one, decoding in zip(found, decodings, strict=True))
         cautions.append(f"The runs were decoded differently, which alone changes accuracy. {said}")
-    for name, of_run in zip(names[1:], problems[1:], strict=True):
-        shared = problems[0].keys() & of_run.keys()
-        left_out = len(problems[0]) + len(of_run) - 2 * len(shared)
-        if left_out and shared:
-            moved = len({key[0] for key in problems[0].keys() - shared} & {key[0] for key in of_run.keys() - shared})
+    for one in found[1:]:
+        if first.problems != one.problems:
+            shared = first.problems & one.problems
+            moved = len({key[0] for key in first.problems - shared} & {key[0] for key in one.problems - shared})
             same_id = f"; {moved} of them share an id but not picture, question and answer" if moved else ""
             cautions.append(
-                f"{len(shared)} problems are the same in {names[0]} ({len(problems[0])}) and {name} ({len(of_run)}); "
-                f"the others are left out{same_id}."
+                f"{len(shared)} problems are the same in {first.name} ({len(first.problems)}) and {one.name} "
+                f"({len(one.problems)}); the others are left out{same_id}."
             )
     return cautions
 
 
-def _comparison_sentence(table: Sequence[Mapping]) -> str:
-    sentences = []
-    for row in table[1:]:
-        low, high = row["ci95"]
-        verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable with this many problems"
-        sentences.append(
-            f"{row['run']} against {table[0]['run']}: {100 * row['difference']:+.1f} points on the same {row['matched']} problems "
-            f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {verdict}."
-        )
-    return " ".join(sentences)
+def _sentence(row: Mapping, first: str) -> str:
+    low, high = row["ci95"]
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable with this many problems"
+    return (
+        f"{row['run']} against {first}: {points(row['difference'])} points on the same {row['matched']} problems "
+        f"(95 % interval {points(low)} to {points(high)}): {verdict}."
+    )
 
 
 def _different_settings(manifests: Sequence[Mapping]) -> list[tuple[str, list[str]]]:
@@ -195,21 +187,11 @@ def _flatten(parameters: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{name}", value
 
 
-def _disagreements(
-    runs: Sequence[RunDirectory],
-    names: Sequence[str],
-    predictions: Sequence[Sequence[Mapping]],
-    problems: Sequence[Mapping],
-) -> list[tuple[str, list]]:
+def _disagreements(first: _Evaluated, second: _Evaluated) -> list[tuple[str, list[str]]]:
     """Problems that one of two runs gets right and the other does not, first run's answer before the second's."""
-    shared = problems[0].keys() & problems[1].keys()
-    phases = zip(("before", "after"), predictions, strict=True)
-    rows = [{**row, "phase": phase} for phase, of_run in phases for row in of_run if _identity(row) in shared]
-    changes = sort_changes(rows)
-    result = []
-    for name, winner in (("fixed", names[1]), ("broken", names[0])):
-        pairs = most_instructive(changes[name], 3)
-        if pairs:
-            heading = f"Only {winner} is right ({len(pairs)} of {len(changes[name])})"
-            result.append((heading, [(*pair, image_uri(runs[0], pair[1])) for pair in pairs]))
-    return result
+    phases = (("before", first), ("after", second))
+    shared = first.problems & second.problems
+    rows = [{**row, "phase": phase} for phase, one in phases for row in one.rows if _identity(row) in shared]
+    headings = {"fixed": f"Only {second.name} is right", "broken": f"Only {first.name} is right"}
+    sections = change_cards(first.run, sort_changes(rows), headings, titles=(first.name, second.name))
+    return [(heading, cards) for heading, cards in sections if cards]

@@ -1,36 +1,14 @@
-"""TODO."""
+"""Accuracy before and after training, and the paired difference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
-from nbhelpers.show.figures import (
-    AFTER,
-    BEFORE,
-    BLUE,
-    GREY,
-    VERMILION,
-    WIDTH,
-    NotebookFigure,
-    drawable,
-    nothing_yet,
-    style,
-    value_of,
-)
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share seen in `count` independent trials (Wilson 1927); honest for few trials and for shares
-    of 0 and 1.
-    """
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(max(share * (1 - share), 0.0) / count + z * z / (4 * count * count))
-    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+from nbhelpers.show.figures import AFTER, BEFORE, BLUE, GREY, VERMILION, drawable, drawing, nothing_yet, shares
+from nbhelpers.show.text import percent, points
 
 
 def before_after(evaluation: Mapping) -> Figure:
@@ -47,76 +25,76 @@ def before_after(evaluation: Mapping) -> Figure:
     after = evaluation.get("after")
     if not after:
         return nothing_yet("no evaluation yet")
-    before, difference = evaluation.get("before"), evaluation.get("difference")
+    before, difference = evaluation.get("before") or {}, evaluation.get("difference")
     if difference and difference.get("accuracy") is None:  # no problem is in both phases
         difference = None
-    groups = dict(evaluation.get("by_group") or {})
-    shares = [
-        (
-            "all problems",
-            {"before": (before or {}).get("accuracy"), "after": after.get("accuracy"), "n": after.get("n")},
-        )
-    ]
-    shares += sorted(groups.items(), key=lambda item: -(item[1].get("n") or 0))
-    shares += [
-        (label, {"before": (before or {}).get(key), "after": after.get(key), "n": None})
+    kinds = sorted((evaluation.get("by_group") or {}).items(), key=lambda item: -(item[1].get("n") or 0))
+    overall = {"before": before.get("accuracy"), "after": after.get("accuracy"), "n": after.get("n")}
+    rates = [
+        (label, {"before": before.get(key), "after": after.get(key)})
         for key, label in (("format_rate", "format kept"), ("unparsed_rate", "no answer found"))
         if after.get(key) is not None
     ]
-    with style():
-        height = max(2.6, 0.9 + 0.41 * len(shares))
-        figure = NotebookFigure(figsize=(WIDTH, height), layout="constrained")
+    bars = [("all problems", overall), *kinds, *rates]
+    place = np.arange(len(bars), dtype=float)
+    place[1 + len(kinds) :] += 0.5  # what is not accuracy stands apart
+    with drawing(max(2.6, 0.9 + 0.41 * len(bars))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[5, 2]) if difference else (figure.subplots(), None)
-        place = np.arange(len(shares), dtype=float)
-        place[1 + len(groups) :] += 0.5  # what is not accuracy stands apart
-        thickness = 0.36 if before else 0.55
-        for shift, phase, color in ((-0.19, "before", BEFORE), (0.19, "after", AFTER)):
-            if phase == "before" and not before:
-                continue
-            values = [value_of(figures, phase) for _, figures in shares]
-            spots = place + (shift if before else 0)
-            left.barh(spots, np.nan_to_num(values), thickness, color=color, label=f"{phase} training")
-            for spot, value, (_, figures) in zip(spots, values, shares, strict=True):
-                if not np.isfinite(value):
-                    continue
-                low, high = wilson_interval(value, figures["n"]) if figures.get("n") else (value, value)
-                if low < high:
-                    left.plot([low, high], [spot, spot], color="#222222", linewidth=1, alpha=0.75)
-                left.text(max(value, high) + 0.01, spot, f"{value:.1%}", va="center", fontsize=8, color="#444444")
-        names = [
-            drawable(name, 28, 2) + (f"  (n={figures['n']})" if figures.get("n") else "") for name, figures in shares
-        ]
-        left.set_yticks(place, names, parse_math=False)
-        left.get_yticklabels()[0].set_fontweight("bold")
-        left.invert_yaxis()
-        left.set_xlim(0, 1.14)
-        left.set_xticks(np.arange(0, 1.01, 0.2))
-        left.xaxis.set_major_formatter(PercentFormatter(1.0))
-        left.set_xlabel("share of problems (thin line: 95 % interval of a share, Wilson)")
-        left.grid(axis="y", visible=False)
-        left.set_title("Accuracy on problems the policy never trained on", pad=20)
-        left.legend(loc="lower left", bbox_to_anchor=(0, 0.995), ncols=2, borderpad=0, handlelength=1.2)
+        phases = (("before", -0.19, BEFORE), ("after", 0.19, AFTER)) if before else (("after", 0.0, AFTER),)
+        for phase, shift, color in phases:
+            _draw_bars(left, place + shift, bars, phase, color, thickness=0.36 if before else 0.55)
+        _label_bars(left, place, bars)
         if right is not None:
             _draw_difference(right, difference)
     return figure
 
 
+def _draw_bars(axis, places, bars: Sequence[tuple[str, Mapping]], phase: str, color: str, thickness: float) -> None:
+    from scipy.stats import binomtest
+
+    values = [figures.get(phase) for _, figures in bars]
+    axis.barh(places, [value or 0.0 for value in values], thickness, color=color, label=f"{phase} training")
+    for place, value, (_, figures) in zip(places, values, bars, strict=True):
+        if value is None:
+            continue
+        end = value
+        if count := figures.get("n"):
+            interval = binomtest(round(value * count), count).proportion_ci(method="wilson")
+            end = max(value, interval.high)
+            axis.plot([interval.low, interval.high], [place, place], color="#222222", linewidth=1, alpha=0.75)
+        axis.text(end + 0.01, place, percent(value), va="center", fontsize=8, color="#444444")
+
+
+def _label_bars(axis, places, bars: Sequence[tuple[str, Mapping]]) -> None:
+    names = [drawable(name, 28, 2) + (f"  (n={row['n']})" if row.get("n") else "") for name, row in bars]
+    axis.set_yticks(places, names, parse_math=False)
+    axis.get_yticklabels()[0].set_fontweight("bold")
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.14)
+    axis.set_xticks(np.arange(0, 1.01, 0.2))
+    shares(axis.xaxis)
+    axis.set_xlabel("share of problems (thin line: 95 % interval of a share, Wilson)")
+    axis.grid(axis="y", visible=False)
+    axis.set_title("Accuracy on problems the policy never trained on", pad=20)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 0.995), ncols=2, borderpad=0, handlelength=1.2)
+
+
 def _draw_difference(axis, difference: Mapping) -> None:
-    gain = value_of(difference, "accuracy") * 100
-    interval = difference.get("ci95")
-    low, high = (interval[0] * 100, interval[1] * 100) if interval else (gain, gain)
-    sure = low > 0 or high < 0
-    color = BLUE if low > 0 else VERMILION if high < 0 else GREY
+    gain = difference["accuracy"]
+    low, high = difference.get("ci95") or (gain, gain)
+    color, verdict = GREY, "the interval contains 0"
+    if low > 0:
+        color, verdict = BLUE, "the interval lies above 0"
+    elif high < 0:
+        color, verdict = VERMILION, "the interval lies below 0"
     axis.axvline(0, color="#444444", linewidth=1)
-    axis.errorbar(
-        [gain], [0], xerr=[[gain - low], [high - gain]], fmt="o", color=color, capsize=5, linewidth=2.2, markersize=8
-    )
-    axis.text(gain, 0.16, f"{gain:+.1f}", zorder=3, ha="center", fontsize=15, fontweight="bold", color=color)
-    said = f"95 %: {low:+.1f} to {high:+.1f}"
-    axis.text(gain, -0.16, said, ha="center", va="top", fontsize=8.5, color="#444444", backgroundcolor="white")
-    verdict = "the interval lies " + ("above 0" if low > 0 else "below 0") if sure else "the interval contains 0"
-    reach = max(abs(low), abs(high), 2) * 1.25
-    axis.set_xlim(min(0, low) - 0.4 * reach, max(0, high) + 0.4 * reach)
+    ends = [[100 * (gain - low)], [100 * (high - gain)]]
+    axis.errorbar([100 * gain], [0], xerr=ends, fmt="o", color=color, capsize=5, linewidth=2.2, markersize=8)
+    axis.text(100 * gain, 0.16, points(gain), zorder=3, ha="center", fontsize=15, fontweight="bold", color=color)
+    said = f"95 %: {points(low)} to {points(high)}"
+    axis.text(100 * gain, -0.16, said, ha="center", va="top", fontsize=8.5, color="#444444", backgroundcolor="white")
+    reach = 50 * max(abs(low), abs(high), 0.02)
+    axis.set_xlim(100 * min(0, low) - reach, 100 * max(0, high) + reach)
     axis.set_ylim(-0.6, 0.6)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)

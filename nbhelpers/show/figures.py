@@ -1,4 +1,4 @@
-"""TODO."""
+"""The look of every figure of the project, and what their axes, lines and texts share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -15,39 +16,21 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, GREY = PALETTE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-    "#F0E442",
-    "#6b6b6b",
-)
+from nbhelpers.runs import logged
 
-
+# Okabe and Ito's colours, told apart by colour-blind eyes as well.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#6b6b6b"
+PALETTE = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, GREY)
 BEFORE, AFTER = "#9aa5ad", BLUE
-
-
 WIDTH = 9.6  # inches: what a notebook column shows without scaling
-
 
 # Tried in this order for what DejaVu lacks; the first installed ones are used.
 _FALLBACK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "SimHei",
-    "Droid Sans Fallback",
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Droid Sans Fallback",
     "Arial Unicode MS",
-)
+)  # fmt: skip
 
 
 class NotebookFigure(Figure):
@@ -73,19 +56,17 @@ def _known_characters() -> frozenset[int]:
     return frozenset().union(*(font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in _fonts()))
 
 
+def _is_seen(char: str) -> bool:
+    return ord(char) in _known_characters() and unicodedata.category(char) not in ("Cc", "Cf", "Cs")
+
+
 def drawable(text: Any, width: int | None = None, lines: int | None = None) -> str:
     """Text for a figure, wrapped.
 
     What no installed font can draw becomes a box (matplotlib would warn about it a glyph at a time), and so does what
     is not to be seen but changes what is: control characters and marks that turn the direction of writing.
     """
-    known = _known_characters()
-    text = "".join(
-        char
-        if char == "\n" or (ord(char) in known and unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
-        else "\u25a1"
-        for char in str(text).replace("\t", " ")
-    )
+    text = "".join(char if char == "\n" or _is_seen(char) else "\u25a1" for char in str(text).replace("\t", " "))
     if width is None:
         return text
     wrapped = [piece for line in text.splitlines() for piece in (_wrap(line, width) or [""])]
@@ -104,42 +85,22 @@ def _wrap(line: str, width: int) -> list[str]:
 @contextmanager
 def style() -> Iterator[None]:
     """The look of every figure of the project; for the caller's own plots too."""
-    look = {
-        "font.family": _fonts(),
-        "font.size": 9.5,
-        "axes.titlesize": 10.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlepad": 8,
-        "axes.labelsize": 9,
-        "axes.labelcolor": "#444444",
-        "axes.edgecolor": "#999999",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
-        "grid.color": "#e6e6e6",
-        "grid.linewidth": 0.8,
-        "xtick.color": "#666666",
-        "ytick.color": "#666666",
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
-        "lines.linewidth": 1.9,
-        "legend.frameon": False,
-        "legend.fontsize": 8.5,
-        "figure.facecolor": "white",
-        "figure.dpi": 100,
-    }
-    with matplotlib.rc_context(look):
+    look = {"font.family": _fonts(), "axes.prop_cycle": matplotlib.cycler(color=PALETTE)}
+    with matplotlib.rc_context(look, fname=Path(__file__).parent / "templates" / "figures.mplstyle"):
         yield
+
+
+@contextmanager
+def drawing(height: float) -> Iterator[NotebookFigure]:
+    """A figure of notebook width and this height in inches, to draw on in the project's `style`."""
+    with style():
+        yield NotebookFigure(figsize=(WIDTH, height), layout="constrained")
 
 
 def series_of(metrics: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one metric where it was logged."""
-    pairs = [(row["step"], row[key]) for row in metrics if isinstance(row.get(key), (int, float)) and "step" in row]
-    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
-    return np.asarray(steps, float), np.asarray(values, float)
+    pairs = [(row["step"], row[key]) for row in metrics if logged(row, key)]
+    return np.array([step for step, _ in pairs], float), np.array([value for _, value in pairs], float)
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
@@ -152,42 +113,38 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
     return np.convolve(inside, weights, "same") / np.convolve(np.isfinite(values).astype(float), weights, "same")
 
 
-def _window(count: int) -> int:
-    return max(1, min(count // 8, 25))
-
-
 def draw_series(axis, steps, values, color, label=None, spread=None, marker=None) -> None:
     """A thin line as logged under a thick smoothed one; `spread` (same length) shades one standard deviation."""
     if not len(steps):
         return
-    trend = smooth(values, _window(len(values)))
+    window = max(1, min(len(values) // 8, 25))
+    trend = smooth(values, window)
     if spread is not None and len(spread) == len(values):
-        width = smooth(spread, _window(len(values)))
+        width = smooth(spread, window)
         axis.fill_between(steps, trend - width, trend + width, color=color, alpha=0.13, linewidth=0)
     if len(values) > 8:
         axis.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
-    marker = marker if len(steps) <= 20 else None
-    axis.plot(steps, trend, color=color, label=label, marker=marker or ("o" if len(steps) == 1 else None), markersize=4)
+    marker = None if len(steps) > 20 else "o" if len(steps) == 1 else marker
+    axis.plot(steps, trend, color=color, label=label, marker=marker, markersize=4)
 
 
-def steps_axis(axis, label: str = "optimiser step") -> None:
-    axis.set_xlabel(label)
+def steps_axis(axis) -> None:
+    axis.set_xlabel("optimiser step")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+
+
+def shares(axis) -> None:
+    """Ticks of a matplotlib axis (`axes.xaxis`) as "20 %" for 0.2."""
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
 def percent_axis(axis, label: str) -> None:
     axis.set_ylim(-0.03, 1.03)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    shares(axis.yaxis)
     axis.set_ylabel(label)
 
 
 def nothing_yet(message: str) -> NotebookFigure:
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 1.2), layout="constrained")
+    with drawing(1.2) as figure:
         figure.text(0.5, 0.5, message, ha="center", va="center", color="#777777")
     return figure
-
-
-def value_of(values: Mapping, key: str) -> float:
-    value = values.get(key)
-    return float("nan") if value is None else float(value)

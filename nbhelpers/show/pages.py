@@ -1,4 +1,4 @@
-"""TODO."""
+"""The project's pages and parts of pages: their templates, and whether anybody is there to look at them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from nbhelpers.show.text import clipped, number, segments, visible
+from nbhelpers.show.text import clipped, number, percent, points, segments, visible
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -30,14 +30,8 @@ def is_interactive() -> bool:
     return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
 
 
-def _flat(rows: Sequence[Mapping]) -> bool:
-    rewards = [row.get("reward") for row in rows]
-    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
-
-
 @lru_cache(maxsize=1)
-def environment():
-    """The jinja2 environment of the project's pages; autoescape is on for every template."""
+def _environment():
     import jinja2
 
     found = jinja2.Environment(
@@ -48,6 +42,8 @@ def environment():
         "clipped": clipped,
         "segments": segments,
         "number": number,
+        "percent": percent,
+        "points": points,
         "signed": lambda value: f"{value:+.2f}",
         "letter": lambda place: chr(65 + place) if place < 26 else str(place + 1),
         "flat": _flat,
@@ -55,14 +51,24 @@ def environment():
     return found
 
 
+def _flat(rows: Sequence[Mapping]) -> bool:
+    rewards = [row.get("reward") for row in rows]
+    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
+
+
+def template(name: str):
+    """A jinja2 template of the project's pages, with autoescape on."""
+    return _environment().get_template(name)
+
+
 def macro(name: str) -> Callable[..., str]:
     """A macro of `samples.html`: `problem`, `completion`, `group` or `pair`."""
-    return getattr(environment().get_template("samples.html").module, name)
+    return getattr(template("samples.html").module, name)
 
 
 @lru_cache(maxsize=1)
 def _notebook_style() -> str:
-    return "".join((TEMPLATES / name).read_text() for name in ("notebook.css", "samples.css", "live.css"))
+    return "".join((TEMPLATES / name).read_text() for name in ("notebook.css", "samples.css", "live.css", "lesson.css"))
 
 
 def in_notebook(body: str) -> str:
@@ -79,8 +85,7 @@ class Page:
     def __str__(self) -> str:
         return in_notebook(self._body)
 
-    def _repr_html_(self) -> str:
-        return str(self)
+    _repr_html_ = __str__
 
     def __repr__(self) -> str:
         return f"<Page of {len(self._body):,} characters>"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Pictures small enough to stand inside a page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ def encode_image(image: Any, longest: int = 480) -> bytes:
     return buffer.getvalue()
 
 
-def data_uri(content: bytes, kind: str = "webp") -> str:
+def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
+
+
+def uri_of(image: Any, longest: int = 480) -> str:
+    """A PIL picture as the address of an `img`."""
+    return data_uri(encode_image(image, longest), "webp")
 
 
 def load_image(folder: str | os.PathLike, name: Any) -> Any:
@@ -46,6 +51,7 @@ def load_image(folder: str | os.PathLike, name: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def picture_uri(folder: str, name: Any) -> str | None:
+def picture_uri(folder: str | os.PathLike, name: Any, longest: int = 480) -> str | None:
+    """`uri_of` the picture that a row of the run in `folder` names, None where there is none."""
     image = load_image(folder, name)
-    return None if image is None else data_uri(encode_image(image))
+    return None if image is None else uri_of(image, longest)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What problems look like, what they ask for, and how large their pictures are."""
 
 from __future__ import annotations
 
@@ -10,47 +10,39 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nbhelpers.problems import kind_of
-from nbhelpers.show.figures import BLUE, GREEN, ORANGE, WIDTH, NotebookFigure, drawable, nothing_yet, style
+from nbhelpers.show.figures import BLUE, GREEN, ORANGE, WIDTH, NotebookFigure, drawable, drawing, nothing_yet, style
+from nbhelpers.show.text import percent
 
 
-def problem_grid(problems: Sequence[Mapping], columns: int = 4, *, captions: Sequence[str] | None = None) -> Figure:
+def problem_grid(problems: Sequence[Mapping], columns: int = 4) -> Figure:
     """Pictures with question, choices and answer under each; everything is set as drawable text.
 
     Args:
         problems: problem rows with an `image` (PIL).
-        columns: pictures a row.
-        captions: instead of question and answer.
+        columns: pictures per row.
     """
     problems = list(problems)
     if not problems:
         return nothing_yet("no problems to show")
     columns = max(1, min(columns, len(problems)))
-    rows = -(-len(problems) // columns)
-    cell = WIDTH / columns
-    letters = int(cell * 14.2)
-    texts = [
-        drawable(captions[number], letters, 6) if captions else _caption(problem, letters)
-        for number, problem in enumerate(problems)
-    ]
+    cell = WIDTH / columns  # inches
+    picture_height = cell * 0.78
+    texts = [_caption(problem, int(cell * 14.2)) for problem in problems]
+    starts = range(0, len(problems), columns)
+    text_heights = [0.335 + 0.155 * max(text.count("\n") for text in texts[at : at + columns]) for at in starts]
+    height = len(starts) * picture_height + sum(text_heights)
     with style():
-        text_heights = [
-            0.18 + 0.155 * max(text.count("\n") + 1 for text in texts[row * columns : (row + 1) * columns])
-            for row in range(rows)
-        ]
-        picture_height = cell * 0.78
-        height = rows * picture_height + sum(text_heights)
         figure = NotebookFigure(figsize=(WIDTH, height))
         top = height
-        for row in range(rows):
-            for column, problem in enumerate(problems[row * columns : (row + 1) * columns]):
+        for start, text_height in zip(starts, text_heights, strict=True):
+            for column, problem in enumerate(problems[start : start + columns]):
                 left = column * cell
-                box = [(left + 0.08) / WIDTH, (top - picture_height + 0.06) / height]
-                axis = figure.add_axes([*box, (cell - 0.16) / WIDTH, (picture_height - 0.12) / height])
-                _show_image(axis, problem["image"])
-                text = texts[row * columns + column]
-                spot = ((left + 0.1) / WIDTH, (top - picture_height) / height)
-                figure.text(*spot, text, va="top", fontsize=8.3, linespacing=1.25, color="#222222", parse_math=False)
-            top -= picture_height + text_heights[row]
+                box = (left + 0.08, top - picture_height + 0.06, cell - 0.16, picture_height - 0.12)
+                _show_image(figure.add_axes(np.divide(box, (WIDTH, height, WIDTH, height))), problem["image"])
+                spot = np.divide((left + 0.1, top - picture_height), (WIDTH, height))
+                look = {"va": "top", "fontsize": 8.3, "linespacing": 1.25, "color": "#222222", "parse_math": False}
+                figure.text(*spot, texts[start + column], **look)
+            top -= picture_height + text_height
     return figure
 
 
@@ -67,9 +59,8 @@ def _caption(problem: Mapping, letters: int) -> str:
     choices = problem.get("choices")
     parts = [drawable(problem["question"], letters, 5)]
     if choices:
-        parts.append(
-            drawable("  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices)), letters, 3)
-        )
+        lettered = "  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices))
+        parts.append(drawable(lettered, letters, 3))
     unit = f" {problem['unit']}" if problem.get("unit") else ""
     parts.append(drawable(f"\u2192 {problem['answer']}{unit}", letters, 2))
     return "\n".join(parts)
@@ -88,9 +79,8 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
     answers = Counter(str(problem["answer"]) for problem in problems)
     panels = (("Problems by kind", kinds, BLUE), ("By question and answer type", types, GREEN))
     panels = (*panels, (f"Top of {len(answers):,} answers", answers, ORANGE))
-    with style():
-        longest = max(min(len(counts), top) for _, counts, _ in panels)
-        figure = NotebookFigure(figsize=(WIDTH, max(2.2, 0.9 + 0.24 * longest)), layout="constrained")
+    longest = max(min(len(counts), top) for _, counts, _ in panels)
+    with drawing(max(2.2, 0.9 + 0.24 * longest)) as figure:
         for axis, (title, counts, color) in zip(figure.subplots(1, 3), panels, strict=True):
             shown = counts.most_common(top)
             rest = sum(counts.values()) - sum(count for _, count in shown)
@@ -99,13 +89,9 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
             axis.barh(range(len(shown)), [count for _, count in shown], color=color, height=0.7)
             axis.set_yticks(range(len(shown)), [drawable(name, 20, 1) for name, _ in shown], parse_math=False)
             for place, (_, count) in enumerate(shown):
-                axis.annotate(
-                    f" {count:,} ({_share(count, len(problems))})",
-                    (count, place),
-                    va="center",
-                    fontsize=8,
-                    color="#444444",
-                )
+                share = count / len(problems)
+                words = f" {count:,} ({percent(share, 0) if share >= 0.005 else '<1 %'})"
+                axis.annotate(words, (count, place), va="center", fontsize=8, color="#444444")
             axis.set_xlim(0, max(count for _, count in shown) * 1.5)
             axis.set_ylim(longest - 0.4, -0.6)
             axis.grid(axis="y", visible=False)
@@ -115,19 +101,14 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
     return figure
 
 
-def _share(count: int, total: int) -> str:
-    return f"{count / total:.0%}" if count / total >= 0.005 else "<1%"
-
-
 def image_sizes(problems: Sequence[Mapping]) -> Figure:
-    """Width against height of the pictures in pixels, and their aspect ratios: what a square model input will squeeze."""
+    """Width against height of the pictures in pixels, and aspect ratios: what a square model input will squeeze."""
     sizes = Counter(problem["image"].size for problem in problems)
     if not sizes:
         return nothing_yet("no pictures to measure")
     width, height = np.array(list(sizes), float).T
     count = np.array(list(sizes.values()), float)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.3), layout="constrained")
+    with drawing(3.3) as figure:
         left, right = figure.subplots(1, 2)
         reach = max(width.max(), height.max()) * 1.1
         left.plot([0, reach], [0, reach], color="#bbbbbb", linewidth=1, linestyle="--", zorder=1)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Completions to read: a group beside its picture, and answers before and after training side by side."""
 
 from __future__ import annotations
 
@@ -6,17 +6,34 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters
 from nbhelpers.runs import FILTERS, RunDirectory, SampleStore
 from nbhelpers.show.pages import Page, macro, note
-from nbhelpers.show.pictures import data_uri, encode_image, picture_uri
-from nbhelpers.show.text import DELIMITERS
+from nbhelpers.show.pictures import picture_uri, uri_of
+
+CHANGES = {
+    "fixed": "Fixed: wrong before training, right after",
+    "broken": "Broken: right before training, wrong after",
+    "still wrong": "Still wrong",
+}
+Pair = tuple[Mapping | None, Mapping]  # rows of `predictions.jsonl`, before and after
 
 
-def delimiters_of_run(run_dir: str | os.PathLike) -> tuple[str, ...]:
+def delimiters_of_run(run_dir: str | os.PathLike) -> Delimiters:
     """The four delimiters that the run was graded with, from its manifest; the defaults where it names none."""
     reward = ((RunDirectory(run_dir).read_manifest().get("parameters") or {}).get("reward")) or {}
-    names = ("reasoning_start", "reasoning_end", "solution_start", "solution_end")
-    return tuple(str(reward.get(name) or default) for name, default in zip(names, DELIMITERS, strict=True))
+    return Delimiters(*(str(reward.get(name) or mark) for name, mark in DEFAULT_DELIMITERS._asdict().items()))
+
+
+def group_card(store: SampleStore, number: int, limit: int | None = None) -> str:
+    """Markup of a run's group `number`: its picture, and its completions up to `limit`."""
+    rows = store.completions(number)[:limit]
+    return macro("group")(rows, picture_uri(store.folder, rows[0].get("image")), delimiters_of_run(store.folder))
+
+
+def telling_group(store: SampleStore, step: int) -> int:
+    """A group of this step with right and wrong completions where there is one, else its first."""
+    return (store.groups(step=step, show="mixed") or store.groups(step=step))[0]
 
 
 def show_samples(
@@ -26,60 +43,47 @@ def show_samples(
     n: int = 2,
     show: str = "all",
     kind: str | None = None,
-    images: Sequence[Any] | None = None,
-    delimiters: Sequence[str] = DELIMITERS,
+    delimiters: Sequence[str] = DEFAULT_DELIMITERS,
 ) -> Page:
     """Groups of completions beside their pictures, as plain HTML.
 
     Args:
-        source: a run directory, or sample rows (the keys of `samples.jsonl`; missing ones are left out).
+        source: a run directory, or rows with keys of `samples.jsonl` and a PIL `image`; missing ones are left out.
         step: optimiser step of the rollout; -1 is the last one sampled, None any.
         n: number of groups; of many that match, evenly spaced ones.
         show: a key of `samples.FILTERS`, for a run directory.
         kind: problem kind, for a run directory.
-        images: PIL pictures, one a row, where rows name no file.
         delimiters: the four marks, for rows; a run directory knows its own.
     """
-    if isinstance(source, (str, os.PathLike)):
-        store = SampleStore(source)
-        if not len(store):
-            return Page(note("No completion has been sampled in this run yet."))
-        if step is not None and step < 0:
-            step = store.steps[step]
-        found = store.groups(step=step, show=show, kind=kind)
-        if not found:
-            return Page(note(f"No group matches: step {step}, {FILTERS[show]}, kind {kind}."))
-        chosen = [found[place * len(found) // min(n, len(found))] for place in range(min(n, len(found)))]
-        delimiters = delimiters_of_run(store.folder)
-        groups = [store.completions(group) for group in chosen]
-        pictures = [picture_uri(str(store.folder), rows[0].get("image")) for rows in groups]
-    else:
-        rows = [dict(row) for row in source]
-        by_group: dict[Any, list[int]] = {}
-        for place, row in enumerate(rows):
-            by_group.setdefault(row.get("group", row.get("pid")), []).append(place)
-        groups = [[rows[place] for place in places] for places in list(by_group.values())[:n]]
-        first = [places[0] for places in list(by_group.values())[:n]]
-        own = [images[place] if images is not None else rows[place].get("image") for place in first]
-        pictures = [data_uri(encode_image(image.copy())) if hasattr(image, "convert") else None for image in own]
-    draw = macro("group")
-    return Page(
-        "".join(draw(rows, picture, delimiters) for rows, picture in zip(groups, pictures, strict=True))
-        or note("No rows.")
-    )
+    if not isinstance(source, (str, os.PathLike)):
+        return _show_rows(source, n, delimiters)
+    store = SampleStore(source)
+    if not len(store):
+        return Page(note("No completion has been sampled in this run yet."))
+    if step is not None and step < 0:
+        step = store.steps[step]
+    found = store.groups(step=step, show=show, kind=kind)
+    if not found:
+        return Page(note(f"No group matches: step {step}, {FILTERS[show]}, kind {kind}."))
+    n = min(n, len(found))
+    return Page("".join(group_card(store, found[place * len(found) // n]) for place in range(n)))
 
 
-CHANGES = {
-    "fixed": "Fixed: wrong before training, right after",
-    "broken": "Broken: right before training, wrong after",
-    "still wrong": "Still wrong",
-}
+def _show_rows(rows: Iterable[Mapping], n: int, delimiters: Sequence[str]) -> Page:
+    groups: dict[Any, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(row.get("group", row.get("pid")), []).append(row)
+    cards = []
+    for group in list(groups.values())[:n]:
+        image = group[0].get("image")
+        cards.append(macro("group")(group, uri_of(image) if hasattr(image, "convert") else None, delimiters))
+    return Page("".join(cards) or note("No rows."))
 
 
-def sort_changes(predictions: Iterable[Mapping]) -> dict[str, list[tuple[Mapping | None, Mapping]]]:
+def sort_changes(predictions: Iterable[Mapping]) -> dict[str, list[Pair]]:
     """Predictions as (before, after) pairs under "fixed", "broken", "still wrong" and "still right".
 
-    With several samples a problem, the first ones stand for it and the share of right ones decides (half is right).
+    With several samples per problem, the first ones stand for it and the share of right ones decides (half is right).
     Without a baseline a wrong problem counts as still wrong, with None before.
     """
     by_problem: dict[str, dict[str, list[Mapping]]] = {}
@@ -87,14 +91,12 @@ def sort_changes(predictions: Iterable[Mapping]) -> dict[str, list[tuple[Mapping
         by_problem.setdefault(row["pid"], {}).setdefault(row["phase"], []).append(row)
     result: dict[str, list] = {"fixed": [], "broken": [], "still wrong": [], "still right": []}
     for phases in by_problem.values():
-        after = phases.get("after")
-        if not after:
-            continue
-        before = phases.get("before")
-        right = _mostly_right(after)
-        was = _mostly_right(before) if before else right
-        name = {(0, 1): "fixed", (1, 0): "broken", (0, 0): "still wrong", (1, 1): "still right"}[(was, right)]
-        result[name].append((before[0] if before else None, after[0]))
+        after, before = phases.get("after"), phases.get("before")
+        if after:
+            right = _mostly_right(after)
+            was = _mostly_right(before) if before else right
+            name = ("still right" if right else "still wrong") if was == right else "fixed" if right else "broken"
+            result[name].append((before[0] if before else None, after[0]))
     return result
 
 
@@ -102,9 +104,7 @@ def _mostly_right(rows: Sequence[Mapping]) -> bool:
     return sum(bool(row.get("correct")) for row in rows) * 2 >= len(rows)
 
 
-def most_instructive(
-    pairs: Sequence[tuple[Mapping | None, Mapping]], limit: int
-) -> list[tuple[Mapping | None, Mapping]]:
+def most_instructive(pairs: Sequence[Pair], limit: int) -> list[Pair]:
     """Up to `limit` of these pairs: first those where an answer could be read, so that reasoning is compared and not
     format, and one of each kind in turn, so that a frequent kind does not fill the list.
     """
@@ -113,6 +113,36 @@ def most_instructive(
         by_kind.setdefault(pair[1].get("kind"), []).append(pair)
     turns = [pair for turn in range(limit) for of_kind in by_kind.values() for pair in of_kind[turn : turn + 1]]
     return turns[:limit]
+
+
+def change_cards(
+    run: RunDirectory,
+    changes: Mapping[str, Sequence[Pair]],
+    headings: Mapping[str, str] = CHANGES,
+    limit: int = 3,
+    titles: Sequence[str] = ("before training", "after training"),
+) -> list[tuple[str, list[str]]]:
+    """For each sort of change in `headings`: its heading with counts, and the cards of its most instructive pairs.
+
+    Args:
+        run: whose pictures and delimiters are used.
+        changes: from `sort_changes`.
+        titles: of the two columns.
+    """
+    delimiters, result = delimiters_of_run(run.path), []
+    for name, heading in headings.items():
+        pairs = most_instructive(changes[name], limit)
+        counts = f" ({len(pairs)} of {len(changes[name])})" if pairs else ": none"
+        cards = [
+            macro("pair")(*pair, picture_uri(run.path, pair[1].get("image")), delimiters, *titles) for pair in pairs
+        ]
+        result.append((heading + counts, cards))
+    return result
+
+
+def count_changes(changes: Mapping[str, Sequence[Pair]]) -> str:
+    counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in changes.items())
+    return f"Of {sum(map(len, changes.values()))} problems: {counts}."
 
 
 def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:
@@ -124,17 +154,7 @@ def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:
     """
     run = RunDirectory(run_dir)
     changes = sort_changes(run.iter_jsonl(run.predictions_path))
-    total = sum(len(pairs) for pairs in changes.values())
-    if not total:
+    if not any(changes.values()):
         return Page(note("This run has not been evaluated yet."))
-    draw, delimiters = macro("pair"), delimiters_of_run(run.path)
-    counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in changes.items())
-    parts = [note(f"Of {total} problems: {counts}.")]
-    for name, title in CHANGES.items():
-        shown = most_instructive(changes[name], limit)
-        of = f" ({len(shown)} of {len(changes[name])})" if shown else ": none"
-        parts.append(f"<h3>{title}{of}</h3>")
-        parts += [
-            draw(before, after, picture_uri(str(run.path), after.get("image")), delimiters) for before, after in shown
-        ]
-    return Page("".join(parts))
+    sections = change_cards(run, changes, limit=limit)
+    return Page(note(count_changes(changes)) + "".join(f"<h3>{head}</h3>{''.join(cards)}" for head, cards in sections))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Text for a page, which anybody may have written: escaped, clipped, taken apart; and numbers in words."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-DELIMITERS = ("<REASONING>", "</REASONING>", "<SOLUTION>", "</SOLUTION>")
-
+from nbhelpers.params import DEFAULT_DELIMITERS
 
 _LONGEST = 200_000  # characters of one text in a page, whatever a model wrote
+_BLANK = " \t\r\n\f\v"
+
+# The first four functions have twins in templates/browser.js, and both pass tests/data/text_cases.json.
 
 
 def visible(value: Any) -> Any:
     """Text as escaped markup; each character that is not seen but acts becomes its number in a small box."""
     from markupsafe import Markup, escape
 
-    pieces, plain = [], []
-    for char in str(value):
-        if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co"):
-            plain.append(char)
-            continue
-        pieces.append(escape("".join(plain)))
-        pieces.append(Markup(f'<span class="hidden-char">U+{ord(char):04X}</span>'))
-        plain = []
-    pieces.append(escape("".join(plain)))
-    return Markup("").join(pieces)
+    return Markup(
+        "".join(
+            f'<span class="hidden-char">U+{ord(char):04X}</span>'
+            if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co")
+            else char
+            for char in escape(str(value))
+        )
+    )
 
 
 def clipped(value: Any, limit: int) -> Any:
@@ -42,7 +42,7 @@ def clipped(value: Any, limit: int) -> Any:
     ).format(visible(text[:limit]), f"{len(text):,}", visible(text[:_LONGEST]), rest)
 
 
-def segments(completion: Any, delimiters: Sequence[str] = DELIMITERS) -> list[tuple[str, str, str]]:
+def segments(completion: Any, delimiters: Sequence[str] = DEFAULT_DELIMITERS) -> list[tuple[str, str, str]]:
     """A completion in pieces of (role, label, text), nothing left out: role is reasoning, solution or outside.
 
     This is for the eye and more tolerant than the grader: a block that never closes is shown as one, and labelled so.
@@ -54,22 +54,41 @@ def segments(completion: Any, delimiters: Sequence[str] = DELIMITERS) -> list[tu
     place = 0
     while place < len(text):
         found = opening.search(text, place)
-        outside = text[place : found.start() if found else len(text)]
-        if outside.strip():
-            pieces.append(("outside", "outside the blocks", outside.strip()))
+        if outside := text[place : found.start() if found else None].strip(_BLANK):
+            pieces.append(("outside", "outside the blocks", outside))
         if not found:
             break
         role, end = ends[found.group()]
         stop = text.find(end, found.end())
         label = role if stop >= 0 else f"{role} (never closed)"
         stop = len(text) if stop < 0 else stop
-        pieces.append((role, label, text[found.end() : stop].strip()))
+        pieces.append((role, label, text[found.end() : stop].strip(_BLANK)))
         place = stop + len(end)
     return pieces
 
 
 def number(value: Any) -> str:
-    """2.0 as "2", 0.5 as "0.5", None (a reward that could not judge) as "none"."""
+    """2.0 as "2", 0.5 as "0.5", three decimals at most; None (a reward that could not judge) as "none"."""
     if value is None:
         return "none"
-    return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{round(value, 3) + 0.0:.3f}".rstrip("0").rstrip(".")  # + 0.0: no "-0"
+
+
+def percent(share: Any, decimals: int = 1) -> str:
+    """0.535 as "53.5 %"; a dash for what is no number."""
+    return f"{100 * share:.{decimals}f} %" if isinstance(share, (int, float)) else "\u2013"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,116 +1,91 @@
-"""TODO."""
+"""The curves of a training run, and those of several runs over one another."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from nbhelpers.show.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PALETTE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-    NotebookFigure,
-    draw_series,
-    drawable,
-    nothing_yet,
-    percent_axis,
-    series_of,
-    steps_axis,
-    style,
-)
+from nbhelpers.runs import LOSS_MEANS, Metric, metrics_shown, reward_functions
+from nbhelpers.show import figures
 
-WHY_LOSS_IS_NEAR_ZERO = (
-    "The loss is near 0 by construction: the advantages of a group sum to 0 and the importance ratio is 1 when\n"
-    "the completions are fresh. Its gradient is not 0, and that is what moves the policy. Read the reward instead."
-)
+_COLORS = {
+    "reward_std": figures.PURPLE,
+    "frac_reward_zero_std": figures.VERMILION,
+    "completions/mean_length": figures.SKY,
+    "completions/clipped_ratio": figures.VERMILION,
+    "entropy": figures.GREEN,
+    "kl": figures.ORANGE,
+}
 
 
-def reward_names(metrics: Sequence[Mapping]) -> list[str]:
-    """The reward functions that TRL logged, in its order."""
-    found = dict.fromkeys(
-        key[len("rewards/") : -len("/mean")]
-        for row in metrics
-        for key in row
-        if key.startswith("rewards/") and key.endswith("/mean")
-    )
-    return list(found)
+def _title(metric: Metric) -> str:
+    return figures.drawable(metric.label[:1].upper() + metric.label[1:], 40, 1)
+
+
+def _label_axes(axis, metric: Metric) -> None:
+    axis.set_title(_title(metric), fontsize=9.5, parse_math=False)
+    axis.set_ylabel(metric.unit or "dimensionless")
+    if metric.unit == "%":
+        figures.percent_axis(axis, "share")
+    figures.steps_axis(axis)
 
 
 def _draw_rewards(axis, metrics: Sequence[Mapping]) -> None:
-    names = reward_names(metrics)
-    colors = (GREEN, ORANGE, PURPLE, SKY, VERMILION, GREY)
+    names = reward_functions(metrics)
+    colors = (figures.GREEN, figures.ORANGE, figures.PURPLE, figures.SKY, figures.VERMILION, figures.GREY)
     for place, name in enumerate(names):
-        steps, values = series_of(metrics, f"rewards/{name}/mean")
-        _, spread = series_of(metrics, f"rewards/{name}/std")
-        color = colors[place % len(colors)]
-        draw_series(axis, steps, values, color, name, spread, marker="sD^vPX"[place % 6])
-    steps, values = series_of(metrics, "reward")
+        steps, values = figures.series_of(metrics, f"rewards/{name}/mean")
+        _, spread = figures.series_of(metrics, f"rewards/{name}/std")
+        figures.draw_series(axis, steps, values, colors[place % len(colors)], name, spread, marker="sD^vPX"[place % 6])
     if len(names) != 1:
-        draw_series(axis, steps, values, BLUE, "total", marker="o")
-    axis.set_ylabel("reward a completion")
-    steps_axis(axis)
+        figures.draw_series(axis, *figures.series_of(metrics, "reward"), figures.BLUE, "total", marker="o")
+    axis.set_title("Reward by function (band: \u00b11 std of completions)")
+    axis.set_ylabel("reward per completion")
+    figures.steps_axis(axis)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=4)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.16 * (high - low))  # room for the legend
 
 
-def training_overview(metrics: Sequence[Mapping]) -> Figure:
-    """Everything one watches in GRPO on one page, the loss last, with the reason why it is near 0.
+def _draw_metric(axis, metrics: Sequence[Mapping], metric: Metric) -> None:
+    steps, values = figures.series_of(metrics, metric.key)
+    figures.draw_series(axis, steps, values, _COLORS.get(metric.key, figures.GREY))
+    _label_axes(axis, metric)
+    if metric.key == "loss":  # it is its sign that says something
+        reach = 1.15 * float(np.nanmax(np.abs(values))) or 1.0
+        axis.set_ylim(-reach, reach)
+        axis.axhline(0, color="#999999", linewidth=0.8)
+        for edge, side, words in ((0.97, "top", "shorter answers earn more"), (0.03, "bottom", "longer ones do")):
+            axis.text(0.97, edge, words, transform=axis.transAxes, ha="right", va=side, fontsize=8, color="#666666")
+    elif metric.unit != "%" and metric.key != "kl":
+        axis.set_ylim(0, 1.1 * float(np.nanmax(values)) or 1.0)
+
+
+def training_overview(metrics: Sequence[Mapping], everything: bool = False) -> Figure:
+    """Reward by function; under it groups without signal, completion length, and the loss with what its sign says.
 
     Panels without data (KL without `beta`, say) are left out.
 
     Args:
         metrics: rows of `metrics.jsonl`.
+        everything: also reward spread, completions cut off, entropy, KL, gradient norm and time of a step.
     """
     if not metrics:
-        return nothing_yet("no training step has been logged yet")
-    panels = [
-        ("reward_std", "Reward spread inside a group", "standard deviation", PURPLE),
-        ("frac_reward_zero_std", "Groups with zero reward variance", "share of groups", VERMILION),
-        ("completions/mean_length", "Completion length", "tokens, mean", SKY),
-        ("completions/clipped_ratio", "Completions cut off at the limit", "share", VERMILION),
-        ("entropy", "Entropy of the policy", "nats a token", GREEN),
-        ("kl", "KL to the reference policy", "nats a token", ORANGE),
-        ("grad_norm", "Gradient norm before clipping", "norm", GREY),
-        ("step_time", "Time of a step", "seconds", GREY),
-        ("loss", "Loss", "dimensionless", GREY),
-    ]
-    panels = [panel for panel in panels if len(series_of(metrics, panel[0])[0])]
-    has_loss = bool(panels) and panels[-1][0] == "loss"
+        return figures.nothing_yet("no training step has been logged yet")
+    panels = metrics_shown("story", metrics) + (metrics_shown("rest", metrics) if everything else [])
     rows = -(-len(panels) // 3)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.3 + 2.15 * rows + 0.45 * has_loss), layout="constrained")
+    with figures.drawing(3.8 + 2.15 * rows) as figure:
         grid = figure.add_gridspec(1 + rows, 3, height_ratios=[3.3, *[2.15] * rows])
-        top = figure.add_subplot(grid[0, :])
-        _draw_rewards(top, metrics)
-        top.set_title("Reward by function (band: \u00b11 std of completions)")
-        for place, (key, title, unit, color) in enumerate(panels):
-            axis = figure.add_subplot(grid[1 + place // 3, place % 3])
-            draw_series(axis, *series_of(metrics, key), color)
-            axis.set_title(title, fontsize=9.5)
-            axis.set_ylabel(unit)
-            if key in ("frac_reward_zero_std", "completions/clipped_ratio"):
-                percent_axis(axis, unit)
-            elif key == "loss":
-                # The scale of the reward, so that its noise does not look like a signal.
-                reach = max(0.1, float(np.nanmax(np.abs(series_of(metrics, key)[1]))) * 1.3)
-                axis.set_ylim(-reach, reach)
-            elif key != "kl":
-                highest = float(np.nanmax(series_of(metrics, key)[1]))
-                axis.set_ylim(0, 1.1 * highest if highest > 0 else 1)
-            steps_axis(axis)
-        if has_loss:
-            figure.supxlabel(WHY_LOSS_IS_NEAR_ZERO, fontsize=8.5, color="#555555", x=0.5)
+        _draw_rewards(figure.add_subplot(grid[0, :]), metrics)
+        for place, metric in enumerate(panels):
+            _draw_metric(figure.add_subplot(grid[1 + place // 3, place % 3]), metrics, metric)
+        if any(metric.key == "loss" for metric in panels):
+            figure.supxlabel(textwrap.fill(LOSS_MEANS, 120), fontsize=8.5, color="#555555", x=0.5)
     return figure
 
 
@@ -120,43 +95,22 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
     Args:
         runs: `metrics.jsonl` rows by the name to show.
     """
-    if not any(runs.values()):
-        return nothing_yet("no run has logged a training step yet")
-    functions = list(dict.fromkeys(name for metrics in runs.values() for name in reward_names(metrics)))
-    panels = [("reward", "Reward, total", "reward a completion")]
-    panels += [(f"rewards/{name}/mean", f"Reward: {name}", "reward a completion") for name in functions]
-    panels += [
-        ("frac_reward_zero_std", "Groups with zero reward variance", "share of groups"),
-        ("completions/mean_length", "Completion length", "tokens, mean"),
-        ("completions/clipped_ratio", "Completions cut off at the limit", "share"),
-        ("entropy", "Entropy of the policy", "nats a token"),
-        ("kl", "KL to the reference policy", "nats a token"),
-    ]
-    panels = [panel for panel in panels if any(len(series_of(metrics, panel[0])[0]) for metrics in runs.values())]
+    panels = metrics_shown("compare", [row for metrics in runs.values() for row in metrics])
+    if not panels:
+        return figures.nothing_yet("no run has logged a training step yet")
+    looks = [(figures.PALETTE[place % len(figures.PALETTE)], "os^vDPX"[place % 7]) for place in range(len(runs))]
     rows = -(-len(panels) // 3)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 0.5 + 2.4 * rows), layout="constrained")
+    with figures.drawing(0.5 + 2.4 * rows) as figure:
         axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
-        for axis, (key, title, unit) in zip(axes, panels, strict=False):
-            for place, metrics in enumerate(runs.values()):
-                color = PALETTE[place % len(PALETTE)]
-                draw_series(axis, *series_of(metrics, key), color, marker="os^vDPX"[place % 7])
-            axis.set_title(drawable(title, 40, 1), fontsize=9.5, parse_math=False)
-            axis.set_ylabel(unit)
-            if key in ("frac_reward_zero_std", "completions/clipped_ratio"):
-                percent_axis(axis, unit)
-            steps_axis(axis)
+        for axis, metric in zip(axes, panels, strict=False):
+            for (color, marker), metrics in zip(looks, runs.values(), strict=True):
+                figures.draw_series(axis, *figures.series_of(metrics, metric.key), color, marker=marker)
+            _label_axes(axis, metric)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        handles = [
-            matplotlib.lines.Line2D(
-                [], [], color=PALETTE[place % len(PALETTE)], marker="os^vDPX"[place % 7], markersize=5
-            )
-            for place in range(len(runs))
-        ]
-        legend = figure.legend(
-            handles, [drawable(name, 60, 1) for name in runs], loc="outside upper left", ncols=min(4, len(runs))
-        )
+        handles = [Line2D([], [], color=color, marker=marker, markersize=5) for color, marker in looks]
+        names = [figures.drawable(name, 60, 1) for name in runs]
+        legend = figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(runs)))
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure

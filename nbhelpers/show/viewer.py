@@ -1,14 +1,13 @@
-"""TODO."""
+"""The viewer of notebook 03: every completion of a run, behind sliders and filters."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from functools import cached_property
 
 from nbhelpers.runs import FILTERS, SampleStore
-from nbhelpers.show.pages import in_notebook, is_interactive, macro, note
-from nbhelpers.show.pictures import picture_uri
-from nbhelpers.show.samples import delimiters_of_run, show_samples
+from nbhelpers.show.pages import in_notebook, is_interactive, note
+from nbhelpers.show.samples import group_card, show_samples
 
 
 class SampleViewer:
@@ -23,86 +22,67 @@ class SampleViewer:
     """
 
     def __init__(self, run_dir: str | os.PathLike):
-        self.run_dir = Path(run_dir)
         self.store = SampleStore(run_dir)
-        self._widget = None
-
-    @property
-    def widget(self):
-        """The ipywidgets box, made when first asked for."""
-        if self._widget is None:
-            self._build()
-        return self._widget
 
     def _repr_mimebundle_(self, include=None, exclude=None, **kwargs):
         if is_interactive():
             return self.widget._repr_mimebundle_(include=include, exclude=exclude, **kwargs)
-        page = show_samples(self.run_dir, step=-1 if len(self.store) else None)
+        page = show_samples(self.store.folder, step=-1 if len(self.store) else None)
         return {"text/html": str(page), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return f"SampleViewer({str(self.run_dir)!r}): {len(self.store):,} completions"
+        return f"SampleViewer({str(self.store.folder)!r}): {len(self.store):,} completions"
 
-    def _build(self) -> None:
+    @cached_property
+    def widget(self):
+        """The ipywidgets box, made when first asked for."""
         import ipywidgets as widgets
 
-        def wide(width: str) -> dict:
-            return {"style": {"description_width": "56px"}, "layout": widgets.Layout(width=width)}
+        def wide(width: str, description: str) -> dict:
+            layout = widgets.Layout(width=width)
+            return {"style": {"description_width": "56px"}, "layout": layout, "description": description}
 
-        self._show = widgets.Dropdown(
-            options=[(label, key) for key, label in FILTERS.items()], description="show", **wide("310px")
-        )
-        self._kind = widgets.Dropdown(options=[("every kind", "")], description="kind", **wide("190px"))
+        def button(description: str, tooltip: str, act) -> widgets.Button:
+            made = widgets.Button(description=description, tooltip=tooltip, layout=widgets.Layout(width="96px"))
+            made.on_click(lambda _: act())
+            return made
+
+        filters = [(label, key) for key, label in FILTERS.items()]
+        self._show = widgets.Dropdown(options=filters, **wide("310px", "show"))
+        self._kind = widgets.Dropdown(options=[("every kind", "")], **wide("190px", "kind"))
         self._text = widgets.Text(
-            placeholder="question, answer, completion", description="search", continuous_update=False,
-            tooltip="press Enter to search", **wide("290px"),
+            placeholder="question, answer, completion", continuous_update=False, tooltip="press Enter to search",
+            **wide("290px", "search"),
         )  # fmt: skip
         self._through = widgets.Checkbox(
             description="this problem through training", indent=False, layout=widgets.Layout(width="auto"),
             tooltip="keep the problem; the step slider moves through its visits",
         )  # fmt: skip
-        self._step = widgets.SelectionSlider(options=[("\u2013", 0)], description="step", **wide("460px"))
-        self._problem = widgets.IntSlider(min=1, max=1, description="problem", **wide("460px"))
-        self._previous = widgets.Button(
-            description="\u2039 previous", tooltip="the group before", layout=widgets.Layout(width="96px")
-        )
-        self._next = widgets.Button(
-            description="next \u203a", tooltip="the next group", layout=widgets.Layout(width="96px")
-        )
-        self._again = widgets.Button(
-            description="refresh",
-            tooltip="take in what a running run has written since",
-            layout=widgets.Layout(width="96px"),
-        )
+        self._step = widgets.SelectionSlider(options=[("\u2013", 0)], **wide("460px", "step"))
+        self._problem = widgets.IntSlider(min=1, max=1, **wide("460px", "problem"))
+        self._previous = button("\u2039 previous", "the group before", lambda: self._move(-1))
+        self._next = button("next \u203a", "the next group", lambda: self._move(1))
+        self._again = button("refresh", "take in what a running run has written since", self.refresh)
         self._status = widgets.HTML()
         self._page = widgets.HTML()
-        row = widgets.Layout(flex_flow="row wrap")
-        self._widget = widgets.VBox(
-            [
-                widgets.Box([self._show, self._kind, self._text], layout=row),
-                widgets.Box([self._step, self._previous, self._next], layout=row),
-                widgets.Box([self._problem, self._through, self._again], layout=row),
-                self._status,
-                self._page,
-            ]
-        )
+        rows = ([self._show, self._kind, self._text], [self._step, self._previous, self._next])
+        rows = (*rows, [self._problem, self._through, self._again])
+        boxes = [widgets.Box(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
         for control in (self._show, self._kind, self._text):
             control.observe(lambda change: self._select(), "value")
         self._through.observe(lambda change: self._select(keep=True), "value")
         self._step.observe(lambda change: self._enter_step(), "value")
         self._problem.observe(lambda change: self._draw(), "value")
-        self._previous.on_click(lambda button: self._move(-1))
-        self._next.on_click(lambda button: self._move(1))
-        self._again.on_click(lambda button: self.refresh())
         self._quiet = False
         self._current: int | None = None
         self._fill_kinds()
         self._select()
+        return widgets.VBox([*boxes, self._status, self._page])
 
     def refresh(self) -> int:
         """Takes in what a running run has written since; gives the number of new completions."""
         new = self.store.refresh()
-        if self._widget is not None:
+        if "widget" in self.__dict__:
             self._fill_kinds()
             self._select(keep=True)
         return new
@@ -133,57 +113,42 @@ class SampleViewer:
         self._quiet = True
         self._step.options = list(self._by_step) or [("\u2013", 0)]
         self._step.disabled = not found
-        if wanted in found:
-            step = self.store.group(wanted).step
-            self._step.value = step
-            self._problem.max = len(self._by_step[step])
-            self._problem.value = 1 + self._by_step[step].index(wanted)
+        self._quiet = False
+        self._go_to(wanted if wanted in found else found[0] if found else None)
+
+    def _go_to(self, group: int | None) -> None:
+        """Sets both sliders to this group and shows it."""
+        self._quiet = True
+        if group is None:
+            self._problem.value = self._problem.max = 1
         else:
-            self._step.index = 0
-            self._problem.max = len(self._by_step.get(self._step.value, [0]))
-            self._problem.value = 1
+            self._step.value = self.store.group(group).step
+            of_step = self._by_step[self._step.value]
+            self._problem.max = len(of_step)
+            self._problem.value = 1 + of_step.index(group)
         self._quiet = False
         self._draw()
 
     def _enter_step(self) -> None:
-        if self._quiet:
-            return
-        self._quiet = True
-        self._problem.max = len(self._by_step.get(self._step.value, [0]))
-        self._problem.value = min(self._problem.value, self._problem.max)
-        self._quiet = False
-        self._draw()
+        if not self._quiet:
+            of_step = self._by_step[self._step.value]
+            self._go_to(of_step[min(self._problem.value, len(of_step)) - 1])
 
     def _move(self, by: int) -> None:
-        if self._current not in self._found:
-            return
-        place = min(max(self._found.index(self._current) + by, 0), len(self._found) - 1)
-        self._current = self._found[place]
-        step = self.store.group(self._current).step
-        self._quiet = True
-        self._step.value = step
-        self._problem.max = len(self._by_step[step])
-        self._problem.value = 1 + self._by_step[step].index(self._current)
-        self._quiet = False
-        self._draw()
+        if self._current in self._found:
+            self._go_to(self._found[min(max(self._found.index(self._current) + by, 0), len(self._found) - 1)])
 
     def _draw(self) -> None:
         if self._quiet:
             return
         if not self._found:
-            sampled = (
-                "No group matches; widen the filters."
-                if len(self.store)
-                else "No completion has been sampled yet; refresh later."
+            nothing = (
+                "No group matches; widen the filters." if len(self.store) else "No completion has been sampled yet."
             )
-            self._status.value, self._page.value = "", in_notebook(note(sampled))
+            self._status.value, self._page.value = "", in_notebook(note(nothing))
             return
         self._current = self._by_step[self._step.value][self._problem.value - 1]
-        rows = self.store.completions(self._current)
-        picture = picture_uri(str(self.store.folder), rows[0].get("image"))
-        place = self._found.index(self._current) + 1
-        through = "visit" if self._through.value else "group"
-        self._status.value = in_notebook(
-            note(f"{through} {place:,} of {len(self._found):,} \u00b7 {len(self.store):,} completions in this run")
-        )
-        self._page.value = in_notebook(macro("group")(rows, picture, delimiters_of_run(self.store.folder)))
+        place, unit = self._found.index(self._current) + 1, "visit" if self._through.value else "group"
+        status = f"{unit} {place:,} of {len(self._found):,} \u00b7 {len(self.store):,} completions in this run"
+        self._status.value = in_notebook(note(status))
+        self._page.value = in_notebook(group_card(self.store, self._current))

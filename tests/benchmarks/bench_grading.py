@@ -20,8 +20,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nbhelpers.grading import GRADING_COLUMNS
 from nbhelpers.grading.rules import DEFAULT_DELIMITERS, MAX_SOLUTION, PROTOCOLS, check_format, grade, split_completion
-from nbhelpers.rewards.functions import GRADING_COLUMNS
 from nbhelpers.rewards.naive import naive_correctness_reward_func
 
 CASES = Path(__file__).parents[1] / "data" / "grader_cases.jsonl"

@@ -91,7 +91,8 @@ class Jupyter:
     def theme(self, browser, name: str) -> None:
         browser.execute_async_script(
             "const done = arguments[1];"
-            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]}).then(() => setTimeout(done, 1500))",
+            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]})"
+            ".then(() => setTimeout(done, 1500))",
             name,
         )
 

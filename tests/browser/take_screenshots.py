@@ -33,8 +33,9 @@ def chromium(folder: Path):
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
     for flag in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1180,960",
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--hide-scrollbars", "--window-size=1180,960",
         f"--user-data-dir={folder / 'chromium'}",
     ):  # fmt: skip
         options.add_argument(flag)
@@ -50,8 +51,11 @@ def save(png: bytes, name: str) -> None:
 
 
 def show(browser, selector: str) -> None:
-    script = "const at = document.querySelector(arguments[0]); at.style.scrollMarginTop = '12px'; at.scrollIntoView({block: 'start'})"
-    browser.execute_script(script, selector)
+    browser.execute_script(
+        "const at = document.querySelector(arguments[0]); at.style.scrollMarginTop = '12px';"
+        "at.scrollIntoView({block: 'start'})",
+        selector,
+    )
     time.sleep(1)
 
 
@@ -80,8 +84,8 @@ def take(folder: Path) -> None:
             jupyter.open(browser, "03_grpo_training.ipynb")
             browser.execute_script("window.jupyterapp.commands.execute('application:toggle-left-area')")
             jupyter.restart_and_run_all(browser)
-            half_way = "return Number(document.querySelector('.nbh .live .top b')?.textContent.match(/step (\\d+)/)?.[1] ?? 0) >= 30"
-            wait_for(browser, half_way, 60 * MINUTES)
+            headline = "document.querySelector('.nbh .live .top b')?.textContent"
+            wait_for(browser, f"return Number({headline}.match(/step (\\d+)/)?.[1] ?? 0) >= 30", 60 * MINUTES)
             show(browser, ".nbh .live")
             save(browser.get_screenshot_as_png(), "live_view.png")
             finished(browser, jupyter)

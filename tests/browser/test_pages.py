@@ -4,7 +4,9 @@ else.
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 from lab import wait_for
@@ -18,6 +20,8 @@ from nbhelpers.show.comparison import compare_runs
 from nbhelpers.show.report import write_report
 
 pytestmark = pytest.mark.browser
+
+CASES = json.loads((Path(__file__).parents[1] / "data" / "text_cases.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +196,18 @@ def test_a_copied_report_still_has_everything(browser, run, tmp_path):
     shutil.copy(run / "report.html", tmp_path / "alone.html")
     visit(browser, tmp_path / "alone.html")
     assert browser.execute_script("return [...document.images].every((image) => image.naturalWidth)")
+
+
+def test_the_script_reads_texts_as_python_does(browser, run):
+    """The cases of tests/test_viewer.py; ASCII, because a half surrogate does not travel to the browser otherwise."""
+    visit(browser, run / "samples.html")
+    marks = browser.execute_script("return data.delimiters")
+    calls = {
+        "visible": lambda text: f"element('p', '', visible({json.dumps(text)})).textContent",
+        "clipped": lambda text, limit: f"element('p', '', clipped({json.dumps(text)}, {limit})).textContent",
+        "number": lambda value: f"numberText({json.dumps(value)})",
+        "segments": lambda text, own: f"(data.delimiters = {json.dumps(own or marks)}, segments({json.dumps(text)}))",
+    }
+    for name, cases in CASES.items():
+        for *given, expected in cases:
+            assert browser.execute_script(f"return {calls[name](*given)}") == expected, (name, given)

@@ -11,13 +11,16 @@ from synthetic_run import HOSTILE, make_run
 
 pytestmark = pytest.mark.browser
 
-HEAD = "return [...document.querySelectorAll('.nbh .group .head')].map((head) => head.textContent.replace(/\\s+/g, ' ')).join()"
+HEAD = (
+    "return [...document.querySelectorAll('.nbh .group .head')]"
+    ".map((head) => head.textContent.replace(/\\s+/g, ' ')).join()"
+)
 
 
 @pytest.fixture(scope="module")
 def viewer_notebook(jupyter, browser):
     make_run(jupyter.root / "run", steps=6, prompts=8, problems=24, evaluation=8)
-    jupyter.notebook("viewer.ipynb", "from nbhelpers.viewer import SampleViewer\nSampleViewer('run')")
+    jupyter.notebook("viewer.ipynb", "from nbhelpers.show import SampleViewer\nSampleViewer('run')")
     jupyter.open(browser, "viewer.ipynb")
     jupyter.run_all(browser)
     wait_for(browser, HEAD, 90)
@@ -83,8 +86,8 @@ def test_hostile_samples_do_nothing_in_jupyterlab(jupyter, browser):
     make_run(jupyter.root / "hostile", steps=1, prompts=12, problems=12, evaluation=4, hostile=True)
     jupyter.notebook(
         "hostile.ipynb",
-        "from nbhelpers.viewer import SampleViewer, show_samples\nshow_samples('hostile', n=12)",
-        "from nbhelpers.viewer import changed_minds\nchanged_minds('hostile')",
+        "from nbhelpers.show import SampleViewer, show_samples\nshow_samples('hostile', n=12)",
+        "from nbhelpers.show import changed_minds\nchanged_minds('hostile')",
         "SampleViewer('hostile')",
     )
     jupyter.open(browser, "hostile.ipynb")

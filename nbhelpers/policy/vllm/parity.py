@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.policy.policy import Policy
-from nbhelpers.policy.unsloth import logits_returned
+from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
 from nbhelpers.policy.vllm.engine import Engine
 from nbhelpers.policy.vllm.setup import GenerationError
 
@@ -103,34 +102,20 @@ def check_parity(
     """Sample one completion per conversation with vLLM and ask both sides for the log-probs of its tokens."""
     import torch
 
-    model = policy.model
-    inputs = policy.inputs(conversations, images)
-    prompts = [
-        ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-    ]
+    prompts = policy.prompt_ids(conversations)
     if policy.has_adapter:
-        engine.take_adapter(model)
+        engine.take_adapter(policy.model)
     ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0)
-    width = max(map(len, ids))
-    completion, mask = torch.zeros(2, len(ids), width, dtype=torch.long)
-    sampled = torch.zeros(len(ids), width, dtype=torch.float64)
-    for row, (tokens, values) in enumerate(zip(ids, logps, strict=True)):
-        completion[row, : len(tokens)] = torch.tensor(tokens)
-        sampled[row, : len(tokens)] = torch.tensor(values, dtype=torch.float64)
-        mask[row, : len(tokens)] = 1
-    batch = dict(inputs)
-    batch["input_ids"] = torch.cat([inputs["input_ids"], completion], dim=1)
-    batch["attention_mask"] = torch.cat([inputs["attention_mask"], mask], dim=1)
-    batch["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.zeros_like(completion)], dim=1)
-    was_training = model.training
-    model.eval()
-    device = model.device
-    with_logits = logits_returned() if policy.backend == "unsloth" else contextlib.nullcontext()
+    inputs, ids_NT, mask_NT = completions_as_inputs(policy, conversations, images, ids)
+    sampled_NT = torch.zeros(ids_NT.shape, dtype=torch.float64)
+    for row, values in enumerate(logps):
+        sampled_NT[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
+    was_training = policy.model.training
+    policy.model.eval()
     try:
-        with with_logits, torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(**{key: value.to(device) for key, value in batch.items()}, logits_to_keep=width + 1).logits
+        with torch.no_grad():
+            logits = completion_logits(policy, inputs, tokens=ids_NT.shape[1])
     finally:
-        model.train(was_training)
-    trainer = torch.log_softmax(logits[:, -width - 1 : -1].float() / temperature, dim=-1)
-    trainer = trainer.gather(-1, completion.to(device).unsqueeze(-1)).squeeze(-1).cpu()
-    return parity_report(sampled, trainer, mask)
+        policy.model.train(was_training)
+    trainer_NT = torch.log_softmax(logits / temperature, dim=-1).gather(-1, ids_NT.unsqueeze(-1)).squeeze(-1)
+    return parity_report(sampled_NT, trainer_NT.cpu(), mask_NT.cpu())

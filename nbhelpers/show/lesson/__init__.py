@@ -1,21 +1,20 @@
 """The material of notebook 02: rollouts, spellings and hacks with what they are paid, and the figures beside them."""
 
 from nbhelpers.show.lesson.figures import (
+    grader_rates,
     group_figure,
     preview_figure,
-    preview_table,
     shaping_figure,
-    show_preview,
     signal_figure,
     weights_figure,
 )
-from nbhelpers.show.lesson.verdicts import (
-    HACKS,
-    ROLLOUTS,
-    SPELLINGS,
-    grader_rates,
+from nbhelpers.show.lesson.material import HACKS, ROLLOUTS, SPELLINGS
+from nbhelpers.show.lesson.tables import (
     hack_gallery,
     judge_spellings,
     pay,
+    preview_table,
+    recipes,
     reward_playground,
+    show_preview,
 )

@@ -1,101 +1,51 @@
-"""TODO."""
+"""The figures of notebook 02: graders, groups and their signal, what weights and other rewards do, a preview."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
-from nbhelpers.rewards import (
-    GRADING_COLUMNS,
-    Preview,
-    closeness_reward_func,
-    correctness_reward_func,
-    group_statistics,
-    overlong_reward_func,
-    signal_chance,
-)
-from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, NotebookFigure, style
-from nbhelpers.show.lesson.verdicts import marks_of, table
-from nbhelpers.show.pages import Page
-from nbhelpers.show.samples import show_samples
-from nbhelpers.show.text import number
-
-if TYPE_CHECKING:
-    from nbhelpers.params import RewardParams
+from nbhelpers import rewards
+from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, drawing, shares
+from nbhelpers.show.lesson.material import MEASURED, RIGHT_CASES, WRONG_CASES
+from nbhelpers.show.text import percent
 
 
-def preview_table(preview: Preview) -> Page:
-    """`Preview.table()` to look at."""
-    heads = [
-        ("reward", "name"),
-        ("mean", "num"),
-        ("lowest", "num"),
-        ("highest", "num"),
-        ("groups in which it differs", "num"),
-    ]
-    rows = [
-        [
-            row["reward"],
-            f"{row['mean']:.2f}",
-            number(row["lowest"]),
-            number(row["highest"]),
-            f"{row['groups that differ']:.0%}",
-        ]
-        for row in preview.table()
-    ]
-    return table(heads, rows)
-
-
-def show_preview(
-    preview: Preview,
-    problems: Sequence[Mapping[str, Any]],
-    completions: Sequence[Sequence[str]],
-    reward: RewardParams,
-    n: int = 2,
-) -> Page:
-    """`n` groups beside their pictures, first those whose completions differ in correctness, then in any reward."""
-    size = preview.groups.rewards.shape[1]
-    right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size)
-    mixed = right.any(axis=1) & ~right.all(axis=1)
-    order = sorted(range(len(problems)), key=lambda at: (not mixed[at], preview.groups.spreads[at] == 0))
-    rows = []
-    for group in order[:n]:
-        problem = problems[group]
-        shared = {key: problem.get(key) for key in ("pid", "question", "image", "answer", *GRADING_COLUMNS)}
-        for index, text in enumerate(completions[group]):
-            at = group * size + index
-            verdict = preview.verdicts[at]
-            rows.append(
-                {
-                    **shared,
-                    "group": group,
-                    "index": index,
-                    "completion": text,
-                    "rewards": {name: values[at] for name, values in preview.rewards.items()},
-                    "reward": preview.totals[at],
-                    "advantage": float(preview.groups.advantages[group, index]),
-                    "correct": verdict.correct,
-                    "reason": verdict.reason,
-                }
-            )
-    return show_samples(rows, n=n, delimiters=marks_of(reward))
+def grader_rates() -> Figure:
+    """Right answers denied and wrong answers credited, a pair of bars per grader."""
+    with drawing(3.3) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        places = np.arange(len(MEASURED))[::-1]
+        sides = (
+            (left, [rates.denied for rates in MEASURED], RIGHT_CASES, ORANGE, "right answers denied"),
+            (right, [rates.credited for rates in MEASURED], WRONG_CASES, VERMILION, "wrong answers credited"),
+        )
+        for axis, counts, total, color, title in sides:
+            limit = 1.3 * max(counts) / total
+            axis.barh(places, [count / total for count in counts], color=color, height=0.6)
+            for place, count in zip(places, counts, strict=True):
+                words = f"{percent(count / total)}  ({count})"
+                axis.text(count / total + limit / 80, place, words, va="center", fontsize=8.5, color="#444444")
+            axis.set_xlim(0, limit)
+            shares(axis.xaxis)
+            axis.set_title(f"{title}, of {total}")
+            axis.grid(axis="y", visible=False)
+        left.set_yticks(places, [f"{rates.name}, {rates.microseconds:,.0f} µs" for rates in MEASURED])
+    return figure
 
 
 def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
     """Rewards and advantages of example groups: the first row's bars are rewards with the mean, then both kinds of
     advantage.
     """
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 4.6), layout="constrained")
+    with drawing(4.6) as figure:
         axes = figure.subplots(2, len(groups), sharey="row", squeeze=False)
         for column, (name, values) in enumerate(groups.items()):
             place = np.arange(len(values))
-            plain = group_statistics(values, len(values))
-            scaled = group_statistics(values, len(values), scale="group")
+            plain = rewards.group_statistics(values, len(values))
+            scaled = rewards.group_statistics(values, len(values), scale="group")
             top, bottom = axes[:, column]
             top.bar(place, values, color=SKY, width=0.6)
             top.axhline(plain.means[0], color=VERMILION, linewidth=1.4, linestyle="--")
@@ -119,18 +69,17 @@ def signal_figure(sizes: Sequence[int] = (2, 4, 8, 16), marked: float | None = N
     `marked` (0 to 1) draws the policy's own rate.
     """
     rate = np.linspace(0, 1, 201)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.2), layout="constrained")
+    with drawing(3.2) as figure:
         axis = figure.subplots()
         colors = (SKY, BLUE, GREEN, PURPLE, ORANGE, VERMILION)
         for size, color in zip(sizes, colors, strict=False):
-            axis.plot(rate, signal_chance(rate, size), color=color, label=f"num_generations {size}")
+            axis.plot(rate, rewards.signal_chance(rate, size), color=color, label=f"num_generations {size}")
         if marked is not None:
             axis.axvline(marked, color=GREY, linestyle="--", linewidth=1.2)
-            axis.text(marked + 0.01, 0.03, f"the policy: {marked:.0%} right", fontsize=8.5, color="#444444")
+            axis.text(marked + 0.01, 0.03, f"the policy: {percent(marked, 0)} right", fontsize=8.5, color="#444444")
         axis.set_xlabel("chance that one completion is right")
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        shares(axis.xaxis)
+        shares(axis.yaxis)
         axis.set_ylabel("groups with a signal")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -140,8 +89,7 @@ def weights_figure(weights: Sequence[tuple[float, float]] = ((1, 2), (1, 0), (3,
     """Advantages of four typical completions in one group, for pairs of (formatting, correctness) weights."""
     kinds = ("formed, right", "formed, wrong", "right, no\nreasoning", "no blocks")
     form, right = np.array([2, 2, 1, 0]), np.array([1, 0, 1, 0])
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.0), layout="constrained")
+    with drawing(3.0) as figure:
         axes = figure.subplots(1, len(weights), sharey=True)
         for axis, (formatting, correctness) in zip(axes, weights, strict=True):
             totals = formatting * form + correctness * right
@@ -161,13 +109,14 @@ def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figu
     stated = np.arange(0, int(2 * answer) + 5)
     texts = [f"<SOLUTION>{value}</SOLUTION>" for value in stated]
     answers = [f"{answer:g}"] * len(texts)
-    close = closeness_reward_func(texts, texts, answers)
-    correct = correctness_reward_func(texts, texts, answers, correctness_reward=1.0)
+    close = rewards.closeness_reward_func(texts, texts, answers)
+    correct = rewards.correctness_reward_func(texts, texts, answers, correctness_reward=1.0)
     lengths = np.arange(0, int(1.1 * max_completion_length))
     ids = [range(length) for length in lengths]
-    punished = overlong_reward_func([""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+    punished = rewards.overlong_reward_func(
+        [""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids
+    )
+    with drawing(2.9) as figure:
         left, right = figure.subplots(1, 2)
         left.plot(stated, close, color=ORANGE, label="closeness")
         left.plot(stated, correct, color=BLUE, label="correctness / 2", linestyle="--", linewidth=1.3)
@@ -182,13 +131,12 @@ def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figu
     return figure
 
 
-def preview_figure(preview: Preview) -> Figure:
+def preview_figure(preview: rewards.Preview) -> Figure:
     """Totals of all completions, and how many completions of a group are right."""
     size = preview.groups.rewards.shape[1]
     totals = [value for value in preview.totals if value is not None]
     right = np.array([verdict.correct for verdict in preview.verdicts]).reshape(-1, size).sum(axis=1)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+    with drawing(2.9) as figure:
         left, right_side = figure.subplots(1, 2)
         values, counts = np.unique(np.round(totals, 3), return_counts=True)
         if len(values) <= 12:
@@ -204,6 +152,6 @@ def preview_figure(preview: Preview) -> Figure:
         right_side.set_ylabel("share of groups")
         right_side.set_xticks(np.arange(size + 1))
         for axis in (left, right_side):
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            shares(axis.yaxis)
             axis.grid(axis="x", visible=False)
     return figure

@@ -27,13 +27,14 @@ function visible(text) {
 }
 
 function clipped(text, limit) {
-  if (text.length <= limit * 1.2) return visible(text);
+  const letters = [...text]; // a slice of the string could cut a pair of surrogates
+  if (letters.length <= limit * 1.2) return visible(text);
   const part = document.createDocumentFragment();
-  const more = element("details", "more", element("summary", "", `show all ${text.length.toLocaleString("en")} characters`));
+  const more = element("details", "more", element("summary", "", `show all ${letters.length.toLocaleString("en")} characters`));
   more.addEventListener("toggle", () => {
     if (more.open && more.children.length === 1) more.append(element("div", "text", visible(text)));
   });
-  part.append(visible(text.slice(0, limit)), "…", more);
+  part.append(visible(letters.slice(0, limit).join("")), "…", more);
   return part;
 }
 
@@ -43,6 +44,14 @@ function textBox(tag, className, text, limit) {
   return box;
 }
 
+function strip(text) {
+  const blank = " \t\r\n\f\v";
+  let from = 0, to = text.length;
+  while (from < to && blank.includes(text[from])) from++;
+  while (to > from && blank.includes(text[to - 1])) to--;
+  return text.slice(from, to);
+}
+
 function segments(text) {
   const [thinks, thought, solves, solved] = data.delimiters;
   const pieces = [];
@@ -50,31 +59,31 @@ function segments(text) {
   while (place < text.length) {
     const starts = [[text.indexOf(thinks, place), thinks, thought, "reasoning"], [text.indexOf(solves, place), solves, solved, "solution"]];
     const found = starts.filter((start) => start[0] >= 0).sort((a, b) => a[0] - b[0])[0];
-    const outside = text.slice(place, found ? found[0] : text.length).trim();
+    const outside = strip(text.slice(place, found ? found[0] : text.length));
     if (outside) pieces.push(["outside", "outside the blocks", outside]);
     if (!found) break;
     const [at, opening, closing, role] = found;
     const stop = text.indexOf(closing, at + opening.length);
     const end = stop < 0 ? text.length : stop;
-    pieces.push([role, stop < 0 ? role + " (never closed)" : role, text.slice(at + opening.length, end).trim()]);
+    pieces.push([role, stop < 0 ? role + " (never closed)" : role, strip(text.slice(at + opening.length, end))]);
     place = end + closing.length;
   }
   return pieces;
 }
 
-const short = (value) => (value === null ? "none" : String(Math.round(value * 1000) / 1000));
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+const numberText = (value) => (value === null ? "none" : String(Math.round(value * 1000) / 1000));
+const signed = (value) => (value < 0 ? "" : "+") + value.toFixed(2);
 
 function completionCard([text, reason, rewards, reward, advantage, length, cut, correct]) {
   const judged = correct === null ? "unjudged" : correct ? "right" : "wrong";
   const mark = { unjudged: "not judged", right: "✓ right", wrong: "✗ wrong" }[judged];
-  const card = element("div", "completion " + judged, element("div", "verdict", element("span", "mark", mark), element("span", "", "reward " + short(reward))));
+  const card = element("div", "completion " + judged, element("div", "verdict", element("span", "mark", mark), element("span", "", "reward " + numberText(reward))));
   if (reason) card.append(textBox("div", "reason", reason, 300));
   const pieces = segments(text);
   if (!pieces.length) card.append(element("div", "segment outside", element("div", "label", "empty completion")));
   for (const [role, label, piece] of pieces) card.append(element("div", "segment " + role, element("div", "label", label), textBox("div", "", piece, 900)));
   const chips = element("div", "chips");
-  rewards.forEach((value, place) => { if (value !== undefined) chips.append(element("span", "chip", visible(data.rewards[place]), " " + short(value))); });
+  rewards.forEach((value, place) => { if (value !== undefined) chips.append(element("span", "chip", visible(data.rewards[place]), " " + numberText(value))); });
   if (advantage !== null) chips.append(element("span", "chip " + (advantage > 0 ? "plus" : advantage < 0 ? "minus" : ""), "advantage " + signed(advantage)));
   if (length !== null) chips.append(element("span", "chip", `${length} tokens`));
   if (cut) chips.append(element("span", "chip alarm", "cut off"));
@@ -85,10 +94,10 @@ function completionCard([text, reason, rewards, reward, advantage, length, cut, 
 function problemCard(problem) {
   const [, , question, choices, answer, unit, image] = problem;
   const card = element("div", "problem");
-  if (image === null) card.append(element("p", "noimage", "no picture in this file"));
+  if (data.images[image] === null) card.append(element("p", "noimage", "no picture in this file"));
   else {
     const picture = element("img");
-    picture.src = "data:image/webp;base64," + data.images[image];
+    picture.src = data.images[image];
     picture.alt = "the problem's picture";
     picture.title = "click to enlarge";
     picture.tabIndex = 0;

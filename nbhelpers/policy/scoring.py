@@ -1,0 +1,52 @@
+"""Prompts and completions as one batch that the model can score."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from nbhelpers.policy.policy import Policy
+from nbhelpers.policy.unsloth import logits_returned
+
+
+def completions_as_inputs(
+    policy: Policy, conversations: Sequence[list[dict]], images: Sequence[Any], completions: Sequence[Sequence[int]]
+) -> tuple[dict[str, Any], Any, Any]:
+    """N prompts, each with its picture and one completion, on the model's device.
+
+    Args:
+        completions: token ids, N lists of their own length.
+
+    Returns:
+        The model's keyword arguments, prompts padded on the left and completions on the right; the completions' ids (N,
+        T); and their mask (N, T), 1 where there is a token.
+    """
+    import torch
+
+    batch = policy.inputs(conversations, images)
+    width = max(map(len, completions))
+    ids = torch.full((len(completions), width), policy.processor.tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(completions):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    inputs = dict(batch)
+    inputs["input_ids"] = torch.cat([batch["input_ids"], ids], dim=1)
+    inputs["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)
+    inputs["token_type_ids"] = torch.cat([batch["token_type_ids"], torch.zeros_like(ids)], dim=1)
+    device = policy.model.device
+    return {key: value.to(device) for key, value in inputs.items()}, ids.to(device), mask.to(device)
+
+
+def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
+    """Logits, (N, tokens, vocabulary), from which the last `tokens` tokens of each row were drawn; with a graph where
+    torch keeps one.
+    """
+    import torch
+
+    device = inputs["input_ids"].device.type
+    returned = logits_returned() if policy.backend == "unsloth" else contextlib.nullcontext()
+    with returned, torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        logits = policy.model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits
+    return logits[:, -tokens - 1 : -1].float()  # the logits at a place are for the token after it

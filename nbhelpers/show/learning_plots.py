@@ -1,0 +1,114 @@
+"""What was learnt: by kind over the steps of training, and as pass@k before and after."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nbhelpers.show.figures import (
+    AFTER,
+    BEFORE,
+    BLUE,
+    GREEN,
+    PALETTE,
+    WIDTH,
+    NotebookFigure,
+    nothing_yet,
+    percent_axis,
+    smooth,
+    steps_axis,
+    style,
+)
+
+
+def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], bool] | None = None) -> Figure:
+    """Over the steps: the share of right completions by kind, their length, and the share that works instead of
+    glancing.
+
+    Args:
+        rows: of `samples.jsonl` (training's own; probes have a picture of their own).
+        works: whether a completion works its answer out; without it, or where none does, that curve is left out.
+    """
+    steps: dict[int, list[Mapping]] = defaultdict(list)
+    for row in rows:
+        steps[row["step"]].append(row)
+    if not steps:
+        return nothing_yet("no completion has been sampled yet")
+    kinds = sorted({row["kind"] for rows in steps.values() for row in rows})
+    window = max(1, len(steps) // 8)
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+        for place, kind in enumerate(kinds):
+            shares = [_mean(row["correct"] for row in rows if row["kind"] == kind) for rows in steps.values()]
+            dashes = "-" if place < len(PALETTE) else "--"
+            left.plot(
+                list(steps), smooth(shares, window), color=PALETTE[place % len(PALETTE)], linestyle=dashes, label=kind
+            )
+        percent_axis(left, "right, of what was sampled")
+        left.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5)
+        lengths = smooth([_mean(row["length"] for row in rows) for rows in steps.values()], window)
+        right.plot(list(steps), lengths, color=BLUE)
+        right.set_ylabel("tokens per completion", color=BLUE)
+        right.set_ylim(0, 1.15 * max(lengths))
+        worked = [_mean(works(row["completion"]) for row in rows) for rows in steps.values()] if works else []
+        if any(worked):
+            share = right.twinx()
+            share.plot(list(steps), smooth(worked, window), color=GREEN)
+            percent_axis(share, "share that works it out")
+            share.yaxis.label.set_color(GREEN)
+            share.grid(visible=False)
+        for axis in (left, right):
+            steps_axis(axis)
+    return figure
+
+
+def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = ()) -> Figure:
+    """pass@k before and after training: in all with its 95 % interval, and for some kinds.
+
+    Args:
+        curves: `evaluation.json`'s `pass_at_k`: {"before": ..., "after": ...} as `pass_curve` gives them.
+        kinds: drawn beside the whole; by default those with the largest and the smallest change.
+    """
+    after, before = curves.get("after"), curves.get("before")
+    if not after:
+        return nothing_yet("no pass@k has been measured")
+    kinds = list(kinds) or _telling(before or after, after)
+    with style():
+        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+        axes = figure.subplots(1, 1 + len(kinds), sharey=True, squeeze=False)[0]
+        for name, axis in zip(["all problems", *kinds], axes, strict=True):
+            for phase, curve, color in (("before", before, BEFORE), ("after", after, AFTER)):
+                if not curve:
+                    continue
+                values = curve["all"] if name == "all problems" else curve["by_group"].get(name)
+                if values is None:
+                    continue
+                axis.plot(curve["k"], values, color=color, marker="o", markersize=4, label=f"{phase} training")
+                if name == "all problems":
+                    axis.fill_between(
+                        curve["k"], *np.transpose(curve["interval"]), color=color, alpha=0.15, linewidth=0
+                    )
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(after["k"], [str(k) for k in after["k"]])
+            axis.set_xlabel("k")
+            axis.set_title(name)
+        percent_axis(axes[0], "pass@k")
+        axes[0].legend(loc="lower right")
+    return figure
+
+
+def _telling(before: Mapping[str, Any], after: Mapping[str, Any], count: int = 2) -> list[str]:
+    """The kind whose pass@1 changed most and the one that changed least."""
+    change = {kind: values[0] - before["by_group"].get(kind, values)[0] for kind, values in after["by_group"].items()}
+    ordered = sorted(change, key=lambda kind: -abs(change[kind]))
+    return list(dict.fromkeys(ordered[:1] + ordered[-1:]))[:count]
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return float(np.mean(values)) if values else float("nan")

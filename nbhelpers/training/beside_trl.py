@@ -1,0 +1,119 @@
+"""The same group through TRL's own trainer: what `by_hand` is checked against, in notebook 03 and in the tests."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from nbhelpers.params import RunParams
+from nbhelpers.policy import Policy
+from nbhelpers.runs import RunDirectory
+from nbhelpers.training import by_hand
+from nbhelpers.training.configuration import grpo_arguments
+
+
+@dataclass(frozen=True)
+class Reckoning:
+    """The loss of one group with the log-probs that went into it, (G, T), and the adapter's gradients by name."""
+
+    loss: float
+    logp_GT: Any
+    gradients: dict[str, Any]
+
+
+def reckon_by_hand(policy: Policy, group: by_hand.Group, params: RunParams, old_logp_GT: Any = None) -> Reckoning:
+    """`by_hand` from log-probs to gradients. `old_logp_GT` is of the policy that wrote the group; None: a fresh one."""
+    training = params.training
+    A_G = by_hand.advantages(group.rewards_G, by_spread=training.loss_type == "grpo")
+    with by_hand.as_it_was(policy):
+        logp_GT = by_hand.log_probs(policy, group, training.temperature)
+        old_GT = logp_GT.detach() if old_logp_GT is None else old_logp_GT
+        value = by_hand.loss(
+            by_hand.surrogate(logp_GT, old_GT, A_G), group.mask_GT, loss_type=training.loss_type,
+            max_completion_length=training.max_completion_length,
+        )  # fmt: skip
+        value.backward()
+        return Reckoning(float(value.detach()), logp_GT.detach(), _gradients(policy))
+
+
+def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_logp_GT: Any = None) -> Reckoning:
+    """TRL's `GRPOTrainer.compute_loss` on the same group, with this project's configuration. Nothing is generated."""
+    import torch
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Listening(GRPOTrainer):
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            self.logp_GT = result[0].detach()
+            return result
+
+    G, T = group.ids_GT.shape
+    alone = params.training.model_copy(update={"per_device_train_batch_size": G, "gradient_accumulation_steps": 1})
+    params = params.model_copy(update={"training": alone})
+    A_G = by_hand.advantages(group.rewards_G, by_spread=alone.loss_type == "grpo")
+    with tempfile.TemporaryDirectory() as folder, by_hand.as_it_was(policy):
+        arguments = grpo_arguments(
+            params, alone.batch_plan(), RunDirectory(folder), on_gpu=group.ids_GT.device.type == "cuda"
+        )
+        config = GRPOConfig(**{**arguments, "use_vllm": False, "gradient_checkpointing": False})
+        trainer = Listening(
+            model=policy.model, processing_class=policy.processor, args=config,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=_one_row(group),
+        )  # fmt: skip
+        trainer.current_gradient_accumulation_steps = 1
+        inputs = {key: value for key, value in group.inputs.items() if key not in ("input_ids", "attention_mask")}
+        inputs |= {
+            "prompt_ids": group.inputs["input_ids"][:, :-T], "prompt_mask": group.inputs["attention_mask"][:, :-T],
+            "completion_ids": group.ids_GT, "completion_mask": group.mask_GT, "advantages": A_G,
+            "num_items_in_batch": group.mask_GT.sum(), "num_images": [1] * G,
+        }  # fmt: skip
+        if old_logp_GT is not None:
+            inputs["old_per_token_logps"] = old_logp_GT
+        policy.model.train()
+        with torch.autocast(group.ids_GT.device.type, torch.bfloat16, enabled=config.bf16):
+            value = trainer.compute_loss(policy.model, inputs)
+        value.backward()
+        return Reckoning(float(value.detach()), trainer.logp_GT * group.mask_GT, _gradients(policy))
+
+
+def _one_row(group: by_hand.Group) -> Any:
+    """TRL wants a data set; none of it is read here."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"prompt": [[{"role": "user", "content": group.problem["question"]}]]})
+
+
+def _gradients(policy: Policy) -> dict[str, Any]:
+    return {name: p.grad.detach().clone() for name, p in policy.model.named_parameters() if p.grad is not None}
+
+
+def compare_with_trl(policy: Policy, group: by_hand.Group, params: RunParams, *, steps: int = 8) -> str:
+    """A table of both reckonings for the fresh group, and for the group when the policy is `steps` steps older."""
+    if policy.backend == "unsloth":
+        return "Unsloth puts a loss of its own in place of TRL's: to compare, set model.backend=transformers."
+    old_GT = by_hand.log_probs(policy, group, params.training.temperature).detach()
+    columns = []
+    for age in (0, steps):
+        with by_hand.after_steps(policy, group, params, steps=age):
+            reckoned = [reckon(policy, group, params, old_GT) for reckon in (reckon_by_hand, reckon_by_trl)]
+            columns.append(differences(*reckoned))
+    lines = [f"{'':<52}{'fresh':>12}{f'{steps} steps old':>14}"]
+    lines += [f"{name:<52}{columns[0][name]:>12.3g}{columns[1][name]:>14.3g}" for name in columns[0]]
+    return "\n".join(lines)
+
+
+def differences(ours: Reckoning, theirs: Reckoning) -> dict[str, float]:
+    """Loss of both, the largest gap between two log-probs in nats, and that of the gradients relative to their largest
+    entry.
+    """
+    import torch
+
+    largest = max(float(gradient.abs().max()) for gradient in theirs.gradients.values())
+    gaps = [(ours.gradients[name] - gradient).abs().max() for name, gradient in theirs.gradients.items()]
+    return {
+        "loss by hand": ours.loss,
+        "loss by TRL": theirs.loss,
+        "log-probs, largest gap (nats)": float((ours.logp_GT - theirs.logp_GT).abs().max()),
+        "gradients, largest gap (share of the largest)": float(torch.stack(gaps).max()) / largest,
+    }

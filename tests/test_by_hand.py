@@ -1,0 +1,112 @@
+"""The page on GRPO computes what TRL computes, and leaves no trace."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from tiny_policy import policy_with_adapter
+
+from nbhelpers.params import RunParams
+from nbhelpers.problems import load_problems
+from nbhelpers.training import by_hand
+from nbhelpers.training.beside_trl import differences, reckon_by_hand, reckon_by_trl
+
+
+def smoke(**training):
+    return RunParams.load("smoke", dataset={"max_samples": 64}, training=training)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return policy_with_adapter(std=0.02)
+
+
+@pytest.fixture(scope="module")
+def group(policy):
+    return by_hand.find_group(policy, load_problems(smoke().dataset).train, smoke(), tries=8)
+
+
+def fingerprint(policy):
+    adapter = torch.cat([p.detach().flatten() for p in policy.model.parameters() if p.requires_grad])
+    grads = [p.grad for p in policy.model.parameters() if p.grad is not None]
+    return adapter.clone(), len(grads), policy.model.training, torch.random.get_rng_state(), random.getstate()
+
+
+def test_the_group_that_is_shown_has_something_to_teach(group):
+    assert len(group.rows) == 4 and {row["correct"] for row in group.rows} == {True, False}
+    assert (
+        [len(words) for words in group.words_GT]
+        == group.mask_GT.sum(dim=1).tolist()
+        == [row["length"] for row in group.rows]
+    )
+    assert group.rewards_G.tolist() == [sum(row["rewards"].values()) for row in group.rows]
+
+
+def test_advantages_sum_to_nothing_and_those_over_the_spread_have_spread_one():
+    rewards_G = torch.tensor([4.0, 2.0, 2.0, 0.0])
+    assert by_hand.advantages(rewards_G).tolist() == [2.0, 0.0, 0.0, -2.0]
+    assert float(by_hand.advantages(rewards_G, by_spread=True).std()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_clipped_token_gains_nothing_more_and_has_no_gradient():
+    logp_GT = torch.tensor([[0.5, -0.5, 0.1]], requires_grad=True)
+    gain = by_hand.surrogate(logp_GT, torch.zeros(1, 3), torch.tensor([2.0]))
+    gain.sum().backward()
+    assert gain[0].tolist() == pytest.approx([2.4, 2 * np.exp(-0.5), 2 * np.exp(0.1)])
+    assert (logp_GT.grad == 0).tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("age", [0, 3], ids=["fresh", "three steps old"])
+@pytest.mark.parametrize("loss_type", ["dr_grpo", "grpo"])
+def test_loss_log_probs_and_gradients_are_trls_own(policy, group, loss_type, age):
+    params = smoke(loss_type=loss_type, learning_rate=1e-3)
+    old_GT = by_hand.log_probs(policy, group).detach()
+    with by_hand.after_steps(policy, group, params, steps=age):
+        ours = reckon_by_hand(policy, group, params, old_GT)
+        theirs = reckon_by_trl(policy, group, params, old_GT)
+    ratio_GT = torch.exp(ours.logp_GT - old_GT)
+    assert float((ratio_GT - 1).abs().max()) > 0.05 if age else torch.equal(ratio_GT, torch.ones_like(ratio_GT))
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(ours.logp_GT, theirs.logp_GT, rtol=1e-4, atol=1e-5)
+    assert ours.gradients.keys() == theirs.gradients.keys() and len(ours.gradients) > 10
+    for name, gradient in theirs.gradients.items():
+        torch.testing.assert_close(ours.gradients[name], gradient, rtol=1e-4, atol=1e-5)
+    assert any(float(gradient.abs().max()) > 1e-3 for gradient in theirs.gradients.values())
+    assert differences(ours, theirs)["gradients, largest gap (share of the largest)"] < 1e-4
+
+
+def test_the_logged_loss_of_dr_grpo_pays_for_length(policy, group):
+    params = smoke()
+    A_G = by_hand.advantages(group.rewards_G)
+    expected = -(A_G * group.mask_GT.sum(dim=1)).mean() / params.training.max_completion_length
+    assert reckon_by_hand(policy, group, params).loss == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_nothing_is_left_of_a_step(policy, group):
+    before = fingerprint(policy)
+    old_GT = by_hand.log_probs(policy, group).detach()
+    with by_hand.after_steps(policy, group, smoke(), steps=2):
+        torch.rand(3), random.random(), np.random.rand()
+        assert not torch.equal(by_hand.log_probs(policy, group).detach(), old_GT)
+        assert not torch.equal(fingerprint(policy)[0], before[0])
+    reckon_by_trl(policy, group, smoke())
+    after = fingerprint(policy)
+    assert all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(before, after, strict=True))
+
+
+def test_training_after_the_walk_is_what_it_would_have_been(tiny_params, tmp_path, trained_run):
+    from nbhelpers.policy import load_policy
+    from nbhelpers.runs import RunDirectory
+    from nbhelpers.training import train
+
+    params = tiny_params(tmp_path)
+    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    problems = load_problems(params.dataset)
+    group = by_hand.find_group(policy, problems.train, params, tries=4)
+    with by_hand.after_steps(policy, group, params, steps=2):
+        reckon_by_trl(policy, group, params)
+    train(policy, problems, params, RunDirectory(tmp_path))
+    assert (tmp_path / "samples.jsonl").read_bytes() == trained_run["run"].samples_path.read_bytes()
