@@ -11,6 +11,7 @@ from nbhelpers.policy import Policy
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training import by_hand
 from nbhelpers.training.configuration import grpo_arguments
+from nbhelpers.training.inside_trl import listening_trainer_class
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,7 @@ def reckon_by_hand(policy: Policy, group: by_hand.Group, params: RunParams, old_
 def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_logp_GT: Any = None) -> Reckoning:
     """TRL's `GRPOTrainer.compute_loss` on the same group, with this project's configuration. Nothing is generated."""
     import torch
-    from trl import GRPOConfig, GRPOTrainer
-
-    class Listening(GRPOTrainer):
-        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-            result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-            self.logp_GT = result[0].detach()
-            return result
+    from trl import GRPOConfig
 
     G, T = group.ids_GT.shape
     alone = params.training.model_copy(update={"per_device_train_batch_size": G, "gradient_accumulation_steps": 1})
@@ -57,7 +52,7 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
             params, alone.batch_plan(), RunDirectory(folder), on_gpu=group.ids_GT.device.type == "cuda"
         )
         config = GRPOConfig(**{**arguments, "use_vllm": False, "gradient_checkpointing": False})
-        trainer = Listening(
+        trainer = listening_trainer_class()(
             model=policy.model, processing_class=policy.processor, args=config,
             reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=_one_row(group),
         )  # fmt: skip
@@ -74,7 +69,7 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
         with torch.autocast(group.ids_GT.device.type, torch.bfloat16, enabled=config.bf16):
             value = trainer.compute_loss(policy.model, inputs)
         value.backward()
-        return Reckoning(float(value.detach()), trainer.logp_GT * group.mask_GT, _gradients(policy))
+        return Reckoning(float(value.detach()), trainer.logps * group.mask_GT, _gradients(policy))
 
 
 def _one_row(group: by_hand.Group) -> Any:

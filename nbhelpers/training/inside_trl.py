@@ -40,6 +40,20 @@ def rollout_trainer_class() -> type:
     return RolloutTrainer
 
 
+@functools.cache
+def listening_trainer_class() -> type:
+    """`GRPOTrainer` that keeps the log-probs of its last loss: `logps`, (completions, tokens), without a graph."""
+    from trl import GRPOTrainer
+
+    class ListeningTrainer(GRPOTrainer):
+        def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
+            result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            self.logps = result[0].detach()
+            return result
+
+    return ListeningTrainer
+
+
 def generating_with(engine: Engine) -> contextlib.AbstractContextManager:
     """Inside, a `GRPOTrainer` that is built takes `engine` for its colocated vLLM instead of starting its own."""
     import trl.trainer.grpo_trainer as module

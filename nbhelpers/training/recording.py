@@ -10,7 +10,7 @@ from nbhelpers.grading import PROBLEM_COLUMNS
 from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory, SampleWriter
+from nbhelpers.runs import RunDirectory, SampleWriter, progress_line
 
 
 class Recorder:
@@ -113,16 +113,8 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None) -
 def log_line(metrics: dict) -> None:
     """Print one readable line about a tenth as often as there are steps, and at the first and the last."""
     step, total = metrics["step"], metrics["max_steps"]
-    if step not in (1, total) and step % max(1, total // 10):
-        return
-    functions = {k.split("/")[1]: v for k, v in metrics.items() if k.startswith("rewards/") and k.endswith("/mean")}
-    parts = ", ".join(f"{name} {value:.2f}" for name, value in functions.items() if value is not None)
-    print(
-        f"step {step:>{len(str(total))}}/{total}  reward {metrics['reward']:.2f} ({parts})  "
-        f"{metrics['completions/mean_length']:.0f} tokens  {metrics['seconds_per_step']:.1f} s/step  "
-        f"{(total - step) * metrics['seconds_per_step'] / 60:.1f} min left",
-        flush=True,
-    )
+    if step in (1, total) or step % max(1, total // 10) == 0:
+        print(progress_line(metrics), flush=True)
 
 
 def warn_about_signal(run: RunDirectory) -> None:
