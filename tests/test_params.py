@@ -57,7 +57,7 @@ def test_the_presets_use_only_fields_that_trl_has():
     from trl import GRPOConfig
 
     fields = {field.name for field in dataclasses.fields(GRPOConfig)}
-    assert set(_OWN_PLACE) | set(TrainingParams.model_fields) - {"grpo", "resume"} <= fields
+    assert set(_OWN_PLACE) | set(TrainingParams.model_fields) - {"grpo", "resume", "probes", "probe_steps"} <= fields
     for name in available_presets():
         assert set(RunParams.load(name).training.grpo) <= fields
 

@@ -11,6 +11,7 @@ TINY_TRAINING = {
     "max_steps": 3,
     "save_steps": 2,
     "max_completion_length": 24,
+    "probes": 0,
 }
 TINY_DATASET = {"max_samples": 96}
 TINY_EVALUATION = {"num_samples": 16}

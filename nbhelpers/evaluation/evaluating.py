@@ -35,7 +35,10 @@ def evaluate(
     run.set_aside(run.evaluation_path, run.predictions_path)
     for phase in ("before", "after") if settings.baseline else ("after",):
         with policy.without_adapter() if phase == "before" else contextlib.nullcontext():
-            rows = predict(policy, chosen, params, run, phase=phase, progress=progress)
+            rows = predict(
+                policy, chosen, params, run, phase=phase, progress=progress,
+                temperature=settings.temperature, samples_per_problem=settings.samples_per_problem,
+            )  # fmt: skip
         run.append_jsonl(run.predictions_path, *rows)
         predictions += rows
     result = compare(predictions, seed=params.dataset.seed) | {

@@ -196,7 +196,8 @@ class TrainingParams(Section):
 
     Exactly one of `max_steps` (optimiser steps) and `num_train_epochs` says how long to train.
     `per_device_train_batch_size` counts completions. `resume`: continue from the last checkpoint in the output folder,
-    where there is one; false starts anew.
+    where there is one; false starts anew. `probes`: problems that are kept out of training and answered every
+    `probe_steps` steps, so that one problem can be seen early and late; 0 for none.
     """
 
     per_device_train_batch_size: int = Field(1, ge=1)
@@ -209,6 +210,8 @@ class TrainingParams(Section):
     max_completion_length: int = Field(512, ge=1)
     temperature: Number = Field(1.0, gt=0)
     save_steps: int = Field(50, ge=1)
+    probes: int = Field(8, ge=0)
+    probe_steps: int = Field(10, ge=1)
     resume: bool = False
     seed: int = Field(42, ge=0)
     grpo: dict[str, Any] = Field(
@@ -268,7 +271,8 @@ class EvaluationParams(Section):
     """How the policy is judged before (`baseline`) and after training.
 
     `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol` `strict` is
-    this project's grader, `mathvista` follows the official MathVista scorer.
+    this project's grader, `mathvista` follows the official MathVista scorer. `pass_k`: also sample so many answers to
+    each of the first `pass_problems` problems, at training's temperature, for pass@1 to pass@k; null leaves that out.
     """
 
     num_samples: int | None = Field(None, ge=1)
@@ -276,6 +280,8 @@ class EvaluationParams(Section):
     samples_per_problem: int = Field(1, ge=1)
     protocol: Literal["strict", "mathvista"] = "strict"
     baseline: bool = True
+    pass_k: int | None = Field(None, ge=2)
+    pass_problems: int = Field(64, ge=1)
 
     @model_validator(mode="after")
     def _greedy_once(self) -> EvaluationParams:

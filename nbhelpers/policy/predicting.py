@@ -19,11 +19,14 @@ def predict(
     run: RunDirectory,
     *,
     phase: str,
+    temperature: float = 0.0,
+    samples_per_problem: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[dict]:
     """One graded prediction (a row of `predictions.jsonl`) per problem and sample.
 
     Args:
+        temperature: 0 for greedy decoding.
         progress: called with the phase, the problems answered so far and all of them.
     """
     conversations = [conversation(problem, params.reward) for problem in problems]
@@ -40,8 +43,8 @@ def predict(
         conversations,
         images,
         max_new_tokens=params.training.max_completion_length,
-        temperature=params.evaluation.temperature,
-        samples_per_problem=params.evaluation.samples_per_problem,
+        temperature=temperature,
+        samples_per_problem=samples_per_problem,
         seed=params.training.seed,
         progress=report,
     )

@@ -120,9 +120,11 @@ class SampleStore:
 
     Args:
         path: a run directory, or a `samples.jsonl`.
+        role: "rollout" for what was trained on, "probe" for the probes.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, role: str = "rollout"):
+        self.role = role
         path = Path(path)
         self.path = path if path.suffix == ".jsonl" else path / SAMPLES
         self.folder = self.path.parent
@@ -161,6 +163,8 @@ class SampleStore:
             row = json.loads(str(line, "utf-8"))
             name, step, pid = row["group"], row["step"], row["pid"]
         except (ValueError, KeyError, TypeError):  # a damaged line
+            return
+        if row.get("role", "rollout") != self.role:
             return
         if not self._groups or self._groups[-1].name != name:
             self._groups.append(Group(name, step, pid, row.get("kind")))

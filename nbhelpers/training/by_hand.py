@@ -1,7 +1,7 @@
 """GRPO on one page: one group of completions, from its rewards to the words that a step makes likelier.
 
-What TRL's trainer does in `train`, with nothing around it. Left out, and why: no importance weights for a second sampler
-(this very policy wrote the completions), no KL term (`beta` is 0), no batches (the losses of groups add up).
+What TRL's trainer does in `train`, with nothing around it. Left out, and why: no importance weights for a second
+sampler (this very policy wrote the completions), no KL term (`beta` is 0), no batches (the losses of groups add up).
 
 The suffixes name the axes: G completions of one prompt, T tokens of the longest of them, V words of the vocabulary.
 The symbols are those of Shao et al. 2024 (https://arxiv.org/abs/2402.03300) and Liu et al. 2025

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbhelpers.grading import PROBLEM_COLUMNS
@@ -11,6 +11,7 @@ from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, SampleWriter, progress_line
+from nbhelpers.training.alarms import alarms
 
 
 class Recorder:
@@ -75,7 +76,9 @@ def _conversation_text(conversation: list[dict]) -> str:
     return "\n".join(part["text"] for content in parts for part in content if part.get("type") == "text")
 
 
-def start_records(run: RunDirectory, params: RunParams, problems: ProblemSets, resumed_from: int) -> None:
+def start_records(
+    run: RunDirectory, params: RunParams, problems: ProblemSets, resumed_from: int, notices: Sequence[str]
+) -> None:
     """A resumed run keeps its lines up to the checkpoint; a new one sets earlier results aside, so that nothing is
     lost.
     """
@@ -86,10 +89,12 @@ def start_records(run: RunDirectory, params: RunParams, problems: ProblemSets, r
         run.set_aside()
     run.record_run(params)
     run.update_manifest(dataset=problems.as_manifest())
+    for notice in notices:
+        run.add_notice(notice)
 
 
-def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None) -> Any:
-    """A callback for the trainer that writes `metrics.jsonl` and calls `on_log`."""
+def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, more: Callable[[], dict] = dict) -> Any:
+    """A callback for the trainer that writes `metrics.jsonl`, with what `more` adds to a line, and calls `on_log`."""
     from transformers import TrainerCallback
 
     class MetricsCallback(TrainerCallback):
@@ -101,7 +106,7 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None) -
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "reward" not in logs:
                 return  # the summary at the end of training carries no rewards
-            line = {"step": state.global_step, "time": time.time(), **logs}
+            line = {"step": state.global_step, "time": time.time(), **logs, **more()}
             run.append_jsonl(run.metrics_path, line)
             if on_log:
                 pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
@@ -117,24 +122,7 @@ def log_line(metrics: dict) -> None:
         print(progress_line(metrics), flush=True)
 
 
-def warn_about_signal(run: RunDirectory) -> None:
+def warn_about_learning(run: RunDirectory) -> None:
     """Warnings that a reader of the curves should not have to find alone."""
-    lines = run.read_jsonl(run.metrics_path)
-    if not lines:
-        return
-    without, cut = (
-        sum(line.get(key) or 0 for line in lines) / len(lines)
-        for key in ("frac_reward_zero_std", "completions/clipped_ratio")
-    )
-    if without > 0.8:
-        run.add_warning(
-            f"In {without:.0%} of the groups all completions earned the same reward: they carry no signal. Raise "
-            "num_generations or the temperature, or use problems that the policy solves sometimes."
-        )
-    if cut > 0.3:
-        run.add_warning(
-            f"{cut:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's "
-            "reward."
-        )
-    if all(not line.get("grad_norm") for line in lines):
-        run.add_warning("Every gradient was 0: the policy has not learnt anything in this run.")
+    for sentence in alarms(run.read_jsonl(run.metrics_path)):
+        run.add_warning(sentence)

@@ -42,7 +42,8 @@ from nbhelpers.training.inside_trl import (
     rollout_trainer_class,
     weights_from_the_loss,
 )
-from nbhelpers.training.recording import Recorder, log_line, metrics_callback, start_records, warn_about_signal
+from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
+from nbhelpers.training.recording import Recorder, log_line, metrics_callback, start_records, warn_about_learning
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -91,21 +92,23 @@ def train(
     is_main = config.process_index == 0
     tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
     if is_main:
-        start_records(run, params, problems, resumed_from)
-    for notice in [*problems.notices, *policy.notices, *plan.notices, *untested]:
-        tell(notice)
+        notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
+        start_records(run, params, problems, resumed_from, notices)
 
-    dataset, longest = drop_overlong(grpo_dataset(problems.train, params), policy, params, warn)
+    learnt, probes = set_aside_probes(problems.train, params.training.probes)
+    dataset, longest = drop_overlong(grpo_dataset(learnt, params), policy, params, warn)
     dataset = decode_once(dataset)
     trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
     if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
     with generating:
         trainer = _build(trainer_class, policy, params, config, dataset)
-    writer = SampleWriter(run, resume_step=resumed_from) if is_main else None
-    trainer.on_rollout = Recorder(writer, params.reward.delimiters)
+    recorder = Recorder(SampleWriter(run, resumed_from or None) if is_main else None, params.reward.delimiters)
+    trainer.on_rollout = recorder
     if is_main:
-        trainer.add_callback(metrics_callback(run, on_log))
+        probing = probes_callback(Probes(policy, probes, params, run))
+        for callback in (probing, metrics_callback(run, on_log, more=probing.take)):
+            trainer.add_callback(callback)
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
 
     seconds = _run(trainer, policy, params, checkpoint)
@@ -113,7 +116,7 @@ def train(
     if is_main:
         save_final_model(policy, run.final_model_dir)
         run.update_manifest(timings={"training_seconds": round(seconds, 2)})
-        warn_about_signal(run)
+        warn_about_learning(run)
     return TrainingResult(trainer.state.global_step, seconds, run.final_model_dir, adapter_norm(policy), resumed_from)
 
 
