@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbhelpers.training.alarms import RULES, alarms
+from nbhelpers.training.alarm_rules import RULES, alarms
 
 HEALTHY = {
     "frac_reward_zero_std": 0.2,

@@ -21,7 +21,7 @@ FLOORS = {
     "show": 6,
     "series": 7, "doctor": 7, "cli": 7,
 }  # fmt: skip
-# Neighbours on one floor that may use each other: the policy's weights may lie in `embedded`; the command calls the rest.
+# Neighbours on one floor that may use each other: the policy's weights may lie in `embedded`; the command calls all.
 NEIGHBOURS = {("policy", "embedded"), ("cli", "series"), ("cli", "doctor")}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth", "vllm", "bitsandbytes", "scipy"}
 HOUSE = Path(nbhelpers.__file__).parent

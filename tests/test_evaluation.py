@@ -100,3 +100,19 @@ def test_a_trained_run_is_evaluated_on_unseen_problems(trained_run):
     assert seen[-1] == ("after", 16, 16)
     trained_on = {r["pid"] for r in run.read_jsonl(run.samples_path)}
     assert not trained_on & {r["pid"] for r in rows}
+
+
+def test_pass_at_k_is_sampled_before_and_after_and_its_answers_are_kept(tiny_params, tmp_path):
+    from nbhelpers.policy import load_policy
+    from nbhelpers.runs import RunDirectory
+
+    params = tiny_params(tmp_path, evaluation={"num_samples": 6, "pass_k": 4, "pass_problems": 3})
+    problems, run = loading.load_problems(params.dataset), RunDirectory(tmp_path)
+    result = evaluate(load_policy(params.model, params.lora), problems, params, run)
+    curves = result["pass_at_k"]
+    assert curves["before"]["k"] == [1, 2, 4] and curves["before"]["problems"] == 3 and curves["temperature"] == 1.0
+    assert curves["before"] == curves["after"]  # the adapter is fresh, and the seed the same
+    rows = run.read_jsonl(run.pass_path)
+    assert len(rows) == 2 * 3 * 4 and len({row["pid"] for row in rows}) == 3
+    assert run.read_json(run.evaluation_path)["pass_at_k"] == curves
+    assert {row["pid"] for row in rows} <= {row["pid"] for row in run.read_jsonl(run.predictions_path)}

@@ -74,6 +74,15 @@ def test_metrics_and_the_viewers_store_are_training_s_own(probed):
     assert len(store) == params.training.batch_plan().completions_per_step * params.training.max_steps
 
 
+def test_a_probe_is_shown_early_and_late(probed):
+    from nbhelpers.show import probe_strips
+
+    _, run, _ = probed
+    page = str(probe_strips(run.path, n=2))
+    assert page.count("a probe: never trained on") == 2
+    assert page.count("before training") == 2 and page.count("after 3 steps") == 2 and page.count("<img") == 2
+
+
 def test_asking_does_not_change_what_is_learnt(probed, tiny_params, tmp_path):
     """The same problems without probes in between: the same completions, byte for byte."""
     problems, run, params = probed

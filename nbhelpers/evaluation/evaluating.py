@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from nbhelpers.evaluation.pass_at_k import pass_curve
 from nbhelpers.evaluation.statistics import compare
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
@@ -22,7 +23,8 @@ def evaluate(
 ) -> dict:
     """Let the policy answer the evaluation problems without and with its adapter, and compare.
 
-    Writes `predictions.jsonl` and `evaluation.json` (their layout: README, "The run directory") and returns the latter.
+    Writes `predictions.jsonl` and `evaluation.json` (their layout: README, "The run directory") and returns the
+    latter; with `evaluation.pass_k` also `pass_at_k.jsonl`, the answers that were sampled for it.
 
     Args:
         policy: with its trained adapter; switching the adapter off gives the policy before training.
@@ -31,16 +33,21 @@ def evaluate(
     settings, chosen = params.evaluation, problems.evaluation
     if settings.num_samples is not None:
         chosen = chosen.select(range(min(settings.num_samples, len(chosen))))
+    few = chosen.select(range(min(settings.pass_problems, len(chosen))))
     predictions: list[dict] = []
-    run.set_aside(run.evaluation_path, run.predictions_path)
+    curves: dict[str, dict] = {}
+    run.set_aside(run.evaluation_path, run.predictions_path, run.pass_path)
     for phase in ("before", "after") if settings.baseline else ("after",):
         with policy.without_adapter() if phase == "before" else contextlib.nullcontext():
-            rows = predict(
-                policy, chosen, params, run, phase=phase, progress=progress,
-                temperature=settings.temperature, samples_per_problem=settings.samples_per_problem,
-            )  # fmt: skip
-        run.append_jsonl(run.predictions_path, *rows)
-        predictions += rows
+            decoding = {"temperature": settings.temperature, "samples_per_problem": settings.samples_per_problem}
+            rows = predict(policy, chosen, params, run, phase=phase, progress=progress, **decoding)
+            run.append_jsonl(run.predictions_path, *rows)
+            predictions += rows
+            if settings.pass_k:
+                sampling = {"temperature": params.training.temperature, "samples_per_problem": settings.pass_k}
+                rows = predict(policy, few, params, run, phase=phase, progress=progress, **sampling)
+                run.append_jsonl(run.pass_path, *rows)
+                curves[phase] = pass_curve(rows)
     result = compare(predictions, seed=params.dataset.seed) | {
         "protocol": settings.protocol,
         "decoding": {
@@ -49,6 +56,8 @@ def evaluate(
             "max_new_tokens": params.training.max_completion_length,
         },
     }
+    if curves:
+        result["pass_at_k"] = curves | {"temperature": params.training.temperature}
     run.write_json(run.evaluation_path, result)
     return result
 

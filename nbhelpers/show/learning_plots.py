@@ -9,61 +9,51 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nbhelpers.show.figures import (
-    AFTER,
-    BEFORE,
-    BLUE,
-    GREEN,
-    PALETTE,
-    WIDTH,
-    NotebookFigure,
-    nothing_yet,
-    percent_axis,
-    smooth,
-    steps_axis,
-    style,
-)
+from nbhelpers.show import figures
 
 
 def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], bool] | None = None) -> Figure:
-    """Over the steps: the share of right completions by kind, their length, and the share that works instead of
-    glancing.
+    """Over the steps: the share of right completions by kind, their length, and the share that works its answer out.
 
     Args:
-        rows: of `samples.jsonl` (training's own; probes have a picture of their own).
+        rows: of `samples.jsonl`; probes are left out.
         works: whether a completion works its answer out; without it, or where none does, that curve is left out.
     """
     steps: dict[int, list[Mapping]] = defaultdict(list)
     for row in rows:
-        steps[row["step"]].append(row)
+        if row.get("role") != "probe":
+            steps[row["step"]].append(row)
     if not steps:
-        return nothing_yet("no completion has been sampled yet")
+        return figures.nothing_yet("no completion has been sampled yet")
     kinds = sorted({row["kind"] for rows in steps.values() for row in rows})
     window = max(1, len(steps) // 8)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 3.6), layout="constrained")
+    with figures.drawing(3.6) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
         for place, kind in enumerate(kinds):
             shares = [_mean(row["correct"] for row in rows if row["kind"] == kind) for rows in steps.values()]
-            dashes = "-" if place < len(PALETTE) else "--"
+            dashes = "-" if place < len(figures.PALETTE) else "--"
             left.plot(
-                list(steps), smooth(shares, window), color=PALETTE[place % len(PALETTE)], linestyle=dashes, label=kind
+                list(steps),
+                figures.smooth(shares, window),
+                color=figures.PALETTE[place % len(figures.PALETTE)],
+                linestyle=dashes,
+                label=kind,
             )
-        percent_axis(left, "right, of what was sampled")
+        figures.percent_axis(left, "right, of what was sampled")
         left.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5)
-        lengths = smooth([_mean(row["length"] for row in rows) for rows in steps.values()], window)
-        right.plot(list(steps), lengths, color=BLUE)
-        right.set_ylabel("tokens per completion", color=BLUE)
+        lengths = figures.smooth([_mean(row["length"] for row in rows) for rows in steps.values()], window)
+        right.plot(list(steps), lengths, color=figures.BLUE)
+        right.set_ylabel("tokens per completion", color=figures.BLUE)
         right.set_ylim(0, 1.15 * max(lengths))
         worked = [_mean(works(row["completion"]) for row in rows) for rows in steps.values()] if works else []
         if any(worked):
             share = right.twinx()
-            share.plot(list(steps), smooth(worked, window), color=GREEN)
-            percent_axis(share, "share that works it out")
-            share.yaxis.label.set_color(GREEN)
+            share.plot(list(steps), figures.smooth(worked, window), color=figures.GREEN)
+            figures.percent_axis(share, "share that works it out")
+            share.yaxis.label.set_color(figures.GREEN)
             share.grid(visible=False)
         for axis in (left, right):
-            steps_axis(axis)
+            figures.steps_axis(axis)
     return figure
 
 
@@ -76,13 +66,12 @@ def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = 
     """
     after, before = curves.get("after"), curves.get("before")
     if not after:
-        return nothing_yet("no pass@k has been measured")
+        return figures.nothing_yet("no pass@k has been measured")
     kinds = list(kinds) or _telling(before or after, after)
-    with style():
-        figure = NotebookFigure(figsize=(WIDTH, 2.9), layout="constrained")
+    with figures.drawing(2.9) as figure:
         axes = figure.subplots(1, 1 + len(kinds), sharey=True, squeeze=False)[0]
         for name, axis in zip(["all problems", *kinds], axes, strict=True):
-            for phase, curve, color in (("before", before, BEFORE), ("after", after, AFTER)):
+            for phase, curve, color in (("before", before, figures.BEFORE), ("after", after, figures.AFTER)):
                 if not curve:
                     continue
                 values = curve["all"] if name == "all problems" else curve["by_group"].get(name)
@@ -97,7 +86,7 @@ def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = 
             axis.set_xticks(after["k"], [str(k) for k in after["k"]])
             axis.set_xlabel("k")
             axis.set_title(name)
-        percent_axis(axes[0], "pass@k")
+        figures.percent_axis(axes[0], "pass@k")
         axes[0].legend(loc="lower right")
     return figure
 

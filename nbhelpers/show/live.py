@@ -11,6 +11,7 @@ from nbhelpers.runs import LOSS_MEANS, RunDirectory, SampleStore, logged, metric
 from nbhelpers.show.pages import in_notebook, is_interactive, note, template
 from nbhelpers.show.samples import group_card, telling_group
 from nbhelpers.show.text import duration
+from nbhelpers.training import alarms
 
 _ROLES = {"frac_reward_zero_std": "alarm", "completions/clipped_ratio": "alarm", "loss": "loss"}  # a tile's colour
 
@@ -113,6 +114,7 @@ class LiveView:
             share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
             tiles=self._tiles(),
             loss_means=LOSS_MEANS,
+            alarms=alarms(self.rows, self.total_steps),
         )
         return body + self._newest_group()
 

@@ -80,6 +80,28 @@ def _show_rows(rows: Iterable[Mapping], n: int, delimiters: Sequence[str]) -> Pa
     return Page("".join(cards) or note("No rows."))
 
 
+def probe_strips(run_dir: str | os.PathLike, n: int = 2, visits: int = 4) -> Page:
+    """The same problem through training: probes that changed most, each with its answers at `visits` steps, evenly spaced.
+
+    Args:
+        n: probes shown; those that went from wrong to right first, of different kinds.
+    """
+    store = SampleStore(run_dir, role="probe")
+    if not len(store):
+        return Page(note("This run asked no probes (training.probes)."))
+    shows = ("wrong to right", "right to wrong", "all")
+    order = dict.fromkeys(store.group(number).pid for show in shows for number in store.groups(show=show))
+    cards = []
+    for pid in list(order)[:n]:
+        numbers = store.groups(pid=pid)
+        chosen = sorted({numbers[place * (len(numbers) - 1) // max(1, visits - 1)] for place in range(visits)})
+        rows = [store.completions(number)[0] for number in chosen]
+        titles = [f"after {row['step']} steps" if row["step"] else "before training" for row in rows]
+        picture = picture_uri(store.folder, rows[0].get("image"))
+        cards.append(macro("strip")(rows, titles, picture, delimiters_of_run(store.folder)))
+    return Page("".join(cards))
+
+
 def sort_changes(predictions: Iterable[Mapping]) -> dict[str, list[Pair]]:
     """Predictions as (before, after) pairs under "fixed", "broken", "still wrong" and "still right".
 

@@ -1,7 +1,7 @@
 """GRPO: the configuration from parameters, the trainer with its record, and the loop."""
 
 from nbhelpers.training import by_hand
-from nbhelpers.training.alarms import alarms
+from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.beside_trl import compare_with_trl
 from nbhelpers.training.configuration import TrainingError, check, grpo_arguments
 from nbhelpers.training.recording import log_line

@@ -11,7 +11,7 @@ from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, SampleWriter, progress_line
-from nbhelpers.training.alarms import alarms
+from nbhelpers.training.alarm_rules import alarms
 
 
 class Recorder:
