@@ -81,7 +81,7 @@ def _show_rows(rows: Iterable[Mapping], n: int, delimiters: Sequence[str]) -> Pa
 
 
 def probe_strips(run_dir: str | os.PathLike, n: int = 2, visits: int = 4) -> Page:
-    """The same problem through training: probes that changed most, each with its answers at `visits` steps, evenly spaced.
+    """The same problem through training: the probes that changed most, each with its answers at `visits` steps.
 
     Args:
         n: probes shown; those that went from wrong to right first, of different kinds.

@@ -14,7 +14,7 @@ STATEMENTS = {
     "(empty interpreter)": "pass",
     "nbhelpers": "import nbhelpers",
     "nbhelpers.params": "import nbhelpers.params",
-    "all that notebook 03 imports": "from nbhelpers import params, policy, problems, runs, show, training; show.live_view",
+    "all that notebook 03 imports": "from nbhelpers import policy, problems, runs, show, training; show.live_view",
 }
 
 
