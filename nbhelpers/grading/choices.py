@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from nbhelpers.grading.numbers import read_quantity
 from nbhelpers.grading.read import Value, read, read_gold, same
-from nbhelpers.grading.spelling import fold, text_key
+from nbhelpers.grading.spelling import fold, text_key, unquote
 from nbhelpers.grading.units import units_agree
 
 _LEAD = re.compile(
@@ -28,7 +28,7 @@ _REFUSAL = re.compile(
     r"\b(?:cannot|can't|can not|unable|impossible|insufficient|not enough|not provided|no answer|n/a|unknown)\b", re.I
 )
 _DENIED = re.compile(r"\W*(?:is|are|was)?\s*(?:n't|not|wrong|incorrect|false|never)\b(?!\s+possible)", re.I)
-_OTHER_LETTER = re.compile(r"(?:\b(?:or|and|nor|not|than|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:option\s+|choice\s+|maybe\s+)?[(\[]?([A-Za-z])\b(?!')", re.I)
+_OTHER_LETTER = re.compile(r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:option\s+|choice\s+|maybe\s+)?[(\[]?([A-Za-z])\b(?!')", re.I)
 _FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)|(?:^|[\n;])\s*([A-Z])[.:](?=\s)")
 _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
 _ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus|maybe|perhaps)\b|[/;?]", re.I)
@@ -50,7 +50,7 @@ class Choices:
             _unambiguous([text_key(text, case=True) for text in self.texts], self.texts),
             _unambiguous([text_key(text) for text in self.texts], self.texts),
         ]
-        words = [(_words(text), at) for at, text in enumerate(self.texts) if _tellable(text)]
+        words = [(_words(text), at) for at, text in enumerate(self.texts) if _tellable(text, self.values[at])]
         self.words = sorted(words, key=lambda pair: -len(pair[0]))
 
     def same(self, one: int, other: int) -> bool:
@@ -113,9 +113,9 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+|[^\w\s]", fold(text).casefold()))
 
 
-def _tellable(choice: str) -> bool:
+def _tellable(choice: str, value: Value) -> bool:
     """Whether finding the choice's words in a sentence means something: not for yes, no, A, or a number."""
-    return sum(char.isalpha() for char in choice) >= 4 and choice.strip(" .").casefold() not in ("none", "true", "false")
+    return value.kind in ("text", "list") and sum(char.isalpha() for char in choice) >= 4 and choice.strip(" .").casefold() not in ("none", "true", "false")
 
 
 @lru_cache(maxsize=4096)
@@ -125,7 +125,7 @@ def read_choices(choices: tuple[str, ...]) -> Choices:
 
 def pick(text: str, choices: Choices) -> tuple[int | None, str]:
     """Which choice a folded span names, and how it was recognised or why it was not."""
-    bare = text.strip(" \"'`*_") or text
+    bare = unquote(text)
     stripped = bare
     lone = _LETTER.fullmatch(bare)
     if lone is None and (at := choices.spelt(bare)) is not None:
@@ -188,7 +188,7 @@ _EXPLAINED = re.compile(r"(?:because|since|as|is|for|[-=:,(])(?!\w)", re.I)
 def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None, str]:
     """A letter with text behind it, which must not name another choice nor state a value that is not the letter's own."""
     at = choices.label(letter)
-    rest = rest.strip(" .:,)-\"'*=\n")
+    rest = rest.strip(" .:,)->→\"'*=\n")
     if at is None:
         return None, f"letter {letter} is beyond the choices"
     if not rest or choices.spelt(rest) == at:
@@ -254,4 +254,4 @@ def _pick_mention(clean: str, stripped: str, choices: Choices) -> tuple[int | No
 
 def strip_lead(text: str) -> str:
     """A span without the words that only announce it: `so the answer is`."""
-    return _LEAD.sub("", text).strip(" \"'`*_") or text
+    return unquote(_LEAD.sub("", text)) or text

@@ -45,7 +45,7 @@ _CONCLUDES = re.compile(
 )
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|never|cannot|neither|incorrect|false|wrong|doubt|excluding|except|than|instead of|rather than|but)\b|n't\b)"
-    r"[^.;:!?\n]{0,40}$",
+    r"(?:\s+(?!is\b|are\b|was\b|equals\b)[\w']+){0,3}[\s$(]*$",
     re.I,
 )
 _DENIED_AFTER = re.compile(
@@ -68,8 +68,8 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
             depth += (text[at] == "{") - (text[at] == "}")
             at += 1
         content = text[match.end() : at - 1] if not depth else ""
-        before, after = text[: match.start()].rstrip(" $"), text[at:].lstrip(" $")
-        apart = not re.search(r"[√^]$|(?<!\w)-$|(?<=\w)\($", before) and after[:1] not in ("^", "!", "/", "*")
+        before, after = text[: match.start()], text[at:].lstrip(" $")
+        apart = not re.search(r"[√^]\{?$|(?<!\w)-$|(?<=\w)\($", before.rstrip()) and not before[-1:].isdigit() and after[:1] not in ("^", "!", "/", "*")
         found.append((match.start(), at, content if apart else ""))
     return found
 
@@ -88,7 +88,7 @@ def _wordings(span: str) -> tuple[str, ...]:
 def _strong(text: str) -> tuple[list[tuple[str, ...]], str]:
     spans: list[tuple[str, ...]] = []
     boxes = _boxes(text) if "\\boxed" in text else []
-    places = [(begin, end, content, True) for begin, end, content in boxes]
+    places = [(begin, end, content, True) for begin, end, content in boxes if content.strip()]
     for match in _ANNOUNCED.finditer(text):
         tail = _sentence(text[match.end() : match.end() + 500])
         if "\\boxed" not in tail and tail.strip(" *:."):
@@ -113,6 +113,7 @@ def _strong(text: str) -> tuple[list[tuple[str, ...]], str]:
 
 def commit(text: str) -> Commitment:
     """The spans of a folded solution that hold its answer."""
+    text = text.replace("\\boxed{}", "").strip()
     spans, problem = _strong(text)
     if problem:
         return Commitment(problem=problem)

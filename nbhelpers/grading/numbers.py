@@ -37,7 +37,7 @@ _NUMBER = re.compile(
     (?P<sign>[-+]\ ?)?
     (?:(?P<power>10\ ?(?:\^|\*\*)\ ?[({]?\ ?[-+]?\d{1,4}[)}]?)
       |(?P<whole>\d+)\ (?P<mixed_top>\d+)\ ?/\ ?(?P<mixed_bottom>\d+)
-      |(?P<top>-?\d+)\ ?/\ ?(?P<bottom>\d+)(?![\d.])
+      |(?P<top>-?\d+)\ ?/\ ?(?P<bottom>\d+)(?!\d|\.\d)
       |(?P<digits>(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|[1-9]\d{0,2}(?:\ \d{3})+(?!\d)|\d+)(?P<decimals>\.\d+)?|(?P<bare>\.\d+))
        (?:\.{2,3}(?!\.))?                                        # 0.333...
        (?P<exponent>[eE][-+]?\d{1,4}(?!\d)|\ ?[xX×*·]\ ?10\ ?(?:\^|\*\*)\ ?[({]?\ ?[-+]?\d{1,4}[)}]?)?)
@@ -53,7 +53,7 @@ _WORKED_WORD = re.compile(rf"(?<=[\w)}}])\s*,?\s*(?:which\s+)?\b({'|'.join(_WORK
 _EQUALS = re.compile(r"[=≈≡]")
 _DENIAL = re.compile(
     r"\b(?:not|never|cannot|no|nor|neither|none|without|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|"
-    r"false|excluding|excluded|except|unlikely|instead)\b|n't\b",
+    r"false|excluding|excluded|except|unlikely|instead|doubt)\b|n't\b",
     re.I,
 )
 _HEDGE_BEFORE = frozenset(
@@ -84,7 +84,7 @@ def numeric(text: str) -> str:
 
 def _open_fraction(match: re.Match) -> str:
     whole = f"{match['whole']} " if match["whole"] else " "
-    return f"{whole}{match['top'] or match['one']}/{match['bottom'] or match['two']}".lstrip()
+    return f"{whole}{match['top'] or match['one']}/{match['bottom'] or match['two']}"
 
 
 def _value(match: re.Match) -> tuple[Decimal | None, int, str]:
@@ -195,7 +195,7 @@ def _read_once(text: str) -> Quantity:
 
 
 _WORDS_AHEAD = re.compile(r"^.*(?<![^\W_])(?:(?!sqrt|sin|cos|tan|log|ln)[^\W\d_]{2,})[\s,:]+(?=[\d(\\√$€£.-])", re.S)
-_UNIT_INSIDE = re.compile(r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|\bper\s+[^\W\d_]+|[$€£¥°]")
+_UNIT_INSIDE = re.compile(r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|(?:\bper\s+|/\s?)[^\W\d_]+|[$€£¥°]")
 _NAME = re.compile(r"[^-+*/^√×·÷\d=\\]*(?:\\[A-Za-z]+[^-+*/^√×·÷\d=\\]*)*")
 _FUNCTION_OF_NUMBER = re.compile(r"(?<=[A-Za-z])(?:\(\d+\)|_\{?\w+\}?)")
 
@@ -218,7 +218,7 @@ def _side(part: str) -> tuple[str, tuple[Decimal, ...] | None, str]:
 
 def _without_units(match: re.Match) -> str:
     words = re.findall(r"[^\W\d_]+", match[0])
-    return "" if all(word == "per" or unit_name(word) for word in words) or match[0].startswith("per") else match[0]
+    return "" if all(word == "per" or unit_name(word) for word in words) or match[0].startswith("per") or match[0] in "$€£¥°" else match[0]
 
 
 def _read_equation(text: str, asked: str | None) -> Quantity:
@@ -284,7 +284,7 @@ def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = No
 
 def read_literal(text: str) -> Quantity:
     """A number that is the whole text, with at most a unit or a currency: so not `3 main veins` and not `2π cm`."""
-    text = numeric(text)
+    text = numeric(text).strip()
     lead = re.match(r"(?:US)?[$€£¥]\s*|USD\s+|[-+](?=[$€£¥])[$€£¥]\s*", text)
     match = _NUMBER.match(text, lead.end() if lead else 0)
     if match is None:

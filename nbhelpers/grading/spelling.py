@@ -138,12 +138,19 @@ _KEY_GAP = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _ONE_INSIDE = re.compile(r"\{(\w)\}")
 
 
+def unquote(text: str) -> str:
+    """A text without the quotation marks and emphasis that stand around it in pairs: the ' of f' stays."""
+    text = text.strip(" `*_")
+    while len(text) > 2 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
+    return text
+
+
 def text_key(text: str, case: bool = False) -> str:
     """What two spellings of one text share. Blanks go, except between digits: `2 3` is not `23`."""
     bare = fold(text).replace("$", "")
     bare = bare.lstrip(" :*_").rstrip(" .,;:*_") or bare
-    while len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'":
-        bare = bare[1:-1]
+    bare = unquote(bare)
     if bare.endswith("!") and bare[-3:-1].isalpha():  # no! but neither 5! nor n!
         bare = bare.rstrip("!")
     bare = _ONE_INSIDE.sub(r"\1", bare)
