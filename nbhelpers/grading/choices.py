@@ -22,17 +22,27 @@ _LEAD = re.compile(
 _SMALL_LEAD = re.compile(r"^(?:(?:in|on|at|by|a|an|the|of|during|approximately|about|around)\s+)+", re.I)
 _LETTER = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
 _PARENTHESISED = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]")
-_LABELLED = re.compile(r"(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])\s*[.):](?!\d)|([A-Z])(?=\s*[-=,(]|\s|$))\s*[-=:.,]?\s*(.*)", re.S)
-_HEDGE = re.compile(r"\b(?:or|nor|neither|either|not|never|none|no|except|without|unlike|both|maybe|perhaps|vs|versus|than)\b|n't\b", re.I)
+_LABELLED = re.compile(
+    r"(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])\s*[.):](?!\d)|([A-Z])(?=\s*[-=,(]|\s|$))\s*[-=:.,]?\s*(.*)", re.S
+)
+_HEDGE = re.compile(
+    r"\b(?:or|nor|neither|either|not|never|none|no|except|without|unlike|both|maybe|perhaps|vs|versus|than)\b|n't\b",
+    re.I,
+)
 _REFUSAL = re.compile(
     r"\b(?:cannot|can't|can not|unable|impossible|insufficient|not enough|not provided|no answer|n/a|unknown)\b", re.I
 )
 _DENIED = re.compile(r"\W*(?:is|are|was)?\s*(?:n't|not|wrong|incorrect|false|never)\b(?!\s+possible)", re.I)
-_OTHER_LETTER = re.compile(r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:option\s+|choice\s+|maybe\s+)?[(\[]?([A-Za-z])\b(?!')", re.I)
+_OTHER_LETTER = re.compile(
+    r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:option\s+|choice\s+|maybe\s+)?[(\[]?([A-Za-z])\b(?!')",
+    re.I,
+)
 _FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)|(?:^|[\n;])\s*([A-Z])[.:](?=\s)")
 _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
 _ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus|maybe|perhaps)\b|[/;?]", re.I)
-_STATED = re.compile(r".*\b(?:is|are|was|were|be|as|choose|pick|select|option|choice|equals)\b:?\s*(.+?)[.\s]*", re.S | re.I)
+_STATED = re.compile(
+    r".*\b(?:is|are|was|were|be|as|choose|pick|select|option|choice|equals)\b:?\s*(.+?)[.\s]*", re.S | re.I
+)
 _EXPLAIN = re.compile(r"\s*,?\s*\b(?:because|since|given that|due to|as the|which|so that)\b", re.I)
 _SENTENCE_END = re.compile(r"[.;!]\s+(?=\S)|\n")
 
@@ -115,7 +125,11 @@ def _words(text: str) -> str:
 
 def _tellable(choice: str, value: Value) -> bool:
     """Whether finding the choice's words in a sentence means something: not for yes, no, A, or a number."""
-    return value.kind in ("text", "list") and sum(char.isalpha() for char in choice) >= 4 and choice.strip(" .").casefold() not in ("none", "true", "false")
+    return (
+        value.kind in ("text", "list")
+        and sum(char.isalpha() for char in choice) >= 4
+        and choice.strip(" .").casefold() not in ("none", "true", "false")
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -53,9 +53,15 @@ _DENIED_AFTER = re.compile(
     r"(?:(?:also\s+|clearly\s+)?(?:not\b|wrong|incorrect|false\b|ruled out|impossible|excluded|eliminated)|n't\b)",
     re.I,
 )
-_JOINED = re.compile(r"[\s$)\].,\"'*]*(?:\(\s*)?(?:and/or|or|vs\.?|versus|maybe|perhaps|possibly|alternatively)\b\s*(?:else\b)?", re.I)
-_JOINED_BEFORE = re.compile(r"(?P<first>[^.;\n]*?)[\s$,]*\b(?:or|vs\.?|maybe|perhaps|possibly)\b[\s$(]*(?:simply|just|even)?[\s$]*$", re.I)
-_RETRACTED = re.compile(r"\b(?:wait|actually|correction|scratch that|second thought|no,|sorry|hold on|let me re\w+|mistake)\b", re.I)
+_JOINED = re.compile(
+    r"[\s$)\].,\"'*]*(?:\(\s*)?(?:and/or|or|vs\.?|versus|maybe|perhaps|possibly|alternatively)\b\s*(?:else\b)?", re.I
+)
+_JOINED_BEFORE = re.compile(
+    r"(?P<first>[^.;\n]*?)[\s$,]*\b(?:or|vs\.?|maybe|perhaps|possibly)\b[\s$(]*(?:simply|just|even)?[\s$]*$", re.I
+)
+_RETRACTED = re.compile(
+    r"\b(?:wait|actually|correction|scratch that|second thought|no,|sorry|hold on|let me re\w+|mistake)\b", re.I
+)
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
@@ -69,7 +75,11 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
             at += 1
         content = text[match.end() : at - 1] if not depth else ""
         before, after = text[: match.start()], text[at:].lstrip(" $")
-        apart = not re.search(r"[√^]\{?$|(?<!\w)-$|(?<=\w)\($", before.rstrip()) and not before[-1:].isdigit() and after[:1] not in ("^", "!", "/", "*")
+        apart = (
+            not re.search(r"[√^]\{?$|(?<!\w)-$|(?<=\w)\($", before.rstrip())
+            and not before[-1:].isdigit()
+            and after[:1] not in ("^", "!", "/", "*")
+        )
         found.append((match.start(), at, content if apart else ""))
     return found
 
@@ -97,7 +107,9 @@ def _strong(text: str) -> tuple[list[tuple[str, ...]], str]:
     for begin, end, content, boxed in places[: 2 * _MOST_SPANS]:
         head = re.split(r"[.;:\n]\s|,\s+(?:so|but|thus)\b", text[max(0, begin - 120) : begin])[-1]
         tail = text[end : end + 80]
-        denied = boxed and _DENIED_BEFORE.search(head) or re.search(r"\b(?:not|n't|never|doubt)\b[^,]*$", head) and not boxed
+        denied = (
+            boxed and _DENIED_BEFORE.search(head) or re.search(r"\b(?:not|n't|never|doubt)\b[^,]*$", head) and not boxed
+        )
         if denied or _DENIED_AFTER.match(tail):
             return [], "denied"
         spans.append(_wordings(content))

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from nbhelpers.grading.choices import Choices, pick, read_choices, strip_lead
 from nbhelpers.grading.commit import commit
-from nbhelpers.grading.expressions import ARITHMETIC, same_value
+from nbhelpers.grading.expressions import ARITHMETIC, same_points
 from nbhelpers.grading.numbers import Quantity, read_literal, read_quantity, rounded
 from nbhelpers.grading.read import Value, read, read_gold, same, split_at
 from nbhelpers.grading.spelling import fold, text_key
@@ -100,11 +100,13 @@ def _judge_number(span: str, gold: Gold) -> Verdict:
     if not percent and not units_agree(stated.unit, gold.unit):
         return Verdict(False, shown, f"{shown} is in {stated.unit}, not in {gold.unit}")
     if gold.places is None:
-        right = same_value((stated.value,), (gold.number,))
+        right = same_points((stated.value,), (gold.number,))
         return Verdict(right, shown, f"{shown} is {'the answer' if right else f'not {gold.answer}'}")
     value = _share(stated, gold.places) if percent else stated.value
     right = rounded(value, gold.places) == rounded(gold.number, gold.places)
-    return Verdict(right, shown, f"{shown} is {'the answer' if right else f'not {gold.answer}'} to {gold.places} decimals")
+    return Verdict(
+        right, shown, f"{shown} is {'the answer' if right else f'not {gold.answer}'} to {gold.places} decimals"
+    )
 
 
 def _share(stated: Quantity, places: int) -> Decimal:
@@ -158,7 +160,9 @@ def _judge_list(span: str, gold: Gold) -> Verdict:
 
 
 _STATED = re.compile(r"(.*)(?:\b(?:is|are|was|were|be|equals)\b:?|=)\s*(.+?)[.\s]*", re.S | re.I)
-_DENIAL = re.compile(r"\b(?:not|never|neither|nor|cannot|except|unlike|incorrect|false|wrong|than|either|or|maybe)\b|n't\b", re.I)
+_DENIAL = re.compile(
+    r"\b(?:not|never|neither|nor|cannot|except|unlike|incorrect|false|wrong|than|either|or|maybe)\b|n't\b", re.I
+)
 _LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?")
 
 
@@ -214,7 +218,9 @@ def judge(solution: str, problem: Problem) -> Verdict:
     verdicts = [_first_read(wordings, judge_span, gold) for wordings in commitment.spans]
     read_ones = [verdict for verdict in verdicts if verdict.parsed is not None]
     for verdict in verdicts:
-        if not verdict.correct and (verdict.parsed is not None or len(read_ones) == 0 or len(verdicts) > len(read_ones)):
+        if not verdict.correct and (
+            verdict.parsed is not None or len(read_ones) == 0 or len(verdicts) > len(read_ones)
+        ):
             return verdict
     return verdicts[0]
 

@@ -2,15 +2,11 @@ r"""Reads the one number that a span states, as models write numbers, with its u
 
 >>> read_quantity("x = 1,234 cm^2")
 Quantity(value=Decimal('1234'), unit='cm^2', places=0, problem='')
->>> read_quantity("45 or 46").problem
-'several numbers'
->>> read_quantity("988 multiplied by 5, which equals 4,940.").value
-Decimal('4940')
+>>> read_quantity("45 or 46").problem, read_quantity("988 multiplied by 5, which equals 4,940.").value
+('several numbers', Decimal('4940'))
 
 Texts come folded (`spelling.fold`) and bounded (`compare.MAX_SOLUTION`); each is gone through a fixed number of times.
 """
-
-# ruff: noqa: SIM905 - lists of words read better as text
 
 from __future__ import annotations
 
@@ -18,13 +14,14 @@ import re
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-from nbhelpers.grading.expressions import ARITHMETIC, evaluate, same_value
+from nbhelpers.grading.expressions import ARITHMETIC, Points, evaluate, same_points
+from nbhelpers.grading.tables import words
 from nbhelpers.grading.units import in_measure, read_unit, unit_key, unit_name
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number with the unit beside it ("" when none is) and the decimals it shows; `problem` says why `value` is None."""
+    """A number with the unit beside it ("" when none is) and the decimals shown; `problem` says why `value` is None."""
 
     value: Decimal | None
     unit: str = ""
@@ -33,109 +30,86 @@ class Quantity:
 
 
 _NUMBER = re.compile(
-    r"""(?<![A-Za-z0-9_.^])(?<!\^[-+{])(?<!_\{)                 # not inside a name (x1, cm2), a number or an exponent
+    r"""(?<![A-Za-z0-9_.^])(?<!\^[-+{])(?<!_\{)                # not inside a name (x1, cm2), a number or an exponent
     (?P<sign>[-+]\ ?)?
     (?:(?P<power>10\ ?(?:\^|\*\*)\ ?[({]?\ ?[-+]?\d{1,4}[)}]?)
-      |(?P<whole>\d+)\ (?P<mixed_top>\d+)\ ?/\ ?(?P<mixed_bottom>\d+)
-      |(?P<top>-?\d+)\ ?/\ ?(?P<bottom>\d+)(?!\d|\.\d)
-      |(?P<digits>(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|[1-9]\d{0,2}(?:\ \d{3})+(?!\d)|\d+)(?P<decimals>\.\d+)?|(?P<bare>\.\d+))
-       (?:\.{2,3}(?!\.))?                                        # 0.333...
-       (?P<exponent>[eE][-+]?\d{1,4}(?!\d)|\ ?[xX×*·]\ ?10\ ?(?:\^|\*\*)\ ?[({]?\ ?[-+]?\d{1,4}[)}]?)?)
+      |(?:(?P<whole>\d+)\ )?(?P<top>-?\d+)\ ?/\ ?(?P<bottom>\d+)(?!\d|\.\d)
+      |(?P<digits>[1-9]\d{0,2}(?:,\d{3})+(?!\d)|[1-9]\d{0,2}(?:\ \d{3})+(?!\d)|\d+|(?=\.\d))(?P<decimals>\.\d+)?
+       (?:\.{2,3}(?!\.))?                                      # 0.333...
+       (?:[eE](?P<exponent>[-+]?\d{1,4})(?!\d)|\ ?[xX×*·]\ ?10\ ?(?:\^|\*\*)\ ?[({]?\ ?(?P<ten>[-+]?\d{1,4})[)}]?)?)
     """,
     re.VERBOSE,
 )
-_SMALL_FRACTION = re.compile(
-    r"(?P<whole>\d)?\s*\\frac\s*(?:\{\s*(?P<top>-?\d+)\s*\}|(?P<one>\d))\s*(?:\{\s*(?P<bottom>\d+)\s*\}|(?P<two>\d))"
+_FRACTION = re.compile(
+    r"(?P<whole>\d)?\s*\\frac\s*(?:\{\s*(?P<top>-?\d+)\s*\}|(?P<a>\d))\s*(?:\{\s*(?P<bottom>\d+)\s*\}|(?P<b>\d))"
 )
 _SIGN_WORD = re.compile(r"\b(?:minus|negative)\s+(?=[\d.])", re.I)
 _WORKED = {"plus": "+", "times": "×", "multiplied by": "×", "divided by": "/", "equals": "=", "is equal to": "="}
 _WORKED_WORD = re.compile(rf"(?<=[\w)}}])\s*,?\s*(?:which\s+)?\b({'|'.join(_WORKED)})\b(?=\s*[\d$€£({{\\.-])", re.I)
 _EQUALS = re.compile(r"[=≈≡]")
 _DENIAL = re.compile(
-    r"\b(?:not|never|cannot|no|nor|neither|none|without|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|"
-    r"false|excluding|excluded|except|unlikely|instead|doubt)\b|n't\b",
+    r"(?:\b(?:not|never|no|nor|neither|none|without|except|excluding|excluded|instead|could|might|ruled out|too)\b|n't\b)"
+    r"|\b(?:cannot|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|false|unlikely|doubt|close to)\b",
     re.I,
 )
-_HEDGE_BEFORE = frozenset(
-    "than least most above over under below except but or nor between exceed exceeds exceeding until beyond either times plus "
-    "minus mod double twice triple half almost nearly maybe perhaps possibly probably excluding not barely "
-    "sqrt root log ln lg exp abs sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh gcd lcm det".split()
+_BOUND = re.compile(
+    r"[ ,]*(?:at (?:least|most|maximum|minimum)|or (?:more|less|so|fewer|above|below)|and (?:above|up|over)"
+    r"|(?:is|are|was) (?:too|out))\b",
+    re.I,
 )
-_OF_WHAT = frozenset(
-    "root square cube half twice double triple third quarter logarithm sum product difference multiple multiples factor "
-    "factors power factorial sine cosine tangent inverse reciprocal percent fraction range".split()
-)
-_HEDGE_AFTER = frozenset(
-    "or to and nor minus plus times divided squared cubed mod through factorial pi sqrt half if unless choose at vs versus "
-    "ish thirds fifths sixths eighths tenths hundredths thousandths millionths".split()
-)
-_FUNCTION_AFTER_DASH = frozenset("sqrt root log ln lg exp sin cos tan".split())
-_BOUND = re.compile(r"(?:at (?:least|most|maximum|minimum)|or (?:more|less|so|fewer|above|below)|and (?:above|up|over))\b", re.I)
-_MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _DECADE = re.compile(r"[12]\d\d0s")
+_BEFORE, _OF_WHAT, _AFTER = (frozenset(words("words", name)) for name in ("before", "of_what", "after"))
+_MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
 def numeric(text: str) -> str:
     r"""A folded text with fractions of whole numbers opened (1\frac{1}{2} to 1 1/2) and signs in words as signs."""
     if "\\frac" in text:
-        text = _SMALL_FRACTION.sub(_open_fraction, text)
+        text = _FRACTION.sub(lambda m: f"{m['whole'] or ''} {m['top'] or m['a']}/{m['bottom'] or m['b']}", text)
     return _SIGN_WORD.sub("-", text)
 
 
-def _open_fraction(match: re.Match) -> str:
-    whole = f"{match['whole']} " if match["whole"] else " "
-    return f"{whole}{match['top'] or match['one']}/{match['bottom'] or match['two']}"
-
-
-def _value(match: re.Match) -> tuple[Decimal | None, int, str]:
-    """The number that a match of _NUMBER states and the decimals it shows, or what is wrong with it."""
+def _value(match: re.Match) -> tuple[Decimal | None, str]:
+    """The number that a match of _NUMBER states, or what is wrong with it."""
     sign = -1 if match["sign"] and match["sign"][0] == "-" else 1
     if match["power"]:
-        return sign * ARITHMETIC.create_decimal("1e" + re.sub(r"[^-\d]", "", match["power"][2:])), 0, ""
-    if match["digits"]:
-        exponent = match["exponent"] or ""
-        digits = re.sub("[, ]", "", match["digits"]) + ("e" + re.search(r"[-+]?\d+\D?$", exponent)[0].strip(")}") if exponent else "")
-        places = len(match["decimals"] or match["bare"] or ".") - 1
-        return sign * Decimal(digits) if not exponent else sign * ARITHMETIC.create_decimal(digits), places, ""
-    top, bottom = match["mixed_top"] or match["top"], match["mixed_bottom"] or match["bottom"]
+        return sign * ARITHMETIC.create_decimal("1e" + re.sub(r"[^-\d]", "", match["power"][2:])), ""
+    if match["bottom"] is None:
+        value = Decimal(re.sub("[, ]", "", match["digits"]) + (match["decimals"] or ""))
+        exponent = match["exponent"] or match["ten"]
+        return sign * (value.scaleb(int(exponent), ARITHMETIC) if exponent else value), ""
+    whole, top, bottom = match["whole"], match["top"], match["bottom"]
     if len(top) > 18 or len(bottom) > 18:
-        return None, 0, "a fraction of enormous numbers"
+        return None, "a fraction of enormous numbers"
     if int(bottom) == 0:
-        return None, 0, "a division by zero"
-    if int(top) % int(bottom) == 0 and int(top):
-        return None, 0, "a division left undone"
-    value = ARITHMETIC.divide(Decimal(top), Decimal(bottom))
-    if match["whole"]:
-        if value >= 1:
-            return None, 0, "a malformed mixed number"
-        value = ARITHMETIC.add(Decimal(match["whole"]), value)
-    return sign * value, 0, ""
+        return None, "a division by zero"
+    if int(top) % int(bottom) == 0 and int(top) or whole and int(top) >= int(bottom):
+        return None, "a malformed mixed number" if whole else "a division left undone"
+    return sign * ARITHMETIC.add(Decimal(whole or 0), ARITHMETIC.divide(Decimal(top), Decimal(bottom))), ""
 
 
 def _spoiled_before(text: str, match: re.Match) -> str:
     """What stands before a number and makes it part of something else."""
     before = text[: match.start()].rstrip(" ([{\"'$€£¥#")
-    if not before:
-        return ""
-    last = before[-1]
+    last = before[-1:]
     if not last.isalpha():
         return "" if last in ":,;.=≈~?!\n" else f"{last!r} before the number"
-    word = re.search(r"[^\W\d_]+$", before[-40:])[0].lower()
+    *_, word = re.findall(r"[^\W\d_]+", before[-40:])
+    earlier = re.findall(r"[^\W\d_]+", before[-60 : -len(word)])[-1:]
+    lower = word.lower()
     if match["sign"] and match["sign"][-1] == " ":
         return "a dash that may be a minus"
-    if len(word) == 1 and word.isascii() and word not in "ai" or before.endswith("\\frac"):
-        return "an expression"
-    if word in _HEDGE_BEFORE or word == "to" and before[:-2].rstrip().endswith("up"):
+    if lower in _BEFORE or (lower, earlier) == ("to", ["up"]):
         return f"a hedge ({word!r})"
-    if text[len(before)] in "([{" and not unit_name(word):
-        return "a function of a number"
-    if word == "of" and (earlier := re.search(r"([^\W\d_]+)\W*$", before[-40:-2])) and earlier[1].lower() in _OF_WHAT:
+    if len(word) == 1 and word.isascii() and lower not in "ai" or before.endswith("\\frac"):
         return "an expression"
-    return ""
+    if lower == "of" and earlier and earlier[0].lower() in _OF_WHAT:
+        return "an expression"
+    return "a function of a number" if text[len(before)] in "([{" and not unit_name(word) else ""
 
 
 def _after(text: str, end: int) -> tuple[str, str, int]:
-    """What follows a number: its unit, what makes it part of something else, the power of ten of `million` and the like."""
+    """What follows a number: its unit, what makes it part of something else, the power of ten of `million` and so on."""
     rest = text[end : end + 80].lstrip(" )]}\"'$")
     if not rest:
         return "", "", 0
@@ -144,39 +118,40 @@ def _after(text: str, end: int) -> tuple[str, str, int]:
         return "", "a malformed number" if first in ".:" and rest[1:2].isdigit() else "", 0
     if first == "-":
         word = re.match(r"- ?([^\W\d_]{2,})", rest)
-        return ("", "", 0) if word and word[1].lower() not in _FUNCTION_AFTER_DASH else ("", "an expression", 0)
-    if first in "%°€£¥¢":
-        key, stop = read_unit(rest[:60])
-        return key or first, _bounded(rest[stop or 1 :]), 0
+        return "", "" if word and word[1].lower() not in _BEFORE else "an expression", 0
     if first == "(" and not attached:
         return "", "", 0
-    word_match = re.match(r"[^\W\d_]+", rest)
-    if word_match is None:
+    key, stop = read_unit(rest[:60])
+    if first in "%°€£¥¢":
+        return key or first, "a bound" if _BOUND.match(rest[stop or 1 :]) else "", 0
+    word = re.match(r"[^\W\d_]*", rest)[0]
+    if not word:
         per = re.match(r"/ ?([^\W\d_]+)", rest)
         return "", "" if per and unit_name(per[1]) else f"{first!r} after the number", 0
-    word = word_match[0]
     if word.lower() in _MULTIPLIERS and not attached:
         unit, problem, further = _after(text, text.index(word, end) + len(word))
         return unit, problem or ("a malformed number" if further else ""), _MULTIPLIERS[word.lower()]
-    if word.lower() in _HEDGE_AFTER:
-        return "", f"{word!r} after the number", 0
-    key, stop = read_unit(rest[:60])
-    if not word.isascii():
-        return (key or word, "", 0) if word[0] not in "πθαβγΩ" or key else ("", "an expression", 0)
-    if key is None and (attached or len(word) == 1) and word != "in" or key == "K" and attached:
+    if not word.isascii() and (word[0] not in "πθαβγΩ" or key):
+        return key or word, "", 0
+    unknown = key is None and word != "in" and (attached or len(word) == 1) or key == "K" and attached
+    alternative = word.lower() == "or" and not re.match(r"or -?\d", rest)  # another number is counted by itself
+    if (
+        word.lower() in _AFTER
+        or unknown
+        or alternative
+        or _BOUND.match(rest[stop or len(word) :])
+        or _BOUND.match(rest)
+    ):
         return "", f"{word!r} after the number", 0  # 45x is a product, 45th no quantity, 45K thousands
-    return key or "", _bounded(rest[stop or len(word) :]), 0
+    return key or "", "", 0
 
 
-def _bounded(rest: str) -> str:
-    return "a bound or a hedge" if _BOUND.match(rest.lstrip(" ,")) or re.match(r"\s+or\s+-?\d", rest) else ""
-
-
-def _read_once(text: str) -> Quantity:
+def read_once(text: str) -> Quantity:
     """The one number of a text without an equals sign."""
     found: Quantity | None = None
+    denied = _DENIAL.search(text) or _DECADE.search(text)
     for match in _NUMBER.finditer(text):
-        value, places, problem = _value(match)
+        value, problem = _value(match)
         if value is None:
             return Quantity(None, problem=problem)
         unit, problem, power = _after(text, match.end())
@@ -186,74 +161,90 @@ def _read_once(text: str) -> Quantity:
             return Quantity(None, problem="several numbers")
         currency = text[: match.start()].rstrip(" ([{")[-1:]
         unit = unit or (currency if currency and currency in "$€£¥" else "")
-        found = Quantity(None if problem else value, unit, places, problem)
-    if found is None:
-        return _read_words(text)
-    if found.value is not None and (_DENIAL.search(text) or _DECADE.search(text)):
-        return Quantity(None, problem="denied or refused")
-    return found
+        if denied and _denies(text, match):
+            problem = "denied or refused"
+        found = Quantity(None if problem else value, unit, len(match["decimals"] or ".") - 1, problem)
+    return found or _read_words(text)
 
 
+def _denies(text: str, match: re.Match) -> bool:
+    """Whether a denial stands in the number's own clause, or a word that takes the whole sentence back."""
+    first = max(text.rfind(mark, 0, match.start()) for mark in (",", ";", ". ", " and ", " but ", "\n")) + 1
+    last = min(
+        (at for mark in (", ", ";", ". ", " and ", " but ", "\n") if (at := text.find(mark, match.end())) > 0),
+        default=len(text),
+    )
+    denial = _DENIAL.search(text)
+    return bool(
+        _DENIAL.search(text[first:last]) or _DECADE.search(text) or denial and denial[0].lower() in _SENTENCE_WIDE
+    )
+
+
+_SENTENCE_WIDE = frozenset(
+    "cannot impossible unknown insufficient unable undefined incorrect wrong false doubt never".split()
+)
 _WORDS_AHEAD = re.compile(r"^.*(?<![^\W_])(?:(?!sqrt|sin|cos|tan|log|ln)[^\W\d_]{2,})[\s,:]+(?=[\d(\\√$€£.-])", re.S)
-_UNIT_INSIDE = re.compile(r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|(?:\bper\s+|/\s?)[^\W\d_]+|[$€£¥°]")
+_UNIT_INSIDE = re.compile(
+    r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|(?:\bper\s+|/\s?)[^\W\d_]+|[$€£¥°]"
+)
 _NAME = re.compile(r"[^-+*/^√×·÷\d=\\]*(?:\\[A-Za-z]+[^-+*/^√×·÷\d=\\]*)*")
-_FUNCTION_OF_NUMBER = re.compile(r"(?<=[A-Za-z])(?:\(\d+\)|_\{?\w+\}?)")
+_INDEX = re.compile(r"(?<=[A-Za-z])(?:\(\d+\)|_\{?\w+\}?)")
 
 
-def _side(part: str) -> tuple[str, tuple[Decimal, ...] | None, str]:
+def side(part: str) -> tuple[str, Points | None, str]:
     """One earlier side of an equation: a name, a formula of unknowns, a number with its unit, or unreadable."""
-    bare = _FUNCTION_OF_NUMBER.sub("", part).strip(" $.,:")
-    if _NAME.fullmatch(bare) and "\\frac" not in bare:
+    bare = _INDEX.sub("", part).strip(" $.,:")
+    if _NAME.fullmatch(bare) and "\\frac" not in bare or re.fullmatch(r"[^\W\d_]+(?: [*×·+-] [^\W\d_]{2,})+", bare):
         return "name", None, ""
     worked = _WORDS_AHEAD.sub("", part).strip(" ,:")
-    stated = _read_once(worked)
+    stated = read_once(worked)
     if stated.value is not None:
         return "number", (stated.value,), stated.unit
     worked = re.sub(r",?\s*(?:which|and|so|that)?$", "", _UNIT_INSIDE.sub(_without_units, worked)).strip()
-    points = evaluate(worked)
-    if points is None:
-        return "unreadable", None, ""
-    return ("number" if len(points) == 1 else "formula"), points, ""
+    points = evaluate(re.sub(r"(?<=\d)\s+[a-z]{3,}(?=\s*[*×·+-])", "", worked))
+    return ("unreadable" if points is None else "number" if len(points) == 1 else "formula"), points, ""
 
 
 def _without_units(match: re.Match) -> str:
-    words = re.findall(r"[^\W\d_]+", match[0])
-    return "" if all(word == "per" or unit_name(word) for word in words) or match[0].startswith("per") or match[0] in "$€£¥°" else match[0]
+    per = match[0].startswith("per") or match[0] in "$€£¥°"
+    return "" if per or all(unit_name(word) for word in re.findall(r"(?!per\b)[^\W\d_]+", match[0])) else match[0]
 
 
 def _read_equation(text: str, asked: str | None) -> Quantity:
     """The last side of an equation, whose earlier sides must be names or worth the same."""
     parts = _EQUALS.split(text)
-    if any(part.rstrip()[-1:] in ("<", ">", "!", "≠", "~") for part in parts[:-1]):
+    if any(part.rstrip()[-1:] in ("<", ">", "≠") for part in parts[:-1]):
         return Quantity(None, problem="an inequality")
     if len(parts) == 2 and re.fullmatch(r"\s*[^\W\d_]{1,2}\s*[.)]*", parts[1]) and parts[0].strip():
-        return _read_once(parts[0])  # 5 = x
-    stated = _read_once(parts[-1])
-    if stated.value is None:
-        return stated
-    if any(_DENIAL.search(part) for part in parts[:-1]):
+        return read_once(parts[0])  # 5 = x
+    stated = read_once(parts[-1])
+    if stated.value is not None and any(_DENIAL.search(part) for part in parts[:-1]):
         return Quantity(None, problem="denied or refused")
-    sides = [_side(part) for part in parts[:-1] if part.strip()]
-    worked = False
+    return settle(parts[:-1], stated, asked) if stated.value is not None else stated
+
+
+def settle(earlier: list[str], stated: Quantity, asked: str | None = None) -> Quantity:
+    """`stated`, if the sides before it agree: names, numbers worth the same, formulas once their numbers stand beside."""
+    sides = [side(part) for part in earlier if part.strip()]
     for kind, points, unit in sides:
         if kind == "unreadable" or kind == "number" and not _worth(points[0], unit, stated):
             return Quantity(None, problem="an equation that is not solved")
-        if kind == "number":
-            worked = True
-            if unit and unit != stated.unit and asked and unit == unit_key(asked):
-                stated = Quantity(points[0], unit)  # 300 cm = 3 m where centimetres are asked
-    if not worked and any(kind == "formula" for kind, _, _ in sides):
-        return Quantity(None, problem="an equation that is not solved")
-    return stated
+        if kind == "number" and asked and unit == unit_key(asked) and unit != stated.unit:
+            stated = Quantity(points[0], unit)  # 300 cm = 3 m where centimetres are asked
+    kinds = {kind for kind, _, _ in sides}
+    return (
+        Quantity(None, problem="an equation that is not solved")
+        if "formula" in kinds and "number" not in kinds
+        else stated
+    )
 
 
 def _worth(value: Decimal, unit: str, stated: Quantity) -> bool:
     """Whether one side of an equation is worth what the other states, as far as its decimals go, in its unit."""
     if unit and stated.unit and unit != stated.unit:
-        family, measured = in_measure(value, unit)
-        other, theirs = in_measure(stated.value, stated.unit)
-        return family == other and same_value((measured,), (theirs,))
-    if same_value((value,), (stated.value,)) or unit == "%" and same_value((value / 100,), (stated.value,)):
+        (family, measured), (other, theirs) = in_measure(value, unit), in_measure(stated.value, stated.unit)
+        return family == other and same_points((measured,), (theirs,))
+    if same_points((value,), (stated.value,)) or unit == "%" and same_points((value / 100,), (stated.value,)):
         return True
     return rounded(value, stated.places) == stated.value and abs(value) >= 1
 
@@ -266,15 +257,11 @@ def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = No
 
     Read are decimals, thousands separators, fractions, mixed numbers, scientific notation, percents, currencies, an
     equation's right side, a worked sum's result, the one number of a sentence. Not read, with the reason in `problem`:
-    several numbers, a range, an inequality, a denial, a product or a power, a division left undone.
-
-    Args:
-        text: The span.
-        decimal_comma: Also read 0,75 as three quarters, where that cannot be a thousands separator.
-        asked: The problem's unit; of two sides in different units the one in this counts.
+    several numbers, a range, an inequality, a denial, a product or a power, a division left undone. `decimal_comma` also
+    reads 0,75 as three quarters; of two sides in different units the one in the `asked` unit counts.
     """
     text = _WORKED_WORD.sub(lambda match: f" {_WORKED[match[1].lower()]} ", numeric(text))
-    quantity = _read_equation(text, asked) if _EQUALS.search(text) else _read_once(text)
+    quantity = _read_equation(text, asked) if _EQUALS.search(text) else read_once(text)
     if quantity.value is None and decimal_comma and text.count(",") == 1 and (comma := _DECIMAL_COMMA.search(text)):
         whole, decimals = comma.groups()
         if len(decimals) != 3 or whole == "0":  # 1,234 has been read as a thousand already
@@ -285,21 +272,19 @@ def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = No
 def read_literal(text: str) -> Quantity:
     """A number that is the whole text, with at most a unit or a currency: so not `3 main veins` and not `2π cm`."""
     text = numeric(text).strip()
-    lead = re.match(r"(?:US)?[$€£¥]\s*|USD\s+|[-+](?=[$€£¥])[$€£¥]\s*", text)
-    match = _NUMBER.match(text, lead.end() if lead else 0)
+    lead = re.match(r"(-)?(?:(?:US)?([$€£¥])|USD )?\s*", text)
+    match = _NUMBER.match(text, lead.end() if lead[2] or not lead[1] else 0)
     if match is None:
         return Quantity(None, problem="no number")
-    value, places, problem = _value(match)
-    unit = re.sub(r"[^$€£¥]", "", lead[0].replace("USD", "$")) if lead else ""
-    rest = text[match.end() :]
-    if lead and lead[0][0] == "-" and value is not None:
+    value, problem = _value(match)
+    unit, rest = lead[2] or "", text[match.end() :]
+    if value is not None and lead[1] and lead[2]:
         value = -value
     if rest.strip():
-        key, stop = read_unit(rest)
-        if rest[stop:].strip(" .)") or key is None or key == "K" and not rest[0].isspace() or _DECADE.fullmatch(text):
+        unit, stop = read_unit(rest)
+        if unit is None or rest[stop:].strip(" .)") or unit == "K" and rest[0] == "K" or _DECADE.fullmatch(text):
             return Quantity(None, problem="more than a number")
-        unit = key
-    return Quantity(value, unit, places, problem)
+    return Quantity(value, unit, len(match["decimals"] or ".") - 1, problem)
 
 
 def rounded(value: Decimal, places: int) -> Decimal:
@@ -307,39 +292,38 @@ def rounded(value: Decimal, places: int) -> Decimal:
     return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP, context=ARITHMETIC)
 
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_NUMBER_WORDS = {word: at for at, word in enumerate(_ONES)} | {word: 20 + 10 * at for at, word in enumerate(_TENS)}
-_NO_NOUN = re.compile(r".*(?:th|rd|nd|ths|rds|half|halves|quarters?|dozen|pairs?|hundred|thousand|[mbtr]+illion|point|or|and|of|to|not)")
+_TENS = {word: 20 + 10 * at for at, word in enumerate(words("words", "tens"))}
+_WORDS = {word: at for at, word in enumerate(words("words", "ones"))} | _TENS
+_NO_NOUN = re.compile(
+    r".*(?:th|rd|nd|ths|rds|half|halves|quarters?|dozen|pairs?|hundred|thousand|illion|point|or|and|of|to|not)"
+)
 
 
 def _read_words(text: str) -> Quantity:
     """A number spelt in words that is the whole text, with at most one noun behind: `forty-five degrees`."""
-    words = re.findall(r"[^\W\d_]+", text.lower()) if len(text) < 60 else []
-    sign = -1 if words[:1] in (["minus"], ["negative"]) else 1
-    words = words[1:] if sign < 0 else words
-    total = current = used = 0
+    spelt = re.findall(r"[^\W\d_]+", text.lower()) if len(text) < 60 else []
+    sign = -1 if spelt[:1] in (["minus"], ["negative"]) else 1
+    rest = spelt[sign < 0 :]
+    total = current = 0
     previous = ""
-    for word in words:
-        if word in _NUMBER_WORDS:
-            step = _NUMBER_WORDS[word]
-            if used and not (previous in _TENS and 0 < step < 10 or previous in ("hundred", "thousand", "and")):
-                break
-            current += step
+    while rest:
+        word = rest[0]
+        joins = (
+            not previous
+            or previous in ("hundred", "thousand", "and")
+            or previous in _TENS
+            and 0 < _WORDS.get(word, 0) < 10
+        )
+        if word in _WORDS and joins:
+            current += _WORDS[word]
         elif word == "hundred" and 0 < current < 100:
             current *= 100
         elif word == "thousand" and 0 < current < 1000 and not total:
             total, current = current * 1000, 0
         elif not (word == "and" and previous == "hundred"):
             break
-        previous = word
-        used += 1
-    rest = words[used:]
-    if not used or previous == "and" or len(rest) > 1 or (rest and _NO_NOUN.fullmatch(rest[0]) and not unit_key(rest[0])):
+        previous = rest.pop(0)
+    noun = bool(rest) and _NO_NOUN.fullmatch(rest[0]) and not unit_key(rest[0])
+    if previous in ("", "and") or len(rest) > 1 or noun or re.search(r"[^\w\s.,\-°%]", text):
         return Quantity(None, problem="no number")
-    if re.search(r"[^\w\s.,\-°%]", text):
-        return Quantity(None, problem="an expression")
     return Quantity(Decimal(sign * (total + current)), unit_key(rest[0]) or "" if rest else "")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
-from nbhelpers.grading.expressions import evaluate, same_value
+from nbhelpers.grading.expressions import evaluate, same_points
 from nbhelpers.grading.numbers import read_literal
 from nbhelpers.grading.spelling import fold, text_key
 from nbhelpers.grading.units import read_unit, units_agree
@@ -35,7 +35,9 @@ class Value:
         return self.kind in ("number", "expression")
 
 
-_APPROXIMATELY = re.compile(r"(?:(?:around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])", re.I)
+_APPROXIMATELY = re.compile(
+    r"(?:(?:around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])", re.I
+)
 _TRUE = {"true": True, "yes": True, "false": False, "no": False}
 _ENDS = {"(": ")", "[": "]", "{": "}"}
 _INTERVALS = ("(]", "[)")
@@ -140,15 +142,21 @@ def same(one: Value, other: Value) -> bool:
     """
     if one.measurable and other.measurable:
         finished = one.kind == "number" or other.kind == "expression"
-        return finished and same_value(one.points, other.points) and units_agree(one.unit, other.unit)
+        return finished and same_points(one.points, other.points) and units_agree(one.unit, other.unit)
     if one.kind == other.kind == "list":
-        marks = one.brackets == other.brackets or "" in (one.brackets, other.brackets) and "()" in (one.brackets, other.brackets)
+        marks = (
+            one.brackets == other.brackets
+            or "" in (one.brackets, other.brackets)
+            and "()" in (one.brackets, other.brackets)
+        )
         return marks and _all_same(one.items, other.items)
     if one.kind == other.kind == "ratio":
         return _all_same(one.items, other.items)
     if {one.kind, other.kind} == {"ratio", "number"}:
         ratio, number = (one, other) if one.kind == "ratio" else (other, one)
-        return len(ratio.items) == 2 and re.sub(r"\\frac\{?(\w+)\}?\{?(\w+)\}?", r"\1/\2", number.key) == ratio.key.replace(":", "/")
+        return len(ratio.items) == 2 and re.sub(
+            r"\\frac\{?(\w+)\}?\{?(\w+)\}?", r"\1/\2", number.key
+        ) == ratio.key.replace(":", "/")
     if "equation" in (one.kind, other.kind):
         return _same_equation(one, other)
     if one.kind == other.kind == "truth":
@@ -171,11 +179,13 @@ def _same_equation(one: Value, other: Value) -> bool:
     differences = []
     for equation in (one, other):
         left, right = (item.points or evaluate(item.key) or () for item in equation.items)
-        differences.append([a - b for a, b in zip(left * (3 // max(len(left), 1)), right * (3 // max(len(right), 1)), strict=False)])
+        differences.append(
+            [a - b for a, b in zip(left * (3 // max(len(left), 1)), right * (3 // max(len(right), 1)), strict=False)]
+        )
     first, second = differences
     if len(first) != 3 or len(second) != 3 or not all(first) or not all(second):
         return False
-    return all(same_value((a * second[0],), (b * first[0],)) for a, b in zip(first[1:], second[1:], strict=True))
+    return all(same_points((a * second[0],), (b * first[0],)) for a, b in zip(first[1:], second[1:], strict=True))
 
 
 @lru_cache(maxsize=8192)
