@@ -1,124 +1,110 @@
-r"""Which span of a solution is the answer that it commits to.
+r"""Which span of a solution is the answer that it commits to, and in which wordings that span can be read.
 
-In this order: what is boxed or follows "the answer is", wherever it stands; the last sentence that draws a conclusion;
-the whole. The spans of the first kind all count, so that two different answers cancel each other; a denial or a
-retraction leaves none.
+What is boxed or announced ("the answer is") counts wherever it stands, and all of it, so that two different answers
+cancel each other; a denial or a retraction leaves none. Else it is the sentence that concludes, else the whole.
 
->>> commit(r"There are no small ones. \boxed{7}").spans
-(('7',),)
->>> commit("(A) 3 (B) 4\nAnswer: B").spans
-(('B',),)
+>>> commit(r"There are no small ones. \boxed{7}").spans, commit("(A) 3 (B) 4\nAnswer: B").spans
+(('7',), ('B',))
 >>> commit("She needs 3 and 4. In total, she needs 7.").spans
-(('She needs 3 and 4. In total, she needs 7.', 'In total, she needs 7.'),)
+('She needs 3 and 4. In total, she needs 7.',)
 >>> commit(r"It is not \boxed{7}").problem
 'denied'
+>>> list(wordings("The next shape is C."))
+['The next shape is C.', 'next shape is C.', 'C']
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from nbhelpers.grading.spelling import unquote
+from nbhelpers.grading.tables import one_of
 
 _MOST_SPANS = 6
 
 
 class Commitment(NamedTuple):
-    """Each span in the wordings to try, the fullest first. `strong`: boxed or announced. `problem`: why there is none."""
+    """The spans that must all be the answer, whether they are boxed or announced, and why there are none."""
 
-    spans: tuple[tuple[str, ...], ...] = ()
+    spans: tuple[str, ...] = ()
     strong: bool = False
     problem: str = ""
 
 
 _BOX = re.compile(r"\\boxed\s*\{")
 _ANNOUNCED = re.compile(
-    r"(?:\b(?:answer|ans|choice|option|result|solution)\b(?:\s+(?:to|for)\s+(?:the|this)\s+(?:question|problem))?"
-    r"(?:\s*[:=]\s*|\s+(?:is|are|would be|must be|should be|will be)\b\s*:?\s*)|答案\s*[:是为]*\s*|选\s*[:择]?\s*(?=[A-Z(]))",
+    r"\b(?:answer|ans|choice|option|result|solution)\b(?:\s+(?:to|for)\s+(?:the|this)\s+(?:question|problem))?"
+    r"(?:\s*[:=]\s*|\s+(?:is|are|would be|must be|should be|will be)\b\s*:?\s*)|答案\s*[:是为]*\s*|选\s*[:择]?\s*(?=[A-Z(])",
     re.I,
 )
-_SENTENCE_END = re.compile(r"(?<![^\w\s)}\]%°\"'$][a-z])[.!;](?:\s+(?=\S)|(?=[A-Z][a-z]))|\n")
-_BECAUSE = re.compile(r"\s*,?\s*\b(?:because|since|given that|due to|as the|which|so that|where)\b", re.I)
+SENTENCE_END = re.compile(r"(?<![^\w\s)}\]%°\"'$][a-z])[.!;](?:\s+(?=\S)|(?=[A-Z][a-z]))|\n")
 _CONCLUDES = re.compile(
     r"\s*(?:so|thus|hence|therefore|in total|altogether|all together|finally|consequently|in conclusion|overall|in summary|"
-    r"this (?:means|gives)|that (?:means|gives)|we (?:get|have|obtain|find))\b|[∴]",
+    r"this (?:means|gives)|that (?:means|gives)|we (?:get|have|obtain|find))\b|∴",
     re.I,
 )
-_DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|cannot|neither|incorrect|false|wrong|doubt|excluding|except|than|instead of|rather than|but)\b|n't\b)"
-    r"(?:\s+(?!is\b|are\b|was\b|equals\b)[\w']+){0,3}[\s$(]*$",
+_NOT = r"\b(?:not|never|cannot|neither|incorrect|false|wrong|doubt|excluding|except|than|instead of|rather than|but)\b|n't\b"
+_DENIED_BEFORE = re.compile(rf"(?:{_NOT})(?:\s+(?!is\b|are\b|was\b|equals\b)[\w']+){{0,3}}[\s$(]*$", re.I)
+_ANNOUNCED_DENIED = re.compile(r"(?:\b(?:not|never|doubt|false)\b|n't\b)[^,]*$", re.I)
+DENIED_AFTER = re.compile(
+    r"[\s$)\].\"'*,]*(?:(?:is|are|was|were|can be|must be|would be|seems|looks)(?:\s+|(?=n't)))?(?:also\s+|clearly\s+)?"
+    r"(?:n't\b|not\b(?! possible)|never\b|wrong|incorrect|false\b|ruled out|impossible|excluded|eliminated|too\b)",
     re.I,
 )
-_DENIED_AFTER = re.compile(
-    r"[\s$)\].\"'*]*(?:(?:is|are|was|would be|seems|looks)\s+|(?:is|was|are)n't\s+)?"
-    r"(?:(?:also\s+|clearly\s+)?(?:not\b|wrong|incorrect|false\b|ruled out|impossible|excluded|eliminated)|n't\b)",
-    re.I,
-)
-_JOINED = re.compile(
-    r"[\s$)\].,\"'*]*(?:\(\s*)?(?:and/or|or|vs\.?|versus|maybe|perhaps|possibly|alternatively)\b\s*(?:else\b)?", re.I
-)
+_OR = r"(?:and/or|or|vs\.?|versus|maybe|perhaps|possibly|alternatively)\b"
+_JOINED = re.compile(rf"[\s$)\].,\"'*]*(?:\(\s*)?{_OR}\s*(?:else\b)?", re.I)
 _JOINED_BEFORE = re.compile(
-    r"(?P<first>[^.;\n]*?)[\s$,]*\b(?:or|vs\.?|maybe|perhaps|possibly)\b[\s$(]*(?:simply|just|even)?[\s$]*$", re.I
+    rf"(?P<first>[^.;\n]*?)[\s$,]*\b{_OR}[\s$(]*(?:simply|just|even|maybe|possibly)?[\s$]*$", re.I
 )
 _RETRACTED = re.compile(
     r"\b(?:wait|actually|correction|scratch that|second thought|no,|sorry|hold on|let me re\w+|mistake)\b", re.I
 )
+HEDGE = re.compile(
+    r"\b(?:or|nor|neither|either|not|never|none|no|except|without|unlike|both|maybe|perhaps|possibly|vs|versus|than|could|"
+    r"might|false|wrong|incorrect|doubt|can be|cannot|can't)\b|n't\b",
+    re.I,
+)  # fmt: skip
 
 
-def _boxes(text: str) -> list[tuple[int, int, str]]:
-    """Where every box stands that is no part of an expression (√\\boxed{45}, \\boxed{45}^2), with its content."""
-    found = []
+def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    r"""Where every box stands, with its content: "" where it is part of an expression (√{\boxed{45}}, \boxed{45}^2)."""
     at = 0
-    while len(found) <= _MOST_SPANS and (match := _BOX.search(text, at)):
+    while match := _BOX.search(text, at):
         depth, at = 1, match.end()
         while at < len(text) and depth:
             depth += (text[at] == "{") - (text[at] == "}")
             at += 1
-        content = text[match.end() : at - 1] if not depth else ""
         before, after = text[: match.start()], text[at:].lstrip(" $")
-        apart = (
-            not re.search(r"[√^]\{?$|(?<!\w)-$|(?<=\w)\($", before.rstrip())
-            and not before[-1:].isdigit()
-            and after[:1] not in ("^", "!", "/", "*")
-        )
-        found.append((match.start(), at, content if apart else ""))
-    return found
+        part = re.search(r"(?:[√^]\{?\s*|(?<!\w)-\s*|\w\(|\d)\Z", before) or after[:1] in ("^", "!", "/", "*")
+        yield match.start(), at, "" if part or depth else text[match.end() : at - 1]
 
 
-def _sentence(text: str) -> str:
-    return _SENTENCE_END.split(text, maxsplit=1)[0].strip()
+def sentence(text: str) -> str:
+    """The first sentence."""
+    return SENTENCE_END.split(text, maxsplit=1)[0].strip()
 
 
-def _wordings(span: str) -> tuple[str, ...]:
-    """A span, and what is left of it without the reason that may follow."""
-    span = span.strip(" *\"'")
-    shorter = _BECAUSE.split(span)[0].strip(" *\"',")
-    return (span,) if shorter == span or not shorter else (span, shorter)
-
-
-def _strong(text: str) -> tuple[list[tuple[str, ...]], str]:
-    spans: list[tuple[str, ...]] = []
-    boxes = _boxes(text) if "\\boxed" in text else []
-    places = [(begin, end, content, True) for begin, end, content in boxes if content.strip()]
+def _strong(text: str) -> tuple[list[str], str]:
+    """What is boxed or announced, and what is joined to a box by a hedge; or why none of it counts."""
+    places = [(*box, True) for box in _boxes(text)] if "\\boxed" in text else []
     for match in _ANNOUNCED.finditer(text):
-        tail = _sentence(text[match.end() : match.end() + 500])
+        tail = sentence(text[match.end() : match.end() + 500])
         if "\\boxed" not in tail and tail.strip(" *:."):
             places.append((match.start(), match.end() + len(tail), tail, False))
-    last = 0
+    spans: list[str] = []
     for begin, end, content, boxed in places[: 2 * _MOST_SPANS]:
         head = re.split(r"[.;:\n]\s|,\s+(?:so|but|thus)\b", text[max(0, begin - 120) : begin])[-1]
         tail = text[end : end + 80]
-        denied = (
-            boxed and _DENIED_BEFORE.search(head) or re.search(r"\b(?:not|n't|never|doubt)\b[^,]*$", head) and not boxed
-        )
-        if denied or _DENIED_AFTER.match(tail):
+        if (_DENIED_BEFORE if boxed else _ANNOUNCED_DENIED).search(head) or DENIED_AFTER.match(tail):
             return [], "denied"
-        spans.append(_wordings(content))
+        spans.append(content)
         if boxed and (joined := _JOINED.match(tail)):
-            spans.append((_sentence(tail[joined.end() :]),))
+            spans.append(sentence(tail[joined.end() :]))
         if boxed and (joined := _JOINED_BEFORE.fullmatch(head)) and re.search(r"[\d√π]", joined["first"]):
-            spans.append((re.split(r"\b(?:is|are|be)\b|=|:", joined["first"])[-1].strip(" ,"),))
-        last = max(last, end)
-    if spans and _RETRACTED.search(text[last:]):
+            spans.append(re.split(r"\b(?:is|are|be)\b|=|:", joined["first"])[-1].strip(" ,"))
+    if places and _RETRACTED.search(text[max(end for _, end, _, _ in places) :]):
         return [], "retracted"
     return spans, "" if len(spans) <= _MOST_SPANS else "many answers"
 
@@ -127,12 +113,30 @@ def commit(text: str) -> Commitment:
     """The spans of a folded solution that hold its answer."""
     text = text.replace("\\boxed{}", "").strip()
     spans, problem = _strong(text)
-    if problem:
-        return Commitment(problem=problem)
-    if spans:
-        return Commitment(tuple(spans), strong=True)
-    sentences = [sentence.strip() for sentence in _SENTENCE_END.split(text) if sentence and sentence.strip()]
-    concluding = [sentence for sentence in sentences if _CONCLUDES.match(sentence)]
-    if len(sentences) > 1 and concluding and concluding[-1] == sentences[-1]:
-        return Commitment(((text, concluding[-1]),))
-    return Commitment(((text,),))
+    return Commitment(tuple(spans) or (text,), bool(spans), problem)
+
+
+_LEAD = re.compile(rf"^(?:(?:{one_of('words', 'lead')})\b[\s:,.=-]*)+", re.I)
+_SMALL_LEAD = re.compile(r"^(?:(?:in|on|at|by|a|an|the|of|during|approximately|about|around)\s+)+", re.I)
+BECAUSE = re.compile(r"\s*,?\s*\b(?:because|since|given that|due to|as the|which|so that|where)\b", re.I)
+_STATED = re.compile(
+    r"(.*)\b(?:is|are|was|were|be|as|equals|choose|pick|select|option|choice)\b:?\s*(.+?)[.\s]*", re.S | re.I
+)
+
+
+def wordings(span: str) -> Iterator[str]:
+    """A span, then what is left of it without announcing words, without its reason, and at the end of its statement."""
+    seen: set[str] = set()
+    short = unquote(_LEAD.sub("", span))
+    sentences = [piece for piece in SENTENCE_END.split(span) if piece and piece.strip()]
+    last = sentences[-1] if sentences and (len(sentences) == 1 or _CONCLUDES.match(sentences[-1])) else ""
+    candidates = [span, short, _SMALL_LEAD.sub("", short), unquote(BECAUSE.split(short)[0])]
+    if len(sentences) > 1:
+        candidates.append(last)
+    stated = _STATED.fullmatch(BECAUSE.split(last)[0])
+    if stated and not HEDGE.search(stated[1]):
+        candidates += [stated[2], _SMALL_LEAD.sub("", stated[2])]
+    for candidate in candidates:
+        if candidate not in seen and (candidate or candidate is span):
+            seen.add(candidate)
+            yield candidate

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
 
-from nbhelpers.grading.choices import Choices, pick, read_choices, strip_lead
-from nbhelpers.grading.commit import commit
+from nbhelpers.grading.choices import Choices, pick, read_choices
+from nbhelpers.grading.commit import commit, wordings
 from nbhelpers.grading.expressions import ARITHMETIC, same_points
-from nbhelpers.grading.numbers import Quantity, read_literal, read_quantity, rounded
+from nbhelpers.grading.numbers import UNSOLVED, Quantity, read_literal, read_quantity, rounded
 from nbhelpers.grading.read import Value, read, read_gold, same, split_at
 from nbhelpers.grading.spelling import fold, text_key
 from nbhelpers.grading.units import units_agree
@@ -92,7 +92,13 @@ def _shown(value: Decimal) -> str:
 
 
 def _judge_number(span: str, gold: Gold) -> Verdict:
-    stated = read_quantity(span, decimal_comma=gold.places is not None, asked=gold.unit)
+    stated = Quantity(None)
+    for wording in wordings(span):
+        if stated.problem == UNSOLVED and "=" not in wording:
+            continue
+        stated = read_quantity(wording, decimal_comma=gold.places is not None, asked=gold.unit)
+        if stated.value is not None or stated.problem not in ("several numbers", UNSOLVED):
+            break  # else the end of the statement may say which number, or the last sentence which equation
     if stated.value is None:
         return Verdict(False, None, f"no single number: {stated.problem}")
     shown = _shown(stated.value)
@@ -159,32 +165,23 @@ def _judge_list(span: str, gold: Gold) -> Verdict:
     return Verdict(right, shown, f"{shown} is {'the answer' if right else f'not {gold.answer}'}")
 
 
-_STATED = re.compile(r"(.*)(?:\b(?:is|are|was|were|be|equals)\b:?|=)\s*(.+?)[.\s]*", re.S | re.I)
-_DENIAL = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|except|unlike|incorrect|false|wrong|than|either|or|maybe)\b|n't\b", re.I
-)
 _LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?")
 
 
 def _judge_text(span: str, gold: Gold) -> Verdict:
-    right = Verdict(True, gold.answer, "the answer's text" if gold.value.kind == "text" else f"worth {gold.answer}")
-    stripped = strip_lead(span)
-    candidates = [span, stripped, re.sub(r"^(?:(?:in|on|at|by|a|an|the|of|during)\s+)+", "", stripped, flags=re.I)]
-    stated = _STATED.fullmatch(span)
-    if stated and not _DENIAL.search(stated[1]):
-        candidates.append(stated[2])
-    for candidate in candidates:
-        value = read(candidate)
+    for wording in wordings(span):
+        value = read(wording)
         if same(value, gold.value):
-            return right
-        if value.kind != "text" and gold.value.kind != "equation":
-            break
-    if gold.value.kind == "truth" and (said := re.match(r"(true|false|yes|no)\s*[,.;:!-]\s", stripped, re.I)):
-        value = read(said[1])
-        correct = same(value, gold.value)
-        return right if correct else Verdict(False, said[1], "another truth value")
-    if re.fullmatch("[A-Za-z]", gold.value.key) and (label := _LABEL.fullmatch(stripped)):
-        return right if label[1].casefold() == gold.value.key else Verdict(False, label[1], "another letter")
+            how = "the answer's text" if gold.value.kind == "text" else f"worth {gold.answer}"
+            return Verdict(True, gold.answer, how)
+        if value.kind not in ("text", "equation") and gold.value.kind != "equation":
+            return Verdict(False, wording[:200], f"{value.kind} {wording[:80]} is not {gold.answer}")
+        if gold.value.kind == "truth" and (said := re.match(r"(true|false|yes|no)\s*[,.;:!-]\s", wording, re.I)):
+            right = same(read(said[1]), gold.value)
+            return Verdict(right, said[1], f"{said[1]} is {'the answer' if right else f'not {gold.answer}'}")
+        if re.fullmatch("[A-Za-z]", gold.value.key) and (label := _LABEL.fullmatch(wording)):
+            right = label[1].casefold() == gold.value.key
+            return Verdict(right, label[1], f"letter {label[1]} is {'the answer' if right else f'not {gold.answer}'}")
     return Verdict(False, span[:200], "another text than the answer")
 
 
@@ -215,20 +212,9 @@ def judge(solution: str, problem: Problem) -> Verdict:
     commitment = commit(text)
     if commitment.problem:
         return Verdict(False, None, f"no answer: {commitment.problem}")
-    verdicts = [_first_read(wordings, judge_span, gold) for wordings in commitment.spans]
-    read_ones = [verdict for verdict in verdicts if verdict.parsed is not None]
+    verdicts = [judge_span(span, gold) for span in commitment.spans]
+    readable = any(verdict.parsed is not None for verdict in verdicts)
     for verdict in verdicts:
-        if not verdict.correct and (
-            verdict.parsed is not None or len(read_ones) == 0 or len(verdicts) > len(read_ones)
-        ):
+        if not verdict.correct:
             return verdict
     return verdicts[0]
-
-
-def _first_read(wordings: tuple[str, ...], judge_span, gold: Gold) -> Verdict:
-    verdict = judge_span(wordings[0], gold)
-    for wording in wordings[1:]:
-        if verdict.correct or verdict.parsed is not None and gold.kind != "text":
-            break
-        verdict = judge_span(wording, gold)
-    return verdict

@@ -25,8 +25,8 @@ MAX_DEPTH, MAX_TOKENS = 40, 200
 POINTS = 3  # how many values each variable takes
 _CLOSE = Decimal("1e-40")
 _NO_VALUE = Decimal("NaN")
-_PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
-_E = Decimal("2.71828182845904523536028747135266249775724709369995957496696763")
+_PI = Decimal("3.1415926535897932384626433832795028841971693993751")
+_E = Decimal("2.7182818284590452353602874713526624977572470936999")
 
 Points = tuple[Decimal, ...]
 
@@ -326,7 +326,7 @@ def same_points(one: Points | None, other: Points | None) -> bool:
     with localcontext(ARITHMETIC):
         for at in range(POINTS):
             a, b = one[at % len(one)], other[at % len(other)]
-            rounded = max(len(a.as_tuple().digits), len(b.as_tuple().digits)) in (49, 50)
+            rounded = max(len(a.as_tuple().digits), len(b.as_tuple().digits)) in (48, 49, 50)
             if a != b and not (rounded and abs(a - b) <= _CLOSE * max(abs(a), abs(b), _CLOSE)):
                 return False
     return True

@@ -46,10 +46,15 @@ _FRACTION = re.compile(
 _SIGN_WORD = re.compile(r"\b(?:minus|negative)\s+(?=[\d.])", re.I)
 _WORKED = {"plus": "+", "times": "×", "multiplied by": "×", "divided by": "/", "equals": "=", "is equal to": "="}
 _WORKED_WORD = re.compile(rf"(?<=[\w)}}])\s*,?\s*(?:which\s+)?\b({'|'.join(_WORKED)})\b(?=\s*[\d$€£({{\\.-])", re.I)
+UNSOLVED = "an equation that is not solved"
 _EQUALS = re.compile(r"[=≈≡]")
-_DENIAL = re.compile(
-    r"(?:\b(?:not|never|no|nor|neither|none|without|except|excluding|excluded|instead|could|might|ruled out|too)\b|n't\b)"
-    r"|\b(?:cannot|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|false|unlikely|doubt|close to)\b",
+_DENIED_HERE = re.compile(
+    r"\b(?:not|never|no|nor|neither|none|without|except|excluding|excluded|instead|could|might|ruled out|too)\b|n't\b",
+    re.I,
+)
+_DENIED = re.compile(
+    r"\b(?:cannot|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|false|unlikely|doubt|close to|not sure|know)"
+    r"\b|[12]\d\d0s",
     re.I,
 )
 _BOUND = re.compile(
@@ -57,7 +62,6 @@ _BOUND = re.compile(
     r"|(?:is|are|was) (?:too|out))\b",
     re.I,
 )
-_DECADE = re.compile(r"[12]\d\d0s")
 _BEFORE, _OF_WHAT, _AFTER = (frozenset(words("words", name)) for name in ("before", "of_what", "after"))
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
@@ -71,13 +75,13 @@ def numeric(text: str) -> str:
 
 def _value(match: re.Match) -> tuple[Decimal | None, str]:
     """The number that a match of _NUMBER states, or what is wrong with it."""
-    sign = -1 if match["sign"] and match["sign"][0] == "-" else 1
+    sign = Decimal.copy_negate if match["sign"] and match["sign"][0] == "-" else Decimal
     if match["power"]:
-        return sign * ARITHMETIC.create_decimal("1e" + re.sub(r"[^-\d]", "", match["power"][2:])), ""
+        return sign(ARITHMETIC.create_decimal("1e" + re.sub(r"[^-\d]", "", match["power"][2:]))), ""
     if match["bottom"] is None:
         value = Decimal(re.sub("[, ]", "", match["digits"]) + (match["decimals"] or ""))
         exponent = match["exponent"] or match["ten"]
-        return sign * (value.scaleb(int(exponent), ARITHMETIC) if exponent else value), ""
+        return sign(value.scaleb(int(exponent), ARITHMETIC) if exponent else value), ""
     whole, top, bottom = match["whole"], match["top"], match["bottom"]
     if len(top) > 18 or len(bottom) > 18:
         return None, "a fraction of enormous numbers"
@@ -85,7 +89,7 @@ def _value(match: re.Match) -> tuple[Decimal | None, str]:
         return None, "a division by zero"
     if int(top) % int(bottom) == 0 and int(top) or whole and int(top) >= int(bottom):
         return None, "a malformed mixed number" if whole else "a division left undone"
-    return sign * ARITHMETIC.add(Decimal(whole or 0), ARITHMETIC.divide(Decimal(top), Decimal(bottom))), ""
+    return sign(ARITHMETIC.add(Decimal(whole or 0), ARITHMETIC.divide(Decimal(top), Decimal(bottom)))), ""
 
 
 def _spoiled_before(text: str, match: re.Match) -> str:
@@ -149,7 +153,8 @@ def _after(text: str, end: int) -> tuple[str, str, int]:
 def read_once(text: str) -> Quantity:
     """The one number of a text without an equals sign."""
     found: Quantity | None = None
-    denied = _DENIAL.search(text) or _DECADE.search(text)
+    denied = _DENIED.search(text) is not None
+    doubtful = not denied and _DENIED_HERE.search(text)
     for match in _NUMBER.finditer(text):
         value, problem = _value(match)
         if value is None:
@@ -161,28 +166,20 @@ def read_once(text: str) -> Quantity:
             return Quantity(None, problem="several numbers")
         currency = text[: match.start()].rstrip(" ([{")[-1:]
         unit = unit or (currency if currency and currency in "$€£¥" else "")
-        if denied and _denies(text, match):
+        if denied or doubtful and _DENIED_HERE.search(_clause(text, match)):
             problem = "denied or refused"
         found = Quantity(None if problem else value, unit, len(match["decimals"] or ".") - 1, problem)
     return found or _read_words(text)
 
 
-def _denies(text: str, match: re.Match) -> bool:
-    """Whether a denial stands in the number's own clause, or a word that takes the whole sentence back."""
-    first = max(text.rfind(mark, 0, match.start()) for mark in (",", ";", ". ", " and ", " but ", "\n")) + 1
-    last = min(
-        (at for mark in (", ", ";", ". ", " and ", " but ", "\n") if (at := text.find(mark, match.end())) > 0),
-        default=len(text),
-    )
-    denial = _DENIAL.search(text)
-    return bool(
-        _DENIAL.search(text[first:last]) or _DECADE.search(text) or denial and denial[0].lower() in _SENTENCE_WIDE
-    )
+def _clause(text: str, match: re.Match) -> str:
+    """The clause around a number."""
+    first = max((end.end() for end in _CLAUSE_END.finditer(text, 0, match.start())), default=0)
+    last = _CLAUSE_END.search(text, match.end())
+    return text[first : last.start() if last else len(text)]
 
 
-_SENTENCE_WIDE = frozenset(
-    "cannot impossible unknown insufficient unable undefined incorrect wrong false doubt never".split()
-)
+_CLAUSE_END = re.compile(r"[,;]\s|\.\s|\n|\b(?:and|but)\b")
 _WORDS_AHEAD = re.compile(r"^.*(?<![^\W_])(?:(?!sqrt|sin|cos|tan|log|ln)[^\W\d_]{2,})[\s,:]+(?=[\d(\\√$€£.-])", re.S)
 _UNIT_INSIDE = re.compile(
     r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|(?:\bper\s+|/\s?)[^\W\d_]+|[$€£¥°]"
@@ -218,7 +215,7 @@ def _read_equation(text: str, asked: str | None) -> Quantity:
     if len(parts) == 2 and re.fullmatch(r"\s*[^\W\d_]{1,2}\s*[.)]*", parts[1]) and parts[0].strip():
         return read_once(parts[0])  # 5 = x
     stated = read_once(parts[-1])
-    if stated.value is not None and any(_DENIAL.search(part) for part in parts[:-1]):
+    if stated.value is not None and any(_DENIED_HERE.search(part) or _DENIED.search(part) for part in parts[:-1]):
         return Quantity(None, problem="denied or refused")
     return settle(parts[:-1], stated, asked) if stated.value is not None else stated
 
@@ -228,15 +225,11 @@ def settle(earlier: list[str], stated: Quantity, asked: str | None = None) -> Qu
     sides = [side(part) for part in earlier if part.strip()]
     for kind, points, unit in sides:
         if kind == "unreadable" or kind == "number" and not _worth(points[0], unit, stated):
-            return Quantity(None, problem="an equation that is not solved")
+            return Quantity(None, problem=UNSOLVED)
         if kind == "number" and asked and unit == unit_key(asked) and unit != stated.unit:
             stated = Quantity(points[0], unit)  # 300 cm = 3 m where centimetres are asked
     kinds = {kind for kind, _, _ in sides}
-    return (
-        Quantity(None, problem="an equation that is not solved")
-        if "formula" in kinds and "number" not in kinds
-        else stated
-    )
+    return Quantity(None, problem=UNSOLVED) if "formula" in kinds and "number" not in kinds else stated
 
 
 def _worth(value: Decimal, unit: str, stated: Quantity) -> bool:
@@ -279,10 +272,16 @@ def read_literal(text: str) -> Quantity:
     value, problem = _value(match)
     unit, rest = lead[2] or "", text[match.end() :]
     if value is not None and lead[1] and lead[2]:
-        value = -value
+        value = value.copy_negate()
     if rest.strip():
         unit, stop = read_unit(rest)
-        if unit is None or rest[stop:].strip(" .)") or unit == "K" and rest[0] == "K" or _DECADE.fullmatch(text):
+        if (
+            unit is None
+            or rest[stop:].strip(" .)")
+            or unit == "K"
+            and rest[0] == "K"
+            or re.fullmatch(r"[12]\d\d0s", text)
+        ):
             return Quantity(None, problem="more than a number")
     return Quantity(value, unit, len(match["decimals"] or ".") - 1, problem)
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from nbhelpers.grading.expressions import evaluate, same_points
-from nbhelpers.grading.numbers import read_literal
+from nbhelpers.grading.numbers import read_literal, side
 from nbhelpers.grading.spelling import fold, text_key
 from nbhelpers.grading.units import read_unit, units_agree
 
@@ -36,11 +36,11 @@ class Value:
 
 
 _APPROXIMATELY = re.compile(
-    r"(?:(?:around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])", re.I
+    r"^(?:(?:around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])", re.I
 )
 _TRUE = {"true": True, "yes": True, "false": False, "no": False}
 _ENDS = {"(": ")", "[": "]", "{": "}"}
-_INTERVALS = ("(]", "[)")
+_DEEPEST = 3  # a list of equations of ratios
 _COMPARED = re.compile(r"[<>≤≥≠]")
 
 
@@ -75,7 +75,7 @@ def _enclosed(text: str) -> bool:
     return False
 
 
-def read(text: str) -> Value:
+def read(text: str, depth: int = 0) -> Value:
     """The meaning of a folded span, all of it: a span that says more than one value is a text."""
     bare = _dressed(text)
     key = text_key(text)
@@ -86,16 +86,21 @@ def read(text: str) -> Value:
     if not bare or len(bare) > 400:
         return Value("text", key)
     value = _measured(bare, key)
-    if value is None and _COMPARED.search(bare) is None:
-        value = _compound(bare, key)
+    if value is None and depth < _DEEPEST and _COMPARED.search(bare) is None:
+        value = _compound(bare, key, depth + 1)
     return value or Value("text", key)
 
 
 def _measured(bare: str, key: str) -> Value | None:
+    bare = re.sub(r"\s*(?:(?:square|cubic|sq\.?)\s)?units?$", "", bare)
     number = read_literal(bare)
     if number.value is not None:
         return Value("number", key, (number.value,), number.unit)
-    if not re.search(r"[\d√π\\∞^+*/·]|(?<!\w)[A-Za-z] ?- ?\w", bare) or "," in bare and number.problem == "no number":
+    if (
+        not re.search(r"[\d√π\\∞^+*/·]|\bpi\b|(?<!\w)[A-Za-z] ?- ?\w", bare)
+        or "," in bare
+        and number.problem == "no number"
+    ):
         return None
     for match in re.finditer(r"(?<=[\d)}π°%\s])[^\W\d_π]|[°%]", bare):
         unit, stop = read_unit(bare[match.start() :])
@@ -108,19 +113,16 @@ def _measured(bare: str, key: str) -> Value | None:
     return Value("expression", key, points) if points else None
 
 
-def _compound(bare: str, key: str) -> Value | None:
-    sides = split_at(bare, "=")
-    if len(sides) == 2 and all(side.strip() for side in sides):
-        return Value("equation", key, items=tuple(read(side) for side in sides))
-    if len(sides) > 1:
-        return None
+def _compound(bare: str, key: str, depth: int) -> Value | None:
+    if "=" in bare or "≈" in bare:
+        return _chain(bare, key, depth)
     brackets = bare[0] + bare[-1] if _enclosed(bare) else ""
     inner = bare[1:-1] if brackets else bare
     pieces = split_at(inner, ",;")
     if len(pieces) == 1 and not brackets:
         parts = bare.split(":")
         if 2 <= len(parts) <= 4:
-            items = tuple(read(part) for part in parts)
+            items = tuple(read(part, depth) for part in parts)
             return Value("ratio", key, items=items) if all(item.measurable for item in items) else None
     if len(pieces) <= 2 and not brackets:
         pieces = [part for piece in pieces for part in re.split(r"\s+and\s+|\s*&\s*", piece)]
@@ -129,10 +131,28 @@ def _compound(bare: str, key: str) -> Value | None:
     pieces = [piece.strip() for piece in pieces]
     if len(pieces) < 2 and not brackets or not all(pieces) or len(pieces) > 60:
         return None
-    items = tuple(read(piece) for piece in pieces)
-    if not brackets and not all(item.measurable for item in items):
+    items = tuple(read(piece, depth) for piece in pieces)
+    if not brackets and not all(item.measurable or len(item.key) == 1 for item in items):
         return None
     return Value("list", key, items=items, brackets=brackets)
+
+
+def _chain(bare: str, key: str, depth: int) -> Value | None:
+    """An equation, or the last side of a true chain of equalities; of an exact and a rounded side the exact one."""
+    exact, about, rough = bare.rpartition("≈")
+    if about:
+        value, near = read(exact, depth), read_literal(rough).value
+        value = value.items[1] if value.kind == "equation" else value
+        close = near is not None and len(value.points) == 1 and abs(value.points[0] - near) <= abs(near) / 50
+        return value if close else None
+    *earlier, last = [part.strip() for part in split_at(bare, "=")]
+    if not earlier or not last or not all(earlier):
+        return None
+    value, sides = read(last, depth), [side(part) for part in earlier]
+    if len(earlier) == 1 and (sides[0][0] != "number" or not value.measurable):
+        return Value("equation", key, items=(read(earlier[0], depth), value))
+    agree = all(kind in ("name", "formula") or same_points(points, value.points) for kind, points, _ in sides)
+    return value if agree and value.measurable and any(kind != "formula" for kind, *_ in sides) else None
 
 
 def same(one: Value, other: Value) -> bool:
