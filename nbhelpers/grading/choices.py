@@ -16,7 +16,7 @@ from nbhelpers.grading.spelling import fold, text_key, unquote
 _LETTER = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
 _PARENTHESISED = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]")
 _LABELLED = re.compile(
-    r"(?:[(\[](?P<a>[A-Za-z])[)\]]|(?P<b>[A-Za-z])\s*[.):](?!\d)|(?P<bare>[A-Z])(?=\s*[-=,(]|\s|$))\s*[-=:.,]?\s*(?P<rest>.*)",
+    r"(?:[(\[](?P<a>[A-Za-z])[)\]]|(?P<b>[A-Z]\s*[.):]|[a-z]\s*[.):](?!\d))|(?P<bare>[A-Z])(?=\s*[-=,(]|\s|$))\s*[-=:.,]?\s*(?P<rest>.*)",
     re.S,
 )
 _REFUSAL = re.compile(
@@ -134,7 +134,7 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
             refused = refused or f"letter {lone[1].upper()} is beyond the choices"
             continue
         labelled = _LABELLED.fullmatch(bare)
-        letter = labelled and (labelled["a"] or labelled["b"] or labelled["bare"])
+        letter = labelled and (labelled["a"] or labelled["b"] or labelled["bare"])[0]
         if labelled and choices.label(letter) is None and (letter.islower() or re.match(r". ?=|. [a-z]", bare)):
             labelled = None  # x: 12, P = 12, I think
         if labelled and labelled["bare"] == "A" and bare[1:2] == " " and not _EXPLAINED.match(labelled["rest"]):

@@ -77,7 +77,9 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
             depth += (text[at] == "{") - (text[at] == "}")
             at += 1
         before, after = text[: match.start()], text[at:].lstrip(" $")
-        part = re.search(r"(?:[√^]\{?\s*|(?<!\w)-\s*|\w\(|\d)\Z", before) or after[:1] in ("^", "!", "/", "*")
+        part = re.search(r"(?:[√^]\{?\s*|(?<!\w)-\s*|\w\(|\d)\Z", before) or re.match(
+            r"[\^!]|/\s*\d|[*·×]\s*[\w(\\]", after
+        )
         yield match.start(), at, "" if part or depth else text[match.end() : at - 1]
 
 

@@ -8,7 +8,7 @@ from decimal import Context, Decimal
 from functools import lru_cache
 
 from nbhelpers.grading.choices import Choices, pick, read_choices
-from nbhelpers.grading.commit import commit, wordings
+from nbhelpers.grading.commit import HEDGE, commit, wordings
 from nbhelpers.grading.expressions import ARITHMETIC, same_points
 from nbhelpers.grading.numbers import UNSOLVED, Quantity, read_literal, read_quantity, rounded
 from nbhelpers.grading.read import Value, read, read_gold, same, split_at
@@ -60,7 +60,10 @@ class Gold:
         elif wanted in ("integer", "float") or self.value.kind == "number":
             self._read_number(problem, wanted)
         else:
-            self.kind, self.known = "text", bool(self.value.key)
+            self.kind = "letter" if re.fullmatch(r"\W*[A-Za-z]\W*", self.answer) else "text"
+            self.known = bool(self.value.key)
+            if self.kind == "letter":
+                self.value = read_gold(re.sub(r"\W", "", self.answer))
 
     def _read_number(self, problem: Problem, wanted: str | None) -> None:
         stated = read_literal(fold(self.answer))
@@ -165,7 +168,21 @@ def _judge_list(span: str, gold: Gold) -> Verdict:
     return Verdict(right, shown, f"{shown} is {'the answer' if right else f'not {gold.answer}'}")
 
 
-_LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?")
+_LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?|[(\[]([A-Za-z])[)\]](?!.*[(\[][A-Za-z][)\]]).*", re.S)
+_NAMED_LETTER = re.compile(r"(?<=\w )([A-Z])(?![\w'])")
+
+
+def _judge_letter(span: str, gold: Gold) -> Verdict:
+    """A gold answer that is one letter: the span's label, or the one capital that its sentence names."""
+    for wording in wordings(span):
+        label = _LABEL.fullmatch(wording)
+        letter = label and (label[1] or label[2])
+        if letter is None and len(named := set(_NAMED_LETTER.findall(wording))) == 1 and not HEDGE.search(wording):
+            letter = named.pop()
+        if letter:
+            right = letter.casefold() == gold.value.key
+            return Verdict(right, letter, f"letter {letter} is {'the answer' if right else f'not {gold.answer}'}")
+    return Verdict(False, None, "names no letter")
 
 
 def _judge_text(span: str, gold: Gold) -> Verdict:
@@ -179,9 +196,6 @@ def _judge_text(span: str, gold: Gold) -> Verdict:
         if gold.value.kind == "truth" and (said := re.match(r"(true|false|yes|no)\s*[,.;:!-]\s", wording, re.I)):
             right = same(read(said[1]), gold.value)
             return Verdict(right, said[1], f"{said[1]} is {'the answer' if right else f'not {gold.answer}'}")
-        if re.fullmatch("[A-Za-z]", gold.value.key) and (label := _LABEL.fullmatch(wording)):
-            right = label[1].casefold() == gold.value.key
-            return Verdict(right, label[1], f"letter {label[1]} is {'the answer' if right else f'not {gold.answer}'}")
     return Verdict(False, span[:200], "another text than the answer")
 
 
@@ -195,7 +209,13 @@ def _judge_choice(span: str, gold: Gold) -> Verdict:
     return Verdict(False, chosen, f"{how}: {chosen!r} is not {gold.answer!r}")
 
 
-_JUDGES = {"choice": _judge_choice, "number": _judge_number, "list": _judge_list, "text": _judge_text}
+_JUDGES = {
+    "choice": _judge_choice,
+    "number": _judge_number,
+    "list": _judge_list,
+    "text": _judge_text,
+    "letter": _judge_letter,
+}
 
 
 def judge(solution: str, problem: Problem) -> Verdict:

@@ -40,6 +40,7 @@ _APPROXIMATELY = re.compile(
 )
 _TRUE = {"true": True, "yes": True, "false": False, "no": False}
 _ENDS = {"(": ")", "[": "]", "{": "}"}
+_MEMBER = re.compile(r"^[^\W\d]\w*\s*∈\s*")
 _DEEPEST = 3  # a list of equations of ratios
 _COMPARED = re.compile(r"[<>≤≥≠]")
 
@@ -81,6 +82,9 @@ def read(text: str, depth: int = 0) -> Value:
     key = text_key(text)
     while len(bare) > 2 and _enclosed(bare) and bare[-1] == _ENDS[bare[0]] and len(split_at(bare[1:-1], ",;")) == 1:
         bare = bare[1:-1].strip()  # (45)
+    if "∈" in bare or "+∞" in bare:
+        bare = _MEMBER.sub("", bare).replace("+∞", "∞")
+        key = text_key(bare)
     if key in _TRUE:
         return Value("truth", key, (Decimal(_TRUE[key]),))
     if not bare or len(bare) > 400:
@@ -132,7 +136,7 @@ def _compound(bare: str, key: str, depth: int) -> Value | None:
     if len(pieces) < 2 and not brackets or not all(pieces) or len(pieces) > 60:
         return None
     items = tuple(read(piece, depth) for piece in pieces)
-    if not brackets and not all(item.measurable or len(item.key) == 1 for item in items):
+    if not brackets and not all(item.measurable or len(item.key) == 1 or item.kind == "list" for item in items):
         return None
     return Value("list", key, items=items, brackets=brackets)
 
@@ -169,6 +173,8 @@ def same(one: Value, other: Value) -> bool:
             or "" in (one.brackets, other.brackets)
             and "()" in (one.brackets, other.brackets)
         )
+        if other.items[0].kind == "list" and not other.brackets and len(one.items) < 9:  # points in any order
+            return len(one.items) == len(other.items) and all(any(same(a, b) for a in one.items) for b in other.items)
         return marks and _all_same(one.items, other.items)
     if one.kind == other.kind == "ratio":
         return _all_same(one.items, other.items)
@@ -211,4 +217,4 @@ def _same_equation(one: Value, other: Value) -> bool:
 @lru_cache(maxsize=8192)
 def read_gold(text: str) -> Value:
     """A gold answer's or a choice's meaning, kept because a problem comes back every epoch."""
-    return read(fold(text))
+    return read(re.sub(r"\\boxed\{(.*)\}", r"\1", fold(text)))
