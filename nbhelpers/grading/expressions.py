@@ -1,9 +1,9 @@
 r"""A small parser of LaTeX and plain mathematics, evaluated to 40 digits; variables stand for fixed odd numbers.
 
->>> same_points(evaluate(r"\frac{\sqrt{12}}{2}"), evaluate("sqrt(3)"))
-True
->>> same_points(evaluate("2(x + 1)"), evaluate("2 + 2x")), same_points(evaluate("x^2"), evaluate("2x")), evaluate("forty")
-(True, False, None)
+>>> same_points(evaluate(r"\frac{\sqrt{12}}{2}"), evaluate("sqrt(3)")), same_points(evaluate("x^2"), evaluate("2x"))
+(True, False)
+>>> same_points(evaluate("2(x + 1)"), evaluate("2 + 2x")), evaluate("forty")
+(True, None)
 
 Nothing is passed to `eval`. The parser goes through its tokens once and nests at most MAX_DEPTH deep; powers and
 factorials are bounded, so the time is linear in the text.
@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
+from operator import mul, truediv
 from zlib import crc32
 
 from nbhelpers.grading.tables import words
@@ -23,8 +24,7 @@ from nbhelpers.grading.tables import words
 ARITHMETIC = Context(prec=50, rounding=ROUND_HALF_UP, traps=[], Emax=99_999, Emin=-99_999)
 MAX_DEPTH, MAX_TOKENS = 40, 200
 POINTS = 3  # how many values each variable takes
-_CLOSE = Decimal("1e-40")
-_NO_VALUE = Decimal("NaN")
+_CLOSE, _NO_VALUE = Decimal("1e-40"), Decimal("NaN")
 _PI = Decimal("3.1415926535897932384626433832795028841971693993751")
 _E = Decimal("2.7182818284590452353602874713526624977572470936999")
 
@@ -41,9 +41,6 @@ _TOKEN = re.compile(
 )
 _GREEK = frozenset(words("latex", "greek"))
 _CLOSING = {"(": ")", "{": "}", "[": "]", "|": "|"}
-
-
-# ---- arithmetic, always inside `localcontext(ARITHMETIC)`
 
 
 def _sine(angle: Decimal) -> Decimal:
@@ -84,43 +81,20 @@ def _add(one: Decimal, other: Decimal) -> Decimal:
 def _power(base: Decimal, exponent: Decimal) -> Decimal:
     if exponent.is_finite() and exponent.adjusted() > 6:
         return _NO_VALUE
-    value = base**exponent
-    if (
-        value.is_nan()
-        and base < 0
-        and exponent
-        and (degree := 1 / exponent) == degree.to_integral_value()
-        and degree % 2
-    ):
-        return -((-base) ** exponent)  # an odd root of a negative number
-    return value
+    value, degree = base**exponent, 1 / exponent
+    odd_root = value.is_nan() and base < 0 and degree == degree.to_integral_value() and degree % 2
+    return -((-base) ** exponent) if odd_root else value
 
 
 def _factorial(x: Decimal) -> Decimal:
-    whole = x.is_finite() and 0 <= x <= 200 and x == x.to_integral_value()
-    return Decimal(math.factorial(int(x))) if whole else _NO_VALUE
+    return Decimal(math.factorial(int(x))) if 0 <= x <= 200 and x == x.to_integral_value() else _NO_VALUE
 
 
 _FUNCTIONS: dict[str, Callable[[Decimal], Decimal]] = {
-    "sin": _sine,
-    "cos": _cosine,
-    "tan": lambda x: _sine(x) / _cosine(x),
-    "cot": lambda x: _cosine(x) / _sine(x),
-    "sec": lambda x: 1 / _cosine(x),
-    "csc": lambda x: 1 / _sine(x),
-    "arcsin": _arcsine,
-    "arccos": lambda x: _PI / 2 - _arcsine(x),
-    "arctan": _arctangent,
-    "ln": Decimal.ln,
-    "log": Decimal.log10,
-    "lg": Decimal.log10,
-    "exp": Decimal.exp,
-    "abs": abs,
-    "sqrt": Decimal.sqrt,
-}
-_OPERATIONS: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
-    **dict.fromkeys("*·×", lambda one, other: one * other),
-    **dict.fromkeys("/÷", lambda one, other: one / other),
+    **{"sin": _sine, "cos": _cosine, "tan": lambda x: _sine(x) / _cosine(x), "cot": lambda x: _cosine(x) / _sine(x)},
+    **{"sec": lambda x: 1 / _cosine(x), "csc": lambda x: 1 / _sine(x), "arcsin": _arcsine, "arctan": _arctangent},
+    **{"arccos": lambda x: _PI / 2 - _arcsine(x), "ln": Decimal.ln, "log": Decimal.log10, "lg": Decimal.log10},
+    **{"exp": Decimal.exp, "abs": abs, "sqrt": Decimal.sqrt},
 }
 
 
@@ -147,9 +121,9 @@ class _Parser:
     def __init__(self, tokens: list[tuple[str, str]]) -> None:
         self.tokens, self.at, self.depth, self.in_function = [*tokens, ("end", "")], 0, 0, False
 
-    def accept(self, *marks: str) -> str:
+    def accept(self, marks: str) -> str:
         kind, text = self.tokens[self.at]
-        if kind != "mark" or text not in marks:
+        if kind != "mark" or text[0] not in marks:
             return ""
         self.at += 1
         return text
@@ -165,54 +139,48 @@ class _Parser:
 
     def sum(self) -> Points:
         total = self.product()
-        while sign := self.accept("+", "-", "±"):
+        while sign := self.accept("+-±"):
             total = _each(_add, total, self.signed(sign, self.product()))
         return total
 
     def signed(self, sign: str, value: Points) -> Points:
         factor = {"-": (Decimal(-1),), "±": _sample("±")}.get(sign)
-        return _each(_OPERATIONS["*"], value, factor) if factor else value
+        return _each(mul, value, factor) if factor else value
 
     def product(self, implicit: bool = False) -> Points:
-        if sign := self.accept("-", "+", "±"):
+        """Factors, joined by a sign or standing side by side; with `implicit` only the latter, as in sin 2x."""
+        if sign := self.accept("-+±"):
             return self.signed(sign, self.within(self.product, implicit))
         value = self.power()
         while True:
             kind, text = self.tokens[self.at]
-            after_group = self.tokens[self.at - 1][1] in (")", "]")
-            if not implicit and (mark := self.accept(*_OPERATIONS)):
-                value = _each(_OPERATIONS[mark], value, self.signed(self.accept("-", "+"), self.power()))
-            elif (
-                kind == "name"
-                and not (implicit and _function_name(text))
-                or kind == "mark"
-                and text in "({[√π∞"
-                or kind == "number"
-                and after_group
-            ):
-                value = _each(_OPERATIONS["*"], value, self.power())
+            grouped = self.tokens[self.at - 1][1] in (")", "]")
+            beside = kind == "name" and not (implicit and _function_name(text)) or kind == "number" and grouped
+            if not implicit and (mark := self.accept("*·×/÷")):
+                value = _each(truediv if mark in "/÷" else mul, value, self.exponent())
+            elif beside or kind == "mark" and text in "({[√π∞":
+                value = _each(mul, value, self.power())
             else:
                 return value
 
     def power(self) -> Points:
         value = self.atom()
-        while mark := self.accept("!", "°"):
-            if mark == "!":
-                value = _each(_factorial, value)
-            elif self.in_function:
-                value = _each(lambda x: x * _PI / 180, value)
-        if self.accept("^", "**"):
-            value = _each(_power, value, self.within(self.exponent))
-        return value
+        while mark := self.accept("!°"):
+            if mark == "!" or self.in_function:
+                value = _each(_factorial if mark == "!" else lambda x: x * _PI / 180, value)
+        return _each(_power, value, self.within(self.exponent)) if self.accept("^") else value
 
     def exponent(self) -> Points:
-        return self.signed(self.accept("-", "+"), self.power())
+        return self.signed(self.accept("-+"), self.power())
 
     def atom(self) -> Points:
         kind, text = self.tokens[self.at]
         self.at += 1
         if kind == "number":
-            return self.mixed(Decimal(text.replace(",", "")))
+            following = [text for _, text in self.tokens[self.at : self.at + 4]]
+            if following[:2] == ["\\frac", "{"] and following[3:] == ["}"] and following[2].isdigit():
+                raise NotAnExpression  # a mixed number is a literal, and nothing else
+            return (Decimal(text.replace(",", "")),)
         if kind == "name":
             return self.named(text)
         if text in _CLOSING:
@@ -226,20 +194,6 @@ class _Parser:
             return (_PI,) if text == "π" else _sample(text)
         raise NotAnExpression
 
-    def mixed(self, whole: Decimal) -> Points:
-        r"""A literal, with the fraction that may make it a mixed number: 22\frac{1}{2} and 22 1/2 are sums."""
-        texts = [text for _, text in self.tokens[self.at : self.at + 7]]
-        if len(texts) > 2 and texts[0].isdigit() and texts[1] == "/":
-            top, bottom, used = texts[0], texts[2], 3
-        elif texts[:2] == ["\\frac", "{"] and texts[3:5] == ["}", "{"] and texts[6:] == ["}"] and texts[2].isdigit():
-            top, bottom, used = texts[2], texts[5], 7
-        else:
-            return (whole,)
-        if not bottom.isdigit() or int(top) >= int(bottom) or whole != whole.to_integral_value():
-            raise NotAnExpression
-        self.at += used
-        return (whole + Decimal(top) / Decimal(bottom),)
-
     def argument(self) -> Points:
         r"""One argument of \frac: a group, or a single digit or letter."""
         kind, text = self.tokens[self.at]
@@ -250,25 +204,19 @@ class _Parser:
         return self.within(self.atom)
 
     def root(self) -> Points:
-        degree = (Decimal(2),)
-        if self.accept("["):
-            degree = self.within(self.sum)
-            if not self.accept("]"):
-                raise NotAnExpression
+        degree = self.within(self.sum) if self.accept("[") else (Decimal(2),)
+        self.accept("]")
         value = self.within(self.atom)
         return _each(Decimal.sqrt, value) if degree == (2,) else _each(lambda x, n: _power(x, 1 / n), value, degree)
 
     def named(self, text: str) -> Points:
         if text == "\\frac":
-            top = self.argument()
-            return _each(_OPERATIONS["/"], top, self.argument())
+            return _each(truediv, self.argument(), self.argument())
         if _function_name(text):
             return self.function(_function_name(text), text.partition("_")[2].strip("{}"))
-        if text in ("e", "pi"):
-            return (_E,) if text == "e" else (_PI,)
         if text[0] in "fghFGHP" and self.tokens[self.at] == ("mark", "("):
             raise NotAnExpression  # f(x) is a function of x, no product
-        return _sample(text)
+        return (_E,) if text == "e" else (_PI,) if text == "pi" else _sample(text)
 
     def function(self, name: str, base: str) -> Points:
         power = self.within(self.exponent) if self.accept("^") else None
@@ -279,12 +227,11 @@ class _Parser:
         value = self.within(self.atom) if grouped else self.within(self.product, True)
         self.in_function = outside
         if power == (-1,) and name in ("sin", "cos", "tan"):
-            name, power = "arc" + name, None
+            name, power = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}[name], None
+        if base and (name != "log" or not base.isdigit()):
+            raise NotAnExpression
         result = _each(_FUNCTIONS[name], value)
-        if base:
-            if name != "log" or not base.isdigit():
-                raise NotAnExpression
-            result = _each(lambda x: x / Decimal(base).log10(), result)
+        result = _each(lambda x: x / Decimal(base).log10(), result) if base else result
         return _each(_power, result, power) if power else result
 
 
@@ -299,7 +246,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
         letters = piece.partition("_")[0].rstrip("'")
         known = len(letters) == 1 or _function_name(piece) or letters in ("pi", "\\frac") or letters[1:] in _GREEK
         if kind != "name" or known:
-            tokens.append((kind, piece))
+            tokens.append((kind, "^" if piece == "**" else piece))
         elif letters[0] != "\\" and len(letters) < 4 and 0 < at == match.start(kind) and letters == piece:
             tokens.extend((kind, letter) for letter in letters)  # 2ab is a product; a word is none
         else:
@@ -322,7 +269,7 @@ def evaluate(text: str) -> Points | None:
 def same_points(one: Points | None, other: Points | None) -> bool:
     """Whether two evaluations agree at every point: exactly where they are short, to 40 digits where they are rounded."""
     if not one or not other or one == other:
-        return bool(one)
+        return bool(one and other)
     with localcontext(ARITHMETIC):
         for at in range(POINTS):
             a, b = one[at % len(one)], other[at % len(other)]
