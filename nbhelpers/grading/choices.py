@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from nbhelpers.grading.commit import BECAUSE, DENIED_AFTER, HEDGE, SENTENCE_END, sentence, wordings
 from nbhelpers.grading.numbers import read_quantity
-from nbhelpers.grading.read import Value, read, read_gold, same
+from nbhelpers.grading.read import Value, as_value, read, read_gold, same
 from nbhelpers.grading.spelling import fold, text_key, unquote
 
 _LETTER = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
@@ -71,7 +71,7 @@ class Choices:
         value = read(text)
         at = self.measured_by(value)
         if at is None and not value.measurable and self.numbers and (stated := read_quantity(text)).value is not None:
-            at = self.measured_by(Value("number", "", (stated.value,), stated.unit))
+            at = self.measured_by(as_value(stated))
         return at
 
     def measured_by(self, value: Value) -> int | None:

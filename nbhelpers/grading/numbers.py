@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from nbhelpers.grading.expressions import ARITHMETIC, Points, evaluate, same_points
-from nbhelpers.grading.tables import words
+from nbhelpers.grading.tables import one_of, words
 from nbhelpers.grading.units import in_measure, read_unit, unit_key, unit_name
 
 
@@ -62,7 +62,13 @@ _BOUND = re.compile(
     r"|(?:is|are|was) (?:too|out))\b",
     re.I,
 )
-_BEFORE, _OF_WHAT, _AFTER = (frozenset(words("words", name)) for name in ("before", "of_what", "after"))
+_BEFORE = re.compile(
+    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|[b-hj-z])|\\frac"
+    r"|[^\w\s:,;.=≈~?!])$",
+    re.I,
+)
+_AFTER = frozenset(words("words", "after"))
+_ENDS = re.compile(r"[,;=≈\n]|[.:](?!\d)|- ?[^\W\d_]{2}")
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -95,58 +101,42 @@ def _value(match: re.Match) -> tuple[Decimal | None, str]:
 def _spoiled_before(text: str, match: re.Match) -> str:
     """What stands before a number and makes it part of something else."""
     before = text[: match.start()].rstrip(" ([{\"'$€£¥#")
-    last = before[-1:]
-    if not last.isalpha():
-        return "" if last in ":,;.=≈~?!\n" else f"{last!r} before the number"
-    *_, word = re.findall(r"[^\W\d_]+", before[-40:])
-    earlier = re.findall(r"[^\W\d_]+", before[-60 : -len(word)])[-1:]
-    lower = word.lower()
+    if spoiler := _BEFORE.search(before[-60:]):
+        return f"{spoiler[0].strip()!r} before the number"
+    if not before[-1:].isalpha():
+        return ""
     if match["sign"] and match["sign"][-1] == " ":
         return "a dash that may be a minus"
-    if lower in _BEFORE or (lower, earlier) == ("to", ["up"]):
-        return f"a hedge ({word!r})"
-    if len(word) == 1 and word.isascii() and lower not in "ai" or before.endswith("\\frac"):
-        return "an expression"
-    if lower == "of" and earlier and earlier[0].lower() in _OF_WHAT:
-        return "an expression"
-    return "a function of a number" if text[len(before)] in "([{" and not unit_name(word) else ""
+    applied = text[len(before)] in "([{" and not unit_name(re.search(r"[^\W\d_]+$", before[-40:])[0])
+    return "a function of a number" if applied else ""
 
 
 def _after(text: str, end: int) -> tuple[str, str, int]:
     """What follows a number: its unit, what makes it part of something else, the power of ten of `million` and so on."""
     rest = text[end : end + 80].lstrip(" )]}\"'$")
-    if not rest:
+    attached = text[end : end + 1] == rest[:1]
+    if not rest or _ENDS.match(rest) or rest[0] == "(" and not attached:
         return "", "", 0
-    attached, first = text[end] == rest[0], rest[0]
-    if first in ".,;:=≈\n":
-        return "", "a malformed number" if first in ".:" and rest[1:2].isdigit() else "", 0
-    if first == "-":
-        word = re.match(r"- ?([^\W\d_]{2,})", rest)
-        return "", "" if word and word[1].lower() not in _BEFORE else "an expression", 0
-    if first == "(" and not attached:
-        return "", "", 0
-    key, stop = read_unit(rest[:60])
-    if first in "%°€£¥¢":
-        return key or first, "a bound" if _BOUND.match(rest[stop or 1 :]) else "", 0
-    word = re.match(r"[^\W\d_]*", rest)[0]
-    if not word:
-        per = re.match(r"/ ?([^\W\d_]+)", rest)
-        return "", "" if per and unit_name(per[1]) else f"{first!r} after the number", 0
-    if word.lower() in _MULTIPLIERS and not attached:
+    (key, stop), word = read_unit(rest[:60]), re.match(r"[^\W\d_]*", rest)[0]
+    lower, behind = word.lower(), rest[stop or len(word) or 1 :]
+    if lower in _MULTIPLIERS and not attached:
         unit, problem, further = _after(text, text.index(word, end) + len(word))
-        return unit, problem or ("a malformed number" if further else ""), _MULTIPLIERS[word.lower()]
+        return unit, problem or ("a malformed number" if further else ""), _MULTIPLIERS[lower]
     if not word.isascii() and (word[0] not in "πθαβγΩ" or key):
-        return key or word, "", 0
-    unknown = key is None and word != "in" and (attached or len(word) == 1) or key == "K" and attached
-    alternative = word.lower() == "or" and not re.match(r"or -?\d", rest)  # another number is counted by itself
+        return key or word, "", 0  # 45海里
+    per = re.match(r"/ ?([^\W\d_]+)", rest)
+    unknown = key is None and lower != "in" and (attached or len(word) < 2) and not (per and unit_name(per[1]))
+    alternative = lower == "or" and not re.match(r"or -?\d", rest)  # another number is counted by itself
     if (
-        word.lower() in _AFTER
+        lower in _AFTER
         or unknown
         or alternative
-        or _BOUND.match(rest[stop or len(word) :])
+        or key == "K"
+        and attached
+        or _BOUND.match(behind)
         or _BOUND.match(rest)
     ):
-        return "", f"{word!r} after the number", 0  # 45x is a product, 45th no quantity, 45K thousands
+        return "", f"{word or rest[0]!r} after the number", 0  # 45x is a product, 45th no quantity, 45K thousands
     return key or "", "", 0
 
 

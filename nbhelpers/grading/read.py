@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 
-from nbhelpers.grading.expressions import evaluate, same_points
-from nbhelpers.grading.numbers import read_literal, side
+from nbhelpers.grading.expressions import POINTS, Points, evaluate, same_points
+from nbhelpers.grading.numbers import Quantity, read_literal, side
 from nbhelpers.grading.spelling import fold, text_key
 from nbhelpers.grading.units import read_unit, units_agree
 
@@ -25,29 +24,25 @@ class Value:
 
     kind: str
     key: str
-    points: tuple[Decimal, ...] = ()
+    points: Points = ()
     unit: str = ""
     items: tuple[Value, ...] = ()
     brackets: str = ""
 
     @property
     def measurable(self) -> bool:
+        """Whether this is a number or an expression, in a unit or in none."""
         return self.kind in ("number", "expression")
 
 
-_APPROXIMATELY = re.compile(
-    r"^(?:(?:around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])", re.I
-)
-_TRUE = {"true": True, "yes": True, "false": False, "no": False}
-_ENDS = {"(": ")", "[": "]", "{": "}"}
+_ABOUT = re.compile(r"^(?:(?:around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])", re.I)
 _MEMBER = re.compile(r"^[^\W\d]\w*\s*∈\s*")
+_UNITS = re.compile(r"\s*(?:(?:square|cubic|sq\.?)\s)?units?$")
+_MATHEMATICAL = re.compile(r"[\d√π\\∞^+*/·]|\bpi\b|(?<!\w)[A-Za-z] ?- ?\w")
+_TRUTHS = {"true": 1, "yes": 1, "false": 0, "no": 0}
+_ENDS = {"(": ")", "[": "]", "{": "}"}
 _DEEPEST = 3  # a list of equations of ratios
-_COMPARED = re.compile(r"[<>≤≥≠]")
-
-
-def _dressed(text: str) -> str:
-    text = text.strip(" \"'`*_:\n").rstrip(".,;")
-    return _APPROXIMATELY.sub("", text, count=1).strip() if text[:1] in "aArRcC≈=约" else text
+_LONGEST = 400  # characters of a value
 
 
 def split_at(text: str, marks: str) -> list[str]:
@@ -64,47 +59,41 @@ def split_at(text: str, marks: str) -> list[str]:
     return [*parts, text[begin:]]
 
 
-def _enclosed(text: str) -> bool:
-    """Whether the first bracket closes at the very end (whichever closing bracket that is: an interval's may differ)."""
-    if text[:1] not in ("(", "[", "{") or text[-1:] not in (")", "]", "}"):
-        return False
+def _enclosed(text: str) -> str:
+    """The brackets around all of a text, "" for none; an interval's may differ."""
     depth = 0
     for at, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
         if not depth:
-            return at == len(text) - 1
-    return False
+            return text[0] + text[-1] if text[0] in "([{" and at == len(text) - 1 else ""
+    return ""
 
 
 def read(text: str, depth: int = 0) -> Value:
     """The meaning of a folded span, all of it: a span that says more than one value is a text."""
-    bare = _dressed(text)
-    key = text_key(text)
-    while len(bare) > 2 and _enclosed(bare) and bare[-1] == _ENDS[bare[0]] and len(split_at(bare[1:-1], ",;")) == 1:
+    bare, key = text.strip(" \"'`*_:\n").rstrip(".,;"), text_key(text)
+    bare = _ABOUT.sub("", bare).strip()
+    while (ends := _enclosed(bare)) and ends[1] == _ENDS[ends[0]] and len(split_at(bare[1:-1], ",;")) == 1:
         bare = bare[1:-1].strip()  # (45)
     if "∈" in bare or "+∞" in bare:
         bare = _MEMBER.sub("", bare).replace("+∞", "∞")
         key = text_key(bare)
-    if key in _TRUE:
-        return Value("truth", key, (Decimal(_TRUE[key]),))
-    if not bare or len(bare) > 400:
-        return Value("text", key)
+    if key in _TRUTHS or not bare or len(bare) > _LONGEST:
+        return Value("truth" if key in _TRUTHS else "text", key)
     value = _measured(bare, key)
-    if value is None and depth < _DEEPEST and _COMPARED.search(bare) is None:
-        value = _compound(bare, key, depth + 1)
+    if value is None and depth < _DEEPEST and not re.search("[<>≤≥≠]", bare):
+        compound = _chain if "=" in bare or "≈" in bare else _compound
+        value = compound(bare, key, depth + 1)
     return value or Value("text", key)
 
 
 def _measured(bare: str, key: str) -> Value | None:
-    bare = re.sub(r"\s*(?:(?:square|cubic|sq\.?)\s)?units?$", "", bare)
+    """A number or an expression, with the unit at its end."""
+    bare = _UNITS.sub("", bare)
     number = read_literal(bare)
     if number.value is not None:
         return Value("number", key, (number.value,), number.unit)
-    if (
-        not re.search(r"[\d√π\\∞^+*/·]|\bpi\b|(?<!\w)[A-Za-z] ?- ?\w", bare)
-        or "," in bare
-        and number.problem == "no number"
-    ):
+    if not _MATHEMATICAL.search(bare) or "," in bare and number.problem == "no number":
         return None
     for match in re.finditer(r"(?<=[\d)}π°%\s])[^\W\d_π]|[°%]", bare):
         unit, stop = read_unit(bare[match.start() :])
@@ -118,27 +107,22 @@ def _measured(bare: str, key: str) -> Value | None:
 
 
 def _compound(bare: str, key: str, depth: int) -> Value | None:
-    if "=" in bare or "≈" in bare:
-        return _chain(bare, key, depth)
-    brackets = bare[0] + bare[-1] if _enclosed(bare) else ""
-    inner = bare[1:-1] if brackets else bare
-    pieces = split_at(inner, ",;")
-    if len(pieces) == 1 and not brackets:
-        parts = bare.split(":")
-        if 2 <= len(parts) <= 4:
-            items = tuple(read(part, depth) for part in parts)
-            return Value("ratio", key, items=items) if all(item.measurable for item in items) else None
-    if len(pieces) <= 2 and not brackets:
+    """A ratio, or a list in brackets, with commas or with `and`."""
+    brackets = _enclosed(bare)
+    pieces = split_at(bare[1:-1] if brackets else bare, ",;")
+    if len(pieces) == 1 and not brackets and ":" in bare:
+        items = tuple(read(part, depth) for part in bare.split(":")[:5])
+        return Value("ratio", key, items=items) if all(item.measurable for item in items) else None
+    if len(pieces) == 1 and re.fullmatch(r"[-+\d.]+(?:\s+[-+\d.]+)+", pieces[0].strip()):
+        pieces = pieces[0].split()
+    if len(pieces) <= 2:
         pieces = [part for piece in pieces for part in re.split(r"\s+and\s+|\s*&\s*", piece)]
-    elif len(pieces) > 1:
-        pieces = pieces[:-1] + [re.sub(r"^\s*and\s+", "", pieces[-1])]
-    pieces = [piece.strip() for piece in pieces]
-    if len(pieces) < 2 and not brackets or not all(pieces) or len(pieces) > 60:
+    pieces = [*pieces[:-1], re.sub(r"^\s*and\s+", "", pieces[-1])]
+    if len(pieces) < 2 and not brackets or not all(piece.strip() for piece in pieces) or len(pieces) > 60:
         return None
     items = tuple(read(piece, depth) for piece in pieces)
-    if not brackets and not all(item.measurable or len(item.key) == 1 or item.kind == "list" for item in items):
-        return None
-    return Value("list", key, items=items, brackets=brackets)
+    plain = all(item.measurable or item.kind in ("list", "equation") or len(item.key) == 1 for item in items)
+    return Value("list", key, items=items, brackets=brackets) if brackets or plain else None
 
 
 def _chain(bare: str, key: str, depth: int) -> Value | None:
@@ -149,9 +133,16 @@ def _chain(bare: str, key: str, depth: int) -> Value | None:
         value = value.items[1] if value.kind == "equation" else value
         close = near is not None and len(value.points) == 1 and abs(value.points[0] - near) <= abs(near) / 50
         return value if close else None
-    *earlier, last = [part.strip() for part in split_at(bare, "=")]
+    *earlier, last = (part.strip() for part in split_at(bare, "="))
     if not earlier or not last or not all(earlier):
-        return None
+        pieces = split_at(bare, ",;")
+        return _compound(bare, key, depth) if len(pieces) > 1 or _enclosed(bare) else None
+    if (
+        len(earlier) > 1
+        and len(pieces := re.split(r"[,;]|\band\b", bare)) > 1
+        and all("=" in piece for piece in pieces)
+    ):
+        return _compound(bare, key, depth)  # x = 2, y = 3
     value, sides = read(last, depth), [side(part) for part in earlier]
     if len(earlier) == 1 and (sides[0][0] != "number" or not value.measurable):
         return Value("equation", key, items=(read(earlier[0], depth), value))
@@ -159,59 +150,60 @@ def _chain(bare: str, key: str, depth: int) -> Value | None:
     return value if agree and value.measurable and any(kind != "formula" for kind, *_ in sides) else None
 
 
+def as_value(stated: Quantity) -> Value:
+    """A number found in prose as a value."""
+    return Value("number", "", (stated.value,), stated.unit)
+
+
 def same(one: Value, other: Value) -> bool:
     """Whether `one` answers for `other`: equal numbers or expressions in agreeing units, equal parts, equal texts.
 
     A number may stand for an expression (24 for 2·4·3) but no expression for a number: 90/2 is work left undone.
     """
+    kinds = {one.kind, other.kind}
     if one.measurable and other.measurable:
         finished = one.kind == "number" or other.kind == "expression"
         return finished and same_points(one.points, other.points) and units_agree(one.unit, other.unit)
-    if one.kind == other.kind == "list":
-        marks = (
-            one.brackets == other.brackets
-            or "" in (one.brackets, other.brackets)
-            and "()" in (one.brackets, other.brackets)
-        )
-        if other.items[0].kind == "list" and not other.brackets and len(one.items) < 9:  # points in any order
-            return len(one.items) == len(other.items) and all(any(same(a, b) for a in one.items) for b in other.items)
-        return marks and _all_same(one.items, other.items)
-    if one.kind == other.kind == "ratio":
-        return _all_same(one.items, other.items)
-    if {one.kind, other.kind} == {"ratio", "number"}:
-        ratio, number = (one, other) if one.kind == "ratio" else (other, one)
-        return len(ratio.items) == 2 and re.sub(
-            r"\\frac\{?(\w+)\}?\{?(\w+)\}?", r"\1/\2", number.key
-        ) == ratio.key.replace(":", "/")
-    if "equation" in (one.kind, other.kind):
+    if "equation" in kinds:
         return _same_equation(one, other)
-    if one.kind == other.kind == "truth":
-        return one.points == other.points
+    if kinds == {"ratio", "number"}:  # 5/12 for 5:12
+        ratio, number = (one, other) if one.kind == "ratio" else (other, one)
+        return ratio.key.replace(":", "/") == re.sub(r"\\frac\{?(\w+)\}?\{?(\w+)\}?", r"\1/\2", number.key)
+    if kinds == {"list"}:
+        if other.items[0].kind == "list" and not other.brackets and len(one.items) < 9:  # points, in any order
+            return len(one.items) == len(other.items) and all(any(same(a, b) for a in one.items) for b in other.items)
+        bare = {one.brackets, other.brackets} == {"", "()"}
+        return (bare or one.brackets == other.brackets) and same_items(one, other)
+    if kinds == {"ratio"}:
+        return same_items(one, other)
+    if kinds == {"truth"}:
+        return _TRUTHS[one.key] == _TRUTHS[other.key]
     return one.key == other.key and bool(one.key)
 
 
-def _all_same(ones: tuple[Value, ...], others: tuple[Value, ...]) -> bool:
-    return len(ones) == len(others) and all(same(one, other) for one, other in zip(ones, others, strict=True))
+def same_items(one: Value, other: Value) -> bool:
+    """Whether two lists hold the same in the same order."""
+    return len(one.items) == len(other.items) and all(map(same, one.items, other.items))
 
 
 def _same_equation(one: Value, other: Value) -> bool:
     """y = 2x + 1 is 2x + 1, and is 2x - y + 1 = 0: the differences of their sides stay in proportion."""
     if one.kind != other.kind:
         equation, value = (one, other) if one.kind == "equation" else (other, one)
-        name = re.fullmatch(r"[^\d+*/√^-]+", equation.items[0].key)
-        return name is not None and same(equation.items[1], value)
-    if _all_same(one.items, other.items) or _all_same(one.items, other.items[::-1]) or one.key == other.key:
+        named = re.fullmatch(r"[^\d+*/√^-]+", equation.items[0].key)
+        return bool(named) and same(*((equation.items[1], value) if one is equation else (value, equation.items[1])))
+    if one.key == other.key or same_items(one, other) or all(map(same, one.items, other.items[::-1])):
         return True
     differences = []
     for equation in (one, other):
         left, right = (item.points or evaluate(item.key) or () for item in equation.items)
-        differences.append(
-            [a - b for a, b in zip(left * (3 // max(len(left), 1)), right * (3 // max(len(right), 1)), strict=False)]
-        )
-    first, second = differences
-    if len(first) != 3 or len(second) != 3 or not all(first) or not all(second):
-        return False
-    return all(same_points((a * second[0],), (b * first[0],)) for a, b in zip(first[1:], second[1:], strict=True))
+        if not left or not right:
+            return False
+        differences.append([left[at % len(left)] - right[at % len(right)] for at in range(POINTS)])
+    (first, *firsts), (second, *seconds) = differences
+    return bool(first and second) and all(
+        same_points((a * second,), (b * first,)) for a, b in zip(firsts, seconds, strict=True)
+    )
 
 
 @lru_cache(maxsize=8192)
