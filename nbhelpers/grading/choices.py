@@ -46,6 +46,7 @@ class Choices:
         self.lookups = [
             _unambiguous(keys, self.texts) for keys in zip(*(_keys(fold(text)) for text in self.texts), strict=True)
         ]
+        self.longest = 2 * max(map(len, self.texts)) + 40
         told = [(_words(text), at) for at, text in enumerate(self.texts) if self.values[at].kind in ("text", "list")]
         self.words = sorted((pair for pair in told if len(pair[0]) >= 4), key=lambda pair: -len(pair[0]))
 
@@ -60,6 +61,8 @@ class Choices:
 
     def spelt(self, text: str) -> int | None:
         """The choice whose text this is, however dressed."""
+        if len(text) > self.longest:
+            return None
         found = (lookup.get(key) for lookup, key in zip(self.lookups, _keys(text), strict=True))
         return next((at for at in found if at is not None), None)
 

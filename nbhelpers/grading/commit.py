@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from nbhelpers.grading.spelling import unquote
@@ -90,7 +91,7 @@ def sentence(text: str) -> str:
 
 def _strong(text: str) -> tuple[list[str], str]:
     """What is boxed or announced, and what is joined to a box by a hedge; or why none of it counts."""
-    places = [(*box, True) for box in _boxes(text)] if "\\boxed" in text else []
+    places = [(*box, True) for box in islice(_boxes(text), 2 * _MOST_SPANS)] if "\\boxed" in text else []
     for match in _ANNOUNCED.finditer(text):
         tail = sentence(text[match.end() : match.end() + 500])
         if "\\boxed" not in tail and tail.strip(" *:."):

@@ -63,11 +63,10 @@ _BOUND = re.compile(
     re.I,
 )
 _BEFORE = re.compile(
-    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|[b-hj-z])|\\frac"
-    r"|[^\w\s:,;.=≈~?!])$",
-    re.I,
+    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|[b-hj-z])|\\frac)$", re.I
 )
 _AFTER = frozenset(words("words", "after"))
+_MOST_NUMBERS = 30
 _ENDS = re.compile(r"[,;=≈\n]|[.:](?!\d)|- ?[^\W\d_]{2}")
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
@@ -101,10 +100,11 @@ def _value(match: re.Match) -> tuple[Decimal | None, str]:
 def _spoiled_before(text: str, match: re.Match) -> str:
     """What stands before a number and makes it part of something else."""
     before = text[: match.start()].rstrip(" ([{\"'$€£¥#")
+    last = before[-1:]
+    if not last.isalpha() and not before.endswith("\\frac"):
+        return "" if last in ":,;.=≈~?!\n" or last.isdigit() else f"{last!r} before the number"
     if spoiler := _BEFORE.search(before[-60:]):
-        return f"{spoiler[0].strip()!r} before the number"
-    if not before[-1:].isalpha():
-        return ""
+        return f"{spoiler[0]!r} before the number"
     if match["sign"] and match["sign"][-1] == " ":
         return "a dash that may be a minus"
     applied = text[len(before)] in "([{" and not unit_name(re.search(r"[^\W\d_]+$", before[-40:])[0])
@@ -145,8 +145,10 @@ def read_once(text: str) -> Quantity:
     found: Quantity | None = None
     denied = _DENIED.search(text) is not None
     doubtful = not denied and _DENIED_HERE.search(text)
-    for match in _NUMBER.finditer(text):
+    for count, match in enumerate(_NUMBER.finditer(text)):
         value, problem = _value(match)
+        if count > _MOST_NUMBERS:
+            return Quantity(None, problem="several numbers")
         if value is None:
             return Quantity(None, problem=problem)
         unit, problem, power = _after(text, match.end())

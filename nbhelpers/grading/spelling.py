@@ -106,8 +106,8 @@ def unquote(text: str) -> str:
 
 
 def text_key(text: str, case: bool = False) -> str:
-    """What two spellings of one text share. Blanks go, except between digits: `2 3` is not `23`."""
-    bare = fold(text).replace("$", "")
+    """What two spellings of one folded text share. Blanks go, except between digits: `2 3` is not `23`."""
+    bare = text.replace("$", "")
     bare = unquote(bare.lstrip(" :*_").rstrip(" .,;:*_") or bare)
     if bare.endswith("!") and bare[-3:-1].isalpha():  # no! but neither 5! nor n!
         bare = bare.rstrip("!")
