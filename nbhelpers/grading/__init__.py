@@ -8,6 +8,7 @@ Verdict(correct=True, parsed='45', reason='45 is the answer')
 
 from nbhelpers.grading.blocks import DEFAULT_DELIMITERS, Delimiters, FormatVerdict, check_format, split_completion
 from nbhelpers.grading.compare import MAX_SOLUTION, Verdict
+from nbhelpers.grading.policy import POLICY
 from nbhelpers.grading.verdict import PROTOCOLS, can_grade, grade
 
 # Raise it whenever a change of the wing changes a verdict; records and evaluations keep it.
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_DELIMITERS",
     "GRADER_VERSION",
     "MAX_SOLUTION",
+    "POLICY",
     "PROTOCOLS",
     "Delimiters",
     "FormatVerdict",

@@ -45,7 +45,7 @@ class Gold:
     def __init__(self, problem: Problem) -> None:
         self.answer, self.unit = problem.answer.strip(), problem.unit
         self.choices = read_choices(problem.choices) if problem.choices else None
-        self.value, wanted = read_gold(self.answer), problem.answer_type
+        self.value, self.places, wanted = read_gold(self.answer), problem.precision, problem.answer_type
         if self.choices:
             self.kind, self.place = "choice", self.choices.spelt(fold(self.answer))
             if self.place is None and re.fullmatch(r"\(?[A-Z]\)?", self.answer):
@@ -53,7 +53,7 @@ class Gold:
             self.known = self.place is not None
         elif wanted == "list" or wanted != "text" and self.answer[:1] + self.answer[-1:] == "[]":
             self.kind, self.known = "list", self.value.kind == "list"
-        elif wanted in ("integer", "float") or self.value.kind == "number":
+        elif wanted in ("integer", "float") and self.value.kind != "expression" or self.value.kind == "number":
             self._read_number(problem)
         else:
             letter = re.fullmatch(r"\W*([A-Za-z])\W*", self.answer)
@@ -67,7 +67,7 @@ class Gold:
         self.kind, self.number, self.known = "number", stated.value, stated.value is not None
         self.unit = self.unit or stated.unit or None
         typed = problem.answer_type != "text" and (stated.places or problem.answer_type == "float")
-        self.places = stated.places if problem.precision is None and typed else problem.precision
+        self.places = stated.places if self.places is None and typed else self.places
         if problem.answer_type == "integer":
             self.places = None  # whole numbers are compared exactly
 
@@ -157,6 +157,9 @@ def _judge_text(span: str, gold: Gold) -> Verdict:
         value = read(wording)
         if same(value, gold.value):
             return gold.says(True, wording[:200])
+        if gold.places is not None and value.kind == "number" and len(gold.value.points) == 1:
+            right = rounded(value.points[0], gold.places) == rounded(gold.value.points[0], gold.places)
+            return gold.says(right and units_agree(value.unit, gold.value.unit), wording, f" to {gold.places} decimals")
         if gold.value.kind == "truth" and (said := re.match(r"(true|false|yes|no)\s*[,.;:!-]\s", wording, re.I)):
             return gold.says(same(read(said[1]), gold.value), said[1])
         if value.kind not in ("text", "equation") and gold.value.kind != "equation":
