@@ -30,10 +30,13 @@ _FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)
 _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
 _ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus|maybe|perhaps|both|though)\b|[/;?]", re.I)
 _ARTICLE = re.compile(r"^\W*(?:an?|the)\s+(?=\w{2})", re.I)
+_OPTION = re.compile(r"\b(?:option|choice)\s+[a-z][.\s]*$", re.I)
 _YES_OR_NO = re.compile(
     r"(yes|no|true|false)(?:\s*[.,;:!-]\s*|\s+(?=(?:it|they|he|she|because|since)\b))(.+)", re.I | re.S
 )
-_EXPLAINED = re.compile(r"(?:because|since|as|is|for|[-=:,(])(?!\w)", re.I)
+_EXPLAINED = re.compile(
+    r"(?:because|since|as|is|for|fits|works|matches|seems|looks|does|cannot|isn't|[-=:,(])(?!\w)", re.I
+)
 
 
 class Choices:
@@ -47,7 +50,7 @@ class Choices:
             _unambiguous(keys, self.texts) for keys in zip(*(_keys(fold(text)) for text in self.texts), strict=True)
         ]
         self.longest = 2 * max(map(len, self.texts)) + 40
-        told = [(_words(text), at) for at, text in enumerate(self.texts) if self.values[at].kind in ("text", "list")]
+        told = [(_words(text), at) for at, text in enumerate(self.texts)]
         self.words = sorted((pair for pair in told if len(pair[0]) >= 4), key=lambda pair: -len(pair[0]))
 
     def same(self, one: int, other: int) -> bool:
@@ -66,14 +69,20 @@ class Choices:
         found = (lookup.get(key) for lookup, key in zip(self.lookups, _keys(text), strict=True))
         return next((at for at in found if at is not None), None)
 
-    def named_by(self, text: str) -> int | None:
-        """The one choice that a whole span is, by text, by value, or by the one number that it states."""
+    def named_by(self, text: str, prose: bool = True) -> int | None:
+        """The one choice that a whole span is, by text, by value, or (in prose) by the one number that it states."""
         at = self.spelt(text)
         if at is not None or not text.strip():
             return at
         value = read(text)
         at = self.measured_by(value)
-        if at is None and not value.measurable and self.numbers and (stated := read_quantity(text)).value is not None:
+        if (
+            at is None
+            and prose
+            and not value.measurable
+            and self.numbers
+            and (stated := read_quantity(text)).value is not None
+        ):
             at = self.measured_by(as_value(stated))
         return at
 
@@ -127,7 +136,7 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
     for wording in wordings(text):
         bare = unquote(wording)
         lone = _LETTER.fullmatch(bare)
-        if lone and wording is not text and lone[1].islower() and len(lone[0].strip(".")) == 1:
+        if lone and lone[0].strip(".").islower() and wording is not text and not _OPTION.search(text):
             continue  # the c at the end of a sentence is no label
         if lone and (at := choices.label(lone[1])) is not None:
             return at, f"letter {lone[1].upper()}"
@@ -176,15 +185,17 @@ def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None
         return None, f"{how} is denied"
     head = BECAUSE.split(sentence(rest))[0]
     for piece in (rest, head, head.split(", ")[0], head.partition("(")[0], re.sub(r"\s+is\b.*", "", head)):
-        named = choices.named_by(piece) if piece.strip() else None
+        named = choices.named_by(piece, prose=False) if piece.strip() else None
         if named is not None:
             after = head[len(piece) :]
             clear = choices.same(named, at) and not _ALTERNATIVE.search(after) and not DENIED_AFTER.match(after)
             return (at, how) if clear else (None, f"{how} with another choice")
         if read(piece).kind not in ("text", "truth"):
             return None, f"{how} with a value that is not its own"
-    mentioned = choices.mentioned_in(rest)[0]
-    if _ALTERNATIVE.search(head) or mentioned and not any(choices.same(at, place) for place in mentioned):
+    mentioned = choices.mentioned_in(head)[0]
+    letters = {match[0] for match in re.finditer(r"(?<![\w'])[B-Z](?![\w'])", head)} - {letter}
+    other = any(choices.label(mark) is not None for mark in letters) or choices.named_by(head) not in (None, at)
+    if other or _ALTERNATIVE.search(head) or not all(choices.same(at, place) for place in mentioned):
         return None, f"{how} with another choice"
     return at, how
 
@@ -206,7 +217,8 @@ def _pick_sentence(text: str, choices: Choices) -> tuple[int | None, str]:
         return at, "the text of a choice"
     if _REFUSAL.search(text):
         return None, "a refusal"
-    mentioned, around = choices.mentioned_in(SENTENCE_END.sub(". ", text))
+    found, around = choices.mentioned_in(SENTENCE_END.sub(". ", text))
+    mentioned = [at for at in found if choices.values[at].kind in ("text", "list")]
     if not mentioned:
         return None, "names no choice"
     if not all(choices.same(mentioned[0], at) for at in mentioned):

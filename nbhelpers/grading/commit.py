@@ -49,9 +49,10 @@ _CONCLUDES = re.compile(
 _NOT = r"\b(?:not|never|cannot|neither|incorrect|false|wrong|doubt|excluding|except|than|instead of|rather than|but)\b|n't\b"
 _DENIED_BEFORE = re.compile(rf"(?:{_NOT})(?:\s+(?!is\b|are\b|was\b|equals\b)[\w']+){{0,3}}[\s$(]*$", re.I)
 _ANNOUNCED_DENIED = re.compile(r"(?:\b(?:not|never|doubt|false)\b|n't\b)[^,]*$", re.I)
+_WRONG = r"wrong|incorrect|false\b|ruled out|impossible|excluded|eliminated|too\b|out\b|crossed out"
 DENIED_AFTER = re.compile(
-    r"[\s$)\].\"'*,]*(?:(?:is|are|was|were|can be|must be|would be|seems|looks)(?:\s+|(?=n't)))?(?:also\s+|clearly\s+)?"
-    r"(?:n't\b|not\b(?! possible)|never\b|wrong|incorrect|false\b|ruled out|impossible|excluded|eliminated|too\b)",
+    r"[\s$)\].\"'*,]*(?:(?:is|are|was|were|has been|can be|must be|would be|seems|looks|does|do|did|could|would|should|can)"
+    rf"(?:\s+|(?=n't)))?(?:also\s+|clearly\s+|the\s+|only\s+)*(?:n't\b|not\b(?! possible)|never\b|cannot\b|fails\b|{_WRONG})",
     re.I,
 )
 _OR = r"(?:and/or|or|vs\.?|versus|maybe|perhaps|possibly|alternatively)\b"
@@ -64,7 +65,7 @@ _RETRACTED = re.compile(
 )
 HEDGE = re.compile(
     r"\b(?:or|nor|neither|either|not|never|none|no|except|without|unlike|both|maybe|perhaps|possibly|vs|versus|than|could|"
-    r"might|false|wrong|incorrect|doubt|can be|cannot|can't)\b|n't\b",
+    r"might|false|wrong|incorrect|doubt|can be|cannot|can't|eliminate|avoid|exclude|reject|rule out)\b|n't\b",
     re.I,
 )  # fmt: skip
 
@@ -116,6 +117,8 @@ def commit(text: str) -> Commitment:
     """The spans of a folded solution that hold its answer."""
     text = text.replace("\\boxed{}", "").strip()
     spans, problem = _strong(text)
+    if not spans and text.endswith("?"):
+        problem = problem or "a question"
     return Commitment(tuple(spans) or (text,), bool(spans), problem)
 
 

@@ -47,13 +47,13 @@ _SIGN_WORD = re.compile(r"\b(?:minus|negative)\s+(?=[\d.])", re.I)
 _WORKED = {"plus": "+", "times": "×", "multiplied by": "×", "divided by": "/", "equals": "=", "is equal to": "="}
 _WORKED_WORD = re.compile(rf"(?<=[\w)}}])\s*,?\s*(?:which\s+)?\b({'|'.join(_WORKED)})\b(?=\s*[\d$€£({{\\.-])", re.I)
 UNSOLVED = "an equation that is not solved"
-_EQUALS = re.compile(r"[=≈≡]")
+_EQUALS = re.compile(r"[=≈]")
 _DENIED_HERE = re.compile(
-    r"\b(?:not|never|no|nor|neither|none|without|except|excluding|excluded|instead|could|might|ruled out|too)\b|n't\b",
+    r"\b(?:not|never|no|nor|neither|none|without|except|excluding|excluded|instead|could|might|maybe|perhaps|possibly|too)\b|n't\b",
     re.I,
 )
 _DENIED = re.compile(
-    r"\b(?:cannot|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|false|unlikely|doubt|close to|not sure|know)"
+    r"\b(?:cannot|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|false|unlikely|doubt|close to|not sure|know|crossed out|ruled? out|eliminated?)"
     r"\b|[12]\d\d0s",
     re.I,
 )
@@ -63,11 +63,11 @@ _BOUND = re.compile(
     re.I,
 )
 _BEFORE = re.compile(
-    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|[b-hj-z])|\\frac)$", re.I
+    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|(?<!')[b-hj-z])|\\frac)$", re.I
 )
 _AFTER = frozenset(words("words", "after"))
 _MOST_NUMBERS = 30
-_ENDS = re.compile(r"[,;=≈\n]|[.:](?!\d)|- ?[^\W\d_]{2}")
+_ENDS = re.compile(r"[,;=≈\n]|[.:](?!\d)|- ?(?!ish\b|odd\b|plus\b)[^\W\d_]{2}")
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -176,7 +176,7 @@ _WORDS_AHEAD = re.compile(r"^.*(?<![^\W_])(?:(?!sqrt|sin|cos|tan|log|ln)[^\W\d_]
 _UNIT_INSIDE = re.compile(
     r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|(?:\bper\s+|/\s?)[^\W\d_]+|[$€£¥°]"
 )
-_NAME = re.compile(r"[^-+*/^√×·÷\d=\\]*(?:\\[A-Za-z]+[^-+*/^√×·÷\d=\\]*)*")
+_NAME = re.compile(r"[^-+*/^√×·÷|\d=\\]*(?:\\[A-Za-z]+[^-+*/^√×·÷|\d=\\]*)*")
 _INDEX = re.compile(r"(?<=[A-Za-z])(?:\(\d+\)|_\{?\w+\}?)")
 
 

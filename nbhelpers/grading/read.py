@@ -35,7 +35,10 @@ class Value:
         return self.kind in ("number", "expression")
 
 
-_ABOUT = re.compile(r"^(?:(?:around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])", re.I)
+_ABOUT = re.compile(
+    r"^(?:(?:exactly|precisely|around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])",
+    re.I,
+)
 _MEMBER = re.compile(r"^[^\W\d]\w*\s*∈\s*")
 _UNITS = re.compile(r"\s*(?:(?:square|cubic|sq\.?)\s)?units?$")
 _MATHEMATICAL = re.compile(r"[\d√π\\∞^+*/·]|\bpi\b|(?<!\w)[A-Za-z] ?- ?\w")

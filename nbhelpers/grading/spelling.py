@@ -15,7 +15,7 @@ from nbhelpers.grading.tables import words
 
 _SPECIAL = dict(zip("·⋅∙•∗⁄∕º˚‘’‛′“”„″、✕✖µ【】", "·····//°°''''\"\"\"\",××μ[]", strict=True))
 _SPECIAL |= dict.fromkeys("−–—‐‑‒―﹣", "-") | dict.fromkeys("≈≃≅∼≒", "≈") | dict.fromkeys("×÷√π°≠≤≥±∞")
-_SPECIAL |= {"…": "...", "⁻": "^-", "。": ". ", "℃": "°C", "℉": "°F", "½": " 1/2"}
+_SPECIAL |= {"…": "...", "⁻": "^-", "。": ". ", "℃": "°C", "℉": "°F", "½": " 1/2", "∴": " "}
 
 
 class _Folding(dict):
