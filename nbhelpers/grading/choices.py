@@ -35,7 +35,7 @@ _YES_OR_NO = re.compile(
     r"(yes|no|true|false)(?:\s*[.,;:!-]\s*|\s+(?=(?:it|they|he|she|because|since)\b))(.+)", re.I | re.S
 )
 _EXPLAINED = re.compile(
-    r"(?:because|since|as|is|for|fits|works|matches|seems|looks|does|cannot|isn't|[-=:,(])(?!\w)", re.I
+    r"(?:because|since|as|is|for|fits|works|matches|only|seems|looks|does|cannot|isn't|[-=:,(])(?!\w)", re.I
 )
 
 
@@ -149,10 +149,11 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
         letter = labelled and (labelled["a"] or labelled["b"] or labelled["bare"])[0]
         if labelled and choices.label(letter) is None and (letter.islower() or re.match(r". ?=|. [a-z]", bare)):
             labelled = None  # x: 12, P = 12, I think
-        if labelled and labelled["bare"] == "A" and bare[1:2] == " " and not _EXPLAINED.match(labelled["rest"]):
-            rest = choices.named_by(labelled["rest"].strip("()."))  # an article: "A cat"
-            if rest is not None:
-                return rest, "the text of a choice"
+        if labelled and labelled["bare"] and bare[1:2] == " " and not _EXPLAINED.match(labelled["rest"]):
+            named, at = choices.named_by(labelled["rest"].strip("().")), choices.label(letter)
+            if named is not None:  # "B 12 cm"; but "A cat" has an article
+                clear = named == at or letter == "A"
+                return (named, "the text of a choice") if clear else (None, f"letter {letter} with another choice")
         elif labelled:
             return _pick_labelled(letter.upper(), labelled["rest"], choices)
         elif not _PARENTHESISED.search(bare) and (at := choices.named_by(bare)) is not None:

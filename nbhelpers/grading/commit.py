@@ -35,6 +35,8 @@ class Commitment(NamedTuple):
 
 
 _BOX = re.compile(r"\\boxed\s*\{")
+_PART_BEFORE = re.compile(r"(?:[√^]\{?\s*|(?<!\w)-\s*|\w\(|\d)\Z")
+_PART_AFTER = re.compile(r"[A-Za-z](?![A-Za-z])|\.?\d|[\s$]*(?:[\^!]|[/+-]\s*\d|[*·×]\s*[\w(\\])")
 _ANNOUNCED = re.compile(
     r"\b(?:answer|ans|choice|option|result|solution)\b(?:\s+(?:to|for)\s+(?:the|this)\s+(?:question|problem))?"
     r"(?:\s*[:=]\s*|\s+(?:is|are|would be|must be|should be|will be)\b\s*:?\s*)|答案\s*[:是为]*\s*|选\s*[:择]?\s*(?=[A-Z(])",
@@ -78,10 +80,7 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
         while at < len(text) and depth:
             depth += (text[at] == "{") - (text[at] == "}")
             at += 1
-        before, after = text[: match.start()], text[at:].lstrip(" $")
-        part = re.search(r"(?:[√^]\{?\s*|(?<!\w)-\s*|\w\(|\d)\Z", before) or re.match(
-            r"[\^!]|/\s*\d|[*·×]\s*[\w(\\]", after
-        )
+        part = _PART_BEFORE.search(text[max(0, match.start() - 20) : match.start()]) or _PART_AFTER.match(text, at)
         yield match.start(), at, "" if part or depth else text[match.end() : at - 1]
 
 

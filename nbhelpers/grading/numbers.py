@@ -54,7 +54,7 @@ _DENIED_HERE = re.compile(
 )
 _DENIED = re.compile(
     r"\b(?:cannot|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|false|unlikely|doubt|close to|not sure|know|crossed out|ruled? out|eliminated?)"
-    r"\b|[12]\d\d0s",
+    r"\b|[12]\d{3}s",
     re.I,
 )
 _BOUND = re.compile(
@@ -63,7 +63,8 @@ _BOUND = re.compile(
     re.I,
 )
 _BEFORE = re.compile(
-    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|(?<!')[b-hj-z])|\\frac)$", re.I
+    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|or equal to|(?<!')[b-hj-z])|\\frac)$",
+    re.I,
 )
 _AFTER = frozenset(words("words", "after"))
 _MOST_NUMBERS = 30
@@ -174,28 +175,33 @@ def _clause(text: str, match: re.Match) -> str:
 _CLAUSE_END = re.compile(r"[,;]\s|\.\s|\n|\b(?:and|but)\b")
 _WORDS_AHEAD = re.compile(r"^.*(?<![^\W_])(?:(?!sqrt|sin|cos|tan|log|ln)[^\W\d_]{2,})[\s,:]+(?=[\d(\\√$€£.-])", re.S)
 _UNIT_INSIDE = re.compile(
-    r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|(?:\bper\s+|/\s?)[^\W\d_]+|[$€£¥°]"
+    r"(?:(?<=\d)|(?<=\d\s)|(?<=[)}]))(?:per\s+)?[^\W\d_π]+(?:\^[23])?|(?:\bper\s+|/\s?)[^\W\d_]+|[$€£¥°%]"
 )
 _NAME = re.compile(r"[^-+*/^√×·÷|\d=\\]*(?:\\[A-Za-z]+[^-+*/^√×·÷|\d=\\]*)*")
-_INDEX = re.compile(r"(?<=[A-Za-z])(?:\(\d+\)|_\{?\w+\}?)")
+_INDEX = re.compile(r"(?<=[A-Za-z])(?:\(\d+\)|_\{?\w+\}?)|(?<=∠)\d+")
 
 
 def side(part: str) -> tuple[str, Points | None, str]:
     """One earlier side of an equation: a name, a formula of unknowns, a number with its unit, or unreadable."""
     bare = _INDEX.sub("", part).strip(" $.,:")
-    if _NAME.fullmatch(bare) and "\\frac" not in bare or re.fullmatch(r"[^\W\d_]+(?: [*×·+-] [^\W\d_]{2,})+", bare):
+    if (
+        "..." in part
+        or _NAME.fullmatch(bare)
+        and "\\frac" not in bare
+        or re.fullmatch(r"[^\W\d_]+(?: [*×·+-] [^\W\d_]{2,})+", bare)
+    ):
         return "name", None, ""
     worked = _WORDS_AHEAD.sub("", part).strip(" ,:")
     stated = read_once(worked)
     if stated.value is not None:
         return "number", (stated.value,), stated.unit
     worked = re.sub(r",?\s*(?:which|and|so|that)?$", "", _UNIT_INSIDE.sub(_without_units, worked)).strip()
-    points = evaluate(re.sub(r"(?<=\d)\s+[a-z]{3,}(?=\s*[*×·+-])", "", worked))
+    points = evaluate(re.sub(r"(?<=\d)\s+[a-z]{3,}(?=\s*(?:[*×·+-]|$))", "", worked))
     return ("unreadable" if points is None else "number" if len(points) == 1 else "formula"), points, ""
 
 
 def _without_units(match: re.Match) -> str:
-    per = match[0].startswith("per") or match[0] in "$€£¥°"
+    per = match[0].startswith("per") or match[0] in "$€£¥°%"
     return "" if per or all(unit_name(word) for word in re.findall(r"(?!per\b)[^\W\d_]+", match[0])) else match[0]
 
 
@@ -207,6 +213,8 @@ def _read_equation(text: str, asked: str | None) -> Quantity:
     if len(parts) == 2 and re.fullmatch(r"\s*[^\W\d_]{1,2}\s*[.)]*", parts[1]) and parts[0].strip():
         return read_once(parts[0])  # 5 = x
     stated = read_once(parts[-1])
+    if stated.value is None and (first := read_literal(parts[0])).value is not None:
+        return settle(parts[1:], first)  # 45 = 9 × 5
     if stated.value is not None and any(_DENIED_HERE.search(part) or _DENIED.search(part) for part in parts[:-1]):
         return Quantity(None, problem="denied or refused")
     return settle(parts[:-1], stated, asked) if stated.value is not None else stated
@@ -234,6 +242,9 @@ def _worth(value: Decimal, unit: str, stated: Quantity) -> bool:
     return rounded(value, stated.places) == stated.value and abs(value) >= 1
 
 
+_COMMENT = re.compile(
+    r"\s*\((?![^()]*\b(?:or|mod|maybe|perhaps|possibly|not|but|if|could|rather|actually|previously)\b)[^()]*[^\W\d_]{3}[^()]*\)"
+)
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d+)(?![.\d])")
 
 
@@ -247,6 +258,8 @@ def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = No
     """
     text = _WORKED_WORD.sub(lambda match: f" {_WORKED[match[1].lower()]} ", numeric(text))
     quantity = _read_equation(text, asked) if _EQUALS.search(text) else read_once(text)
+    if quantity.problem == "several numbers" and (shorter := _COMMENT.sub("", text)) != text:
+        return read_quantity(shorter, decimal_comma, asked)
     if quantity.value is None and decimal_comma and text.count(",") == 1 and (comma := _DECIMAL_COMMA.search(text)):
         whole, decimals = comma.groups()
         if len(decimals) != 3 or whole == "0":  # 1,234 has been read as a thousand already
@@ -272,7 +285,7 @@ def read_literal(text: str) -> Quantity:
             or rest[stop:].strip(" .)")
             or unit == "K"
             and rest[0] == "K"
-            or re.fullmatch(r"[12]\d\d0s", text)
+            or re.fullmatch(r"[12]\d{3}s", text)
         ):
             return Quantity(None, problem="more than a number")
     return Quantity(value, unit, len(match["decimals"] or ".") - 1, problem)
