@@ -12,6 +12,7 @@ from nbhelpers.grading.commit import BECAUSE, DENIED_AFTER, HEDGE, SENTENCE_END,
 from nbhelpers.grading.numbers import read_quantity
 from nbhelpers.grading.read import Value, as_value, read, read_gold, same
 from nbhelpers.grading.spelling import fold, text_key, unquote
+from nbhelpers.grading.tables import phrase
 
 _LETTER = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
 _PARENTHESISED = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]")
@@ -19,24 +20,20 @@ _LABELLED = re.compile(
     r"(?:[(\[](?P<a>[A-Za-z])[)\]]|(?P<b>[A-Z]\s*[.):]|[a-z]\s*[.):](?!\d))|(?P<bare>[A-Z])(?=\s*[-=,(]|\s|$))\s*[-=:.,]?\s*(?P<rest>.*)",
     re.S,
 )
-_REFUSAL = re.compile(
-    r"\b(?:cannot|can't|can not|unable|impossible|insufficient|not enough|not provided|no answer|n/a|unknown)\b", re.I
-)
+_REFUSAL = re.compile(phrase("refusal"), re.I)
 _OTHER_LETTER = re.compile(
     r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:option\s+|choice\s+|maybe\s+)?[(\[]?([A-Za-z])\b(?!')",
     re.I,
 )
 _FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)|(?:^|[\n;])\s*([A-Z])[.:](?=\s)")
 _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
-_ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus|maybe|perhaps|both|though)\b|[/;?]", re.I)
+_ALTERNATIVE = re.compile(rf"{phrase('alternative')}|[/;?]", re.I)
 _ARTICLE = re.compile(r"^\W*(?:an?|the)\s+(?=\w{2})", re.I)
 _OPTION = re.compile(r"\b(?:option|choice)\s+[a-z][.\s]*$", re.I)
 _YES_OR_NO = re.compile(
     r"(yes|no|true|false)(?:\s*[.,;:!-]\s*|\s+(?=(?:it|they|he|she|because|since)\b))(.+)", re.I | re.S
 )
-_EXPLAINED = re.compile(
-    r"(?:because|since|as|is|for|fits|works|matches|only|seems|looks|does|cannot|isn't|[-=:,(])(?!\w)", re.I
-)
+_EXPLAINED = re.compile(rf"{phrase('explained')}|[-=:,(](?!\w)", re.I)
 
 
 class Choices:

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from nbhelpers.grading.spelling import unquote
-from nbhelpers.grading.tables import one_of
+from nbhelpers.grading.tables import denial, one_of, phrase
 
 _MOST_SPANS = 6
 
@@ -43,33 +43,20 @@ _ANNOUNCED = re.compile(
     re.I,
 )
 SENTENCE_END = re.compile(r"(?<![^\w\s)}\]%°\"'$][a-z])[.!;](?:\s+(?=\S)|(?=[A-Z][a-z]))|\n")
-_CONCLUDES = re.compile(
-    r"\s*(?:so|thus|hence|therefore|in total|altogether|all together|finally|consequently|in conclusion|overall|in summary|"
-    r"this (?:means|gives)|that (?:means|gives)|we (?:get|have|obtain|find))\b|∴",
-    re.I,
-)
-_NOT = r"\b(?:not|never|cannot|neither|incorrect|false|wrong|doubt|excluding|except|than|instead of|rather than|but)\b|n't\b"
-_DENIED_BEFORE = re.compile(rf"(?:{_NOT})(?:\s+(?!is\b|are\b|was\b|equals\b)[\w']+){{0,3}}[\s$(]*$", re.I)
+_CONCLUDES = re.compile(rf"\s*{phrase('concludes')}", re.I)
+_DENIED_BEFORE = re.compile(rf"{denial('not')}(?:\s+(?!is\b|are\b|was\b|equals\b)[\w']+){{0,3}}[\s$(]*$", re.I)
 _ANNOUNCED_DENIED = re.compile(r"(?:\b(?:not|never|doubt|false)\b|n't\b)[^,]*$", re.I)
-_WRONG = r"wrong|incorrect|false\b|ruled out|impossible|excluded|eliminated|too\b|out\b|crossed out"
 DENIED_AFTER = re.compile(
     r"[\s$)\].\"'*,]*(?:(?:is|are|was|were|has been|can be|must be|would be|seems|looks|does|do|did|could|would|should|can)"
-    rf"(?:\s+|(?=n't)))?(?:also\s+|clearly\s+|the\s+|only\s+)*(?:n't\b|not\b(?! possible)|never\b|cannot\b|fails\b|{_WRONG})",
+    rf"(?:\s+|(?=n't)))?(?:(?:also|clearly|the|only)\s+)*{denial('wrong')}",
     re.I,
 )
-_OR = r"(?:and/or|or|vs\.?|versus|maybe|perhaps|possibly|alternatively)\b"
-_JOINED = re.compile(rf"[\s$)\].,\"'*]*(?:\(\s*)?{_OR}\s*(?:else\b)?", re.I)
+_JOINED = re.compile(rf"[\s$)\].,\"'*]*(?:\(\s*)?{phrase('or')}\.?\s*(?:else\b)?", re.I)
 _JOINED_BEFORE = re.compile(
-    rf"(?P<first>[^.;\n]*?)[\s$,]*\b{_OR}[\s$(]*(?:simply|just|even|maybe|possibly)?[\s$]*$", re.I
+    rf"(?P<first>[^.;\n]*?)[\s$,]*{phrase('or')}\.?[\s$(]*(?:simply|just|even|maybe|possibly)?[\s$]*$", re.I
 )
-_RETRACTED = re.compile(
-    r"\b(?:wait|actually|correction|scratch that|second thought|no,|sorry|hold on|let me re\w+|mistake)\b", re.I
-)
-HEDGE = re.compile(
-    r"\b(?:or|nor|neither|either|not|never|none|no|except|without|unlike|both|maybe|perhaps|possibly|vs|versus|than|could|"
-    r"might|false|wrong|incorrect|doubt|can be|cannot|can't|eliminate|avoid|exclude|reject|rule out)\b|n't\b",
-    re.I,
-)  # fmt: skip
+_RETRACTED = re.compile(rf"{phrase('retracted')}|\bno,", re.I)
+HEDGE = re.compile(denial("hedge"), re.I)
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
@@ -123,25 +110,18 @@ def commit(text: str) -> Commitment:
 
 _LEAD = re.compile(rf"^(?:(?:{one_of('words', 'lead')})\b[\s:,.=-]*)+", re.I)
 _SMALL_LEAD = re.compile(r"^(?:(?:in|on|at|by|a|an|the|of|during|approximately|about|around)\s+)+", re.I)
-BECAUSE = re.compile(r"\s*,?\s*\b(?:because|since|given that|due to|as the|which|so that|where)\b", re.I)
-_STATED = re.compile(
-    r"(.*)\b(?:is|are|was|were|be|as|equals|choose|pick|select|option|choice)\b:?\s*(.+?)[.\s]*", re.S | re.I
-)
+BECAUSE = re.compile(rf"\s*,?\s*{phrase('because')}", re.I)
+_STATED = re.compile(rf"(.*){phrase('copula')}:?\s*(.+?)[.\s]*", re.S | re.I)
 
 
 def wordings(span: str) -> Iterator[str]:
     """A span, then what is left of it without announcing words, without its reason, and at the end of its statement."""
-    seen: set[str] = set()
+    yield span
     short = unquote(_LEAD.sub("", span))
     sentences = [piece for piece in SENTENCE_END.split(span) if piece and piece.strip()]
     last = sentences[-1] if sentences and (len(sentences) == 1 or _CONCLUDES.match(sentences[-1])) else ""
-    candidates = [span, short, _SMALL_LEAD.sub("", short), unquote(BECAUSE.split(short)[0])]
-    if len(sentences) > 1:
-        candidates.append(last)
+    candidates = [short, _SMALL_LEAD.sub("", short), unquote(BECAUSE.split(short)[0]), last]
     stated = _STATED.fullmatch(BECAUSE.split(last)[0])
     if stated and not HEDGE.search(stated[1]):
         candidates += [stated[2], _SMALL_LEAD.sub("", stated[2])]
-    for candidate in candidates:
-        if candidate not in seen and (candidate or candidate is span):
-            seen.add(candidate)
-            yield candidate
+    yield from dict.fromkeys(wording for wording in candidates if wording not in ("", span))

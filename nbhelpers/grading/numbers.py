@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from nbhelpers.grading.expressions import ARITHMETIC, Points, evaluate, same_points
-from nbhelpers.grading.tables import one_of, words
+from nbhelpers.grading.tables import denial, one_of, phrase, words
 from nbhelpers.grading.units import in_measure, read_unit, unit_key, unit_name
 
 
@@ -48,20 +48,8 @@ _WORKED = {"plus": "+", "times": "×", "multiplied by": "×", "divided by": "/",
 _WORKED_WORD = re.compile(rf"(?<=[\w)}}])\s*,?\s*(?:which\s+)?\b({'|'.join(_WORKED)})\b(?=\s*[\d$€£({{\\.-])", re.I)
 UNSOLVED = "an equation that is not solved"
 _EQUALS = re.compile(r"[=≈]")
-_DENIED_HERE = re.compile(
-    r"\b(?:not|never|no|nor|neither|none|without|except|excluding|excluded|instead|could|might|maybe|perhaps|possibly|too)\b|n't\b",
-    re.I,
-)
-_DENIED = re.compile(
-    r"\b(?:cannot|impossible|unknown|insufficient|unable|undefined|incorrect|wrong|false|unlikely|doubt|close to|not sure|know|crossed out|ruled? out|eliminated?)"
-    r"\b|[12]\d{3}s",
-    re.I,
-)
-_BOUND = re.compile(
-    r"[ ,]*(?:at (?:least|most|maximum|minimum)|or (?:more|less|so|fewer|above|below)|and (?:above|up|over)"
-    r"|(?:is|are|was) (?:too|out))\b",
-    re.I,
-)
+_DENIED_HERE, _DENIED = re.compile(denial("denied_here"), re.I), re.compile(phrase("denied"), re.I)
+_BOUND = re.compile(rf"[ ,]*{phrase('bound')}", re.I)
 _BEFORE = re.compile(
     rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|or equal to|(?<!')[b-hj-z])|\\frac)$",
     re.I,
