@@ -73,15 +73,8 @@ class Choices:
             return at
         value = read(text)
         at = self.measured_by(value)
-        if (
-            at is None
-            and prose
-            and not value.measurable
-            and self.numbers
-            and (stated := read_quantity(text)).value is not None
-        ):
-            at = self.measured_by(as_value(stated))
-        return at
+        stated = read_quantity(text) if at is None and prose and self.numbers and not value.measurable else None
+        return at if stated is None or stated.value is None else self.measured_by(as_value(stated))
 
     def measured_by(self, value: Value) -> int | None:
         """The only choice of this value; `25 %` may also be the choice 25."""
@@ -110,11 +103,9 @@ def _keys(text: str) -> tuple[str, str, str, str]:
 
 def _unambiguous(keys: tuple[str, ...], texts: list[str]) -> dict[str, int]:
     """Keys that belong to one text only, with its first place."""
-    return {
-        key: keys.index(key)
-        for key in keys
-        if len({text for own, text in zip(keys, texts, strict=True) if own == key}) == 1
-    }
+    first = {key: keys.index(key) for key in keys}
+    shared = {key for key, text in zip(keys, texts, strict=True) if texts[first[key]] != text}
+    return {key: at for key, at in first.items() if key not in shared}
 
 
 def _words(text: str) -> str:
@@ -172,10 +163,8 @@ def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None
         return None, f"letters {letter} and {other[1].upper()}"
     others = {(match[1] or match[2] or match[3]).upper() for match in _FURTHER_LABEL.finditer(rest)} - {letter}
     for match in _INNER_LABEL.finditer(rest[:400]):  # "12 cm C. 14 cm", but not "equals angle C. So ..."
-        place = choices.label(match[1])
-        if place not in (None, at) and text_key(rest[match.end() :].lstrip(" (")).startswith(
-            text_key(choices.texts[place])
-        ):
+        place, behind = choices.label(match[1]), text_key(rest[match.end() :].lstrip(" ("))
+        if place not in (None, at) and behind.startswith(choices.values[place].key):
             others.add(match[1])
     if any(choices.label(other) is not None for other in others) or re.fullmatch(r"[A-Z](?:\W+[A-Z])+\W*", rest):
         return None, "several letters"

@@ -116,15 +116,8 @@ def _after(text: str, end: int) -> tuple[str, str, int]:
     per = re.match(r"/ ?([^\W\d_]+)", rest)
     unknown = key is None and lower != "in" and (attached or len(word) < 2) and not (per and unit_name(per[1]))
     alternative = lower == "or" and not re.match(r"or -?\d", rest)  # another number is counted by itself
-    if (
-        lower in _AFTER
-        or unknown
-        or alternative
-        or key == "K"
-        and attached
-        or _BOUND.match(behind)
-        or _BOUND.match(rest)
-    ):
+    thousands, bound = key == "K" and attached, _BOUND.match(behind) or _BOUND.match(rest)
+    if lower in _AFTER or unknown or alternative or thousands or bound:
         return "", f"{word or rest[0]!r} after the number", 0  # 45x is a product, 45th no quantity, 45K thousands
     return key or "", "", 0
 
@@ -172,12 +165,8 @@ _INDEX = re.compile(r"(?<=[A-Za-z])(?:\(\d+\)|_\{?\w+\}?)|(?<=∠)\d+")
 def side(part: str) -> tuple[str, Points | None, str]:
     """One earlier side of an equation: a name, a formula of unknowns, a number with its unit, or unreadable."""
     bare = _INDEX.sub("", part).strip(" $.,:")
-    if (
-        "..." in part
-        or _NAME.fullmatch(bare)
-        and "\\frac" not in bare
-        or re.fullmatch(r"[^\W\d_]+(?: [*×·+-] [^\W\d_]{2,})+", bare)
-    ):
+    named = _NAME.fullmatch(bare) and "\\frac" not in bare
+    if "..." in part or named or re.fullmatch(r"[^\W\d_]+(?: [*×·+-] [^\W\d_]{2,})+", bare):
         return "name", None, ""
     worked = _WORDS_AHEAD.sub("", part).strip(" ,:")
     stated = read_once(worked)
@@ -268,13 +257,8 @@ def read_literal(text: str) -> Quantity:
         value = value.copy_negate()
     if rest.strip():
         unit, stop = read_unit(rest)
-        if (
-            unit is None
-            or rest[stop:].strip(" .)")
-            or unit == "K"
-            and rest[0] == "K"
-            or re.fullmatch(r"[12]\d{3}s", text)
-        ):
+        thousands_or_decade = re.fullmatch(r".*\dK|[12]\d{3}s", text)
+        if unit is None or rest[stop:].strip(" .)") or thousands_or_decade:
             return Quantity(None, problem="more than a number")
     return Quantity(value, unit, len(match["decimals"] or ".") - 1, problem)
 
@@ -300,13 +284,8 @@ def _read_words(text: str) -> Quantity:
     previous = ""
     while rest:
         word = rest[0]
-        joins = (
-            not previous
-            or previous in ("hundred", "thousand", "and")
-            or previous in _TENS
-            and 0 < _WORDS.get(word, 0) < 10
-        )
-        if word in _WORDS and joins:
+        joins = previous in ("", "hundred", "thousand", "and")
+        if word in _WORDS and (joins or previous in _TENS and 0 < _WORDS[word] < 10):
             current += _WORDS[word]
         elif word == "hundred" and 0 < current < 100:
             current *= 100
