@@ -30,7 +30,7 @@ _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
 _ALTERNATIVE = re.compile(rf"{phrase('alternative')}|[/;?]", re.I)
 _ARTICLE = re.compile(r"^\W*(?:an?|the)\s+(?=\w{2})", re.I)
 _OPTION = re.compile(r"\b(?:option|choice)\s+[a-z][.\s]*$", re.I)
-_YES_OR_NO = re.compile(
+YES_OR_NO = re.compile(
     r"(yes|no|true|false)(?:\s*[.,;:!-]\s*|\s+(?=(?:it|they|he|she|because|since)\b))(.+)", re.I | re.S
 )
 _EXPLAINED = re.compile(rf"{phrase('explained')}|[-=:,(](?!\w)", re.I)
@@ -196,7 +196,7 @@ def _pick_sentence(text: str, choices: Choices) -> tuple[int | None, str]:
         if HEDGE.search(re.split(r"[,.;:\n]\s", text[: match.start()])[-1]):
             return None, "a hedge or a denial before the letter"
         return _pick_labelled(letter, text[match.end() :], choices)
-    said = next((match for wording in wordings(text) if (match := _YES_OR_NO.fullmatch(wording))), None)
+    said = next((match for wording in wordings(text) if (match := YES_OR_NO.fullmatch(wording))), None)
     if said and (at := choices.spelt(said[1])) is not None:
         told = _words(said[2]).split()
         if any(key in told for key, place in choices.lookups[2].items() if place != at) or _REFUSAL.search(said[2]):

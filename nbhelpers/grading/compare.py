@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
 
-from nbhelpers.grading.choices import pick, read_choices
+from nbhelpers.grading.choices import YES_OR_NO, pick, read_choices
 from nbhelpers.grading.commit import HEDGE, commit, wordings
 from nbhelpers.grading.expressions import ARITHMETIC, same_points
 from nbhelpers.grading.numbers import UNSOLVED, Quantity, read_literal, read_quantity, rounded
@@ -95,7 +95,7 @@ def _judge_number(span: str, gold: Gold) -> Verdict:
         if stated.problem == UNSOLVED and "=" not in wording:
             continue
         stated = read_quantity(wording, decimal_comma=gold.places is not None, asked=gold.unit)
-        if stated.value is not None or stated.problem not in ("several numbers", UNSOLVED):
+        if stated.value is not None or stated.problem not in ("no number", "several numbers", UNSOLVED):
             break  # else the end of the statement may say which number, or the last sentence which equation
     if stated.value is None:
         return Verdict(False, None, f"no single number: {stated.problem}")
@@ -160,7 +160,7 @@ def _judge_text(span: str, gold: Gold) -> Verdict:
         if gold.places is not None and value.kind == "number" and len(gold.value.points) == 1:
             right = rounded(value.points[0], gold.places) == rounded(gold.value.points[0], gold.places)
             return gold.says(right and units_agree(value.unit, gold.value.unit), wording, f" to {gold.places} decimals")
-        if gold.value.kind == "truth" and (said := re.match(r"(true|false|yes|no)\s*[,.;:!-]\s", wording, re.I)):
+        if gold.value.kind == "truth" and (said := YES_OR_NO.fullmatch(wording)):
             return gold.says(same(read(said[1]), gold.value), said[1])
         if value.kind not in ("text", "equation") and gold.value.kind != "equation":
             break

@@ -44,11 +44,21 @@ _FRACTION = re.compile(
     r"(?P<whole>\d)?\s*\\frac\s*(?:\{\s*(?P<top>-?\d+)\s*\}|(?P<a>\d))\s*(?:\{\s*(?P<bottom>\d+)\s*\}|(?P<b>\d))"
 )
 _SIGN_WORD = re.compile(r"\b(?:minus|negative)\s+(?=[\d.])", re.I)
-_WORKED = {"plus": "+", "times": "×", "multiplied by": "×", "divided by": "/", "equals": "=", "is equal to": "="}
+_WORKED = {
+    "plus": "+",
+    "times": "×",
+    "multiplied by": "×",
+    "divided by": "/",
+    "equals": "=",
+    "is equal to": "=",
+    "gives": "=",
+    "makes": "=",
+}
 _WORKED_WORD = re.compile(rf"(?<=[\w)}}])\s*,?\s*(?:which\s+)?\b({'|'.join(_WORKED)})\b(?=\s*[\d$€£({{\\.-])", re.I)
 UNSOLVED = "an equation that is not solved"
 _EQUALS = re.compile(r"[=≈]")
 _DENIED_HERE, _DENIED = re.compile(denial("denied_here"), re.I), re.compile(phrase("denied"), re.I)
+_INNOCENT = re.compile(phrase("innocent"), re.I)
 _BOUND = re.compile(rf"[ ,]*{phrase('bound')}", re.I)
 _BEFORE = re.compile(
     rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|or equal to|(?<!')[b-hj-z])|\\frac)$",
@@ -168,7 +178,7 @@ def side(part: str) -> tuple[str, Points | None, str]:
     named = _NAME.fullmatch(bare) and "\\frac" not in bare
     if "..." in part or named or re.fullmatch(r"[^\W\d_]+(?: [*×·+-] [^\W\d_]{2,})+", bare):
         return "name", None, ""
-    worked = _WORDS_AHEAD.sub("", part).strip(" ,:")
+    worked = re.sub(r"(?<=\d) ?[xX] ?(?=\d)", "×", _WORDS_AHEAD.sub("", part).strip(" ,:"))
     stated = read_once(worked)
     if stated.value is not None:
         return "number", (stated.value,), stated.unit
@@ -233,7 +243,7 @@ def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = No
     several numbers, a range, an inequality, a denial, a product or a power, a division left undone. `decimal_comma` also
     reads 0,75 as three quarters; of two sides in different units the one in the `asked` unit counts.
     """
-    text = _WORKED_WORD.sub(lambda match: f" {_WORKED[match[1].lower()]} ", numeric(text))
+    text = _WORKED_WORD.sub(lambda match: f" {_WORKED[match[1].lower()]} ", numeric(_INNOCENT.sub("", text)))
     quantity = _read_equation(text, asked) if _EQUALS.search(text) else read_once(text)
     if quantity.problem == "several numbers" and (shorter := _COMMENT.sub("", text)) != text:
         return read_quantity(shorter, decimal_comma, asked)

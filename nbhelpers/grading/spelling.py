@@ -15,7 +15,18 @@ from nbhelpers.grading.tables import words
 
 _SPECIAL = dict(zip("·⋅∙•∗⁄∕º˚‘’‛′“”„″、✕✖µ【】", "·····//°°''''\"\"\"\",××μ[]", strict=True))
 _SPECIAL |= dict.fromkeys("−–—‐‑‒―﹣", "-") | dict.fromkeys("≈≃≅∼≒", "≈") | dict.fromkeys("×÷√π°≠≤≥±∞")
-_SPECIAL |= {"…": "...", "⁻": "^-", "。": ". ", "℃": "°C", "℉": "°F", "½": " 1/2", "∴": " "}
+_SPECIAL |= {
+    "…": "...",
+    "⁻": "^-",
+    "。": ". ",
+    "℃": "°C",
+    "℉": "°F",
+    "½": " 1/2",
+    "∴": " ",
+    "⇒": "→",
+    "⟹": "→",
+    "△": "△",
+}
 
 
 class _Folding(dict):
@@ -41,6 +52,8 @@ class _Folding(dict):
             folded = chr(point - 0xFEE0)  # full-width forms
         elif point > 127 and simple.isascii() and simple.isalnum() and kind[0] in "LS":
             folded = simple  # a letter in a circle, in bold, or two letters in one: ㎝
+        elif kind == "So":
+            folded = " "  # a tick, an emoji
         self[point] = folded
         return folded
 
@@ -91,6 +104,8 @@ def fold(text: str) -> str:
         text = _DEGREES.sub("°", text)
     if "*" in text or "`" in text or "__" in text or "#" in text:
         text = _EMPHASIS.sub("", text)
+    if text.startswith(("→", "=>", "->", " →")):
+        text = text.lstrip(" →=->")
     if "=" in text:
         text = re.sub(r"[<>!]=|=<", lambda match: _COMPARED[match[0]], text)
     text = "\n".join(line for line in (" ".join(line.split()) for line in text.splitlines()) if line)
