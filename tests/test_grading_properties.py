@@ -162,7 +162,8 @@ def test_the_rewards_pay_every_text_something_finite(completions):
 
 whole = st.integers(2, 99)
 EXPRESSIONS = {
-    "root": (r"{a}\sqrt{{{b}}}", [r"{a} \sqrt {{ {b} }}", "{a}√{b}", "{a}*sqrt({b})", r"\sqrt{{{b}}}\cdot {a}", r"\boxed{{{a}\sqrt{{{b}}}}}"]),
+    "root": (r"{a}\sqrt{{{b}}}", [r"{a} \sqrt {{ {b} }}", "{a}√{b}", "{a}*sqrt({b})", r"\sqrt{{{b}}}\cdot {a}"]),
+    "box": (r"{a}\sqrt{{7}}+{b}", [r"So it is $\boxed{{{a}\sqrt{{7}}+{b}}}$.", r"\boxed{{{b} + {a}\sqrt 7}}"]),
     "pi": (r"{a}\pi+{b}", [r"{b}+{a}\pi", "{a}π + {b}", "{b} + π*{a}", r"The area is ${b} + {a}\pi$.", r"x = {a}\pi + {b}"]),
     "power": ("x^{{{a}}}+{b}", ["{b}+x^{{{a}}}", "x^{{ {a} }} + {b}", "$x^{{{a}}}+{b}$"]),
     "fraction": (r"\frac{{{a}\sqrt{{3}}}}{{{b}}}", [r"\frac{{{a}}}{{{b}}}\sqrt{{3}}", "{a}√3/{b}", r"\dfrac{{{a}\sqrt 3}}{{{b}}}"]),
@@ -192,8 +193,8 @@ def test_another_digit_index_sign_or_brace_loses_it(name, a, b, other):
     gold, spellings = EXPRESSIONS[name]
     right = gold.format(a=a, b=b)
     for spelling in (gold, *spellings):
-        changed = {spelling.format(a=other, b=b) if other != a else "", "-" + right, right + "1", right + " or " + gold.format(a=a + 1, b=b)}
-        changed.add(spelling.format(a=a, b=other) if other != b else "")
+        changed = {"-" + right, right + "1", right + " or " + gold.format(a=a + 1, b=b)}
+        changed |= {spelling.format(a=a, b=other) if other != b else "", spelling.format(a=other, b=b) if other != a else ""}
         if name in ("root", "power", "index"):
             changed.add(right.replace("{", "", 1).replace("}", "", 1) + "7")
         for text in changed - {"", right}:
@@ -209,9 +210,10 @@ def test_another_unit_loses_and_a_missing_one_keeps(value, unit, other):
     assert not pays(f"{value} {other}", str(value), **columns)
 
 
-near = st.sampled_from(["a", "A", "aa", "Aa", "AA", "f", "f'", ".5", "5", "0.5", "5!", "50", r"\frac{1}{2\pi}", r"\frac{1}{2}\pi", "e^{2x}",
-    "e^2x", "23", r"2\cdot 3", r"\sqrt{23}", r"\sqrt{2}\cdot 3", "2:3", "2/3", "(0, 1)", "[0, 1]", "(0, 1]", "12 cm", "12 m", "12", "x_1", "x1",
-    "no change", "change", "60-k", "60+k", "None of these", "12 or 14", "50%"])  # fmt: skip
+near = st.sampled_from([
+    "a", "A", "aa", "Aa", "AA", "f", "f'", ".5", "5", "0.5", "5!", "50", r"\frac{1}{2\pi}", r"\frac{1}{2}\pi", "e^{2x}", "e^2x", "23",
+    r"2\cdot 3", r"\sqrt{23}", r"\sqrt{2}\cdot 3", "2:3", "2/3", "(0, 1)", "[0, 1]", "(0, 1]", "12 cm", "12 m", "12", "x_1", "x1",
+     "no change", "change", "60-k", "60+k", "None of these", "12 or 14", "50%"])  # fmt: skip
 
 
 @given(choices=st.lists(near, min_size=2, max_size=6, unique=True), data=st.data())
@@ -224,10 +226,12 @@ def test_no_text_is_paid_as_two_different_choices(choices, data):
         assert paid == [text], "the text of a choice names that choice"
 
 
-HEDGES = ["{0}", "{1}", "{0} or {1}", "{0} and {1}", "{0}, {1}", "{0} = {1}", "{0} ≈ {1}", "{0} ({1})", "{0}%", r"\boxed{{{0}}} or {1}", "{0} to {1}",
-    r"\boxed{{{0}}} \boxed{{{1}}}", "The answer is {0}. The answer is {1}.", "either {0} or {1}", "{0}; {1}", "x = {0}, y = {1}", "{0}5", "{0}.5",
-    "between {0} and {1}", "{0} cm = {1} m", "{0} is {1}", "So {0}. Thus, {1}.", "{0}e0", "{0}/1", "about {0}", "{0} vs {1}", "not {0} but {1}",
-    "{0}\n{1}", "[{0}, {1}]", "{0}: {1}", "{0} maybe {1}", "The larger of {0} and {1} is {1}", "{0}, actually {1}", "{0}|{1}"]  # fmt: skip
+HEDGES = [
+    "{0}", "{1}", "{0} or {1}", "{0} and {1}", "{0}, {1}", "{0} = {1}", "{0} ≈ {1}", "{0} ({1})", "{0}%", r"\boxed{{{0}}} or {1}",
+    r"\boxed{{{0}}} \boxed{{{1}}}", "The answer is {0}. The answer is {1}.", "either {0} or {1}", "{0}; {1}", "x = {0}, y = {1}", "{0}5",
+    "between {0} and {1}", "{0} cm = {1} m", "{0} is {1}", "So {0}. Thus, {1}.", "{0}e0", "{0}/1", "about {0}", "{0} vs {1}", "{0}.5",
+    "not {0} but {1}", "{0} to {1}", "{0}\n{1}", "[{0}, {1}]", "{0}: {1}", "{0} maybe {1}",
+    "The larger of {0} and {1} is {1}", "{0}, actually {1}", "{0}|{1}"]  # fmt: skip
 
 
 @st.composite

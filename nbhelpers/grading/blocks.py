@@ -43,7 +43,7 @@ def _first_block(text: str, start: str, end: str) -> str | None:
 
 
 def split_completion(completion: str, delimiters: Delimiters = DEFAULT_DELIMITERS) -> tuple[str | None, str | None]:
-    """The first reasoning and the first solution, for display: an unclosed block runs to the end, an absent one is None."""
+    """The first reasoning and the first solution, for display; an unclosed one runs to the end, None stands for none."""
     return (
         _first_block(completion, delimiters.reasoning_start, delimiters.reasoning_end),
         _first_block(completion, delimiters.solution_start, delimiters.solution_end),
@@ -90,7 +90,7 @@ def check_format(completion: str, delimiters: Delimiters = DEFAULT_DELIMITERS) -
 
 
 def find_solutions(text: str, marks: Delimiters) -> tuple[list[str], str]:
-    """The distinct contents of the closed solution blocks, or what is wrong: none, unclosed, only inside the reasoning."""
+    """The distinct contents of the closed solution blocks, or what is wrong with them."""
     start, end = marks.solution_start, marks.solution_end
     at = text.find(start)
     if at < 0:

@@ -1,6 +1,6 @@
 """Which choice of a multiple-choice problem a span names: by its label, its text or its value, and always by index.
 
-A choice is named when exactly one fits; texts that only differ in case, or values that several choices share, name none.
+A choice is named when exactly one fits; texts that differ only in case, or a value that several share, name none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from nbhelpers.grading.tables import phrase
 _LETTER = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
 _PARENTHESISED = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]")
 _LABELLED = re.compile(
-    r"(?:[(\[](?P<a>[A-Za-z])[)\]]|(?P<b>[A-Z]\s*[.):]|[a-z]\s*[.):](?!\d))|(?P<bare>[A-Z])(?=\s*[-=,(]|\s|$))\s*[-=:.,]?\s*(?P<rest>.*)",
+    r"(?:[(\[](?P<a>[A-Za-z])[)\]]|(?P<b>[A-Z]\s*[.):]|[a-z]\s*[.):](?!\d))|(?P<bare>[A-Z])(?=\s*[-=,(]|\s|$))"
+    r"\s*[-=:.,]?\s*(?P<rest>.*)",
     re.S,
 )
 _REFUSAL = re.compile(phrase("refusal"), re.I)
 _OTHER_LETTER = re.compile(
-    r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:option\s+|choice\s+|maybe\s+)?[(\[]?([A-Za-z])\b(?!')",
+    r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:(?:option|choice|maybe)\s+)?"
+    r"[(\[]?([A-Za-z])\b(?!')",
     re.I,
 )
 _FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)|(?:^|[\n;])\s*([A-Z])[.:](?=\s)")
@@ -150,7 +152,7 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
 
 
 def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None, str]:
-    """A letter with text behind it, which must not name another choice nor state a value that is not the letter's own."""
+    """A letter with text behind it, which must name no other choice and state no value but the letter's own."""
     at, how = choices.label(letter), f"letter {letter}"
     if at is None:
         return None, f"{how} is beyond the choices"
@@ -193,8 +195,12 @@ def _pick_sentence(text: str, choices: Choices) -> tuple[int | None, str]:
     if len(labels) > 1:
         return None, f"several letters: {', '.join(sorted(labels))}"
     for letter, match in labels.items():
-        if HEDGE.search(re.split(r"[,.;:\n]\s", text[: match.start()])[-1]):
+        before = re.split(r"[,.;:\n]\s", text[: match.start()])[-1]
+        if HEDGE.search(before):
             return None, "a hedge or a denial before the letter"
+        stated = read_quantity(before) if choices.numbers else None
+        if stated and stated.value is not None and choices.measured_by(as_value(stated)) != choices.label(letter):
+            return None, f"letter {letter} with another value"
         return _pick_labelled(letter, text[match.end() :], choices)
     said = next((match for wording in wordings(text) if (match := YES_OR_NO.fullmatch(wording))), None)
     if said and (at := choices.spelt(said[1])) is not None:

@@ -27,10 +27,9 @@ _MOST_SPANS = 6
 
 
 class Commitment(NamedTuple):
-    """The spans that must all be the answer, whether they are boxed or announced, and why there are none."""
+    """The spans that must all be the answer, and why there are none."""
 
-    spans: tuple[str, ...] = ()
-    strong: bool = False
+    spans: tuple[str, ...]
     problem: str = ""
 
 
@@ -39,15 +38,16 @@ _PART_BEFORE = re.compile(r"(?:[√^]\{?\s*|(?<!\w)-\s*|\w\(|\d)\Z")
 _PART_AFTER = re.compile(r"[A-Za-z](?![A-Za-z])|\.?\d|[\s$]*(?:[\^!]|[/+-]\s*\d|[*·×]\s*[\w(\\])")
 _ANNOUNCED = re.compile(
     r"\b(?:answer|ans|choice|option|result|solution)\b(?:\s+(?:to|for)\s+(?:the|this)\s+(?:question|problem))?"
-    r"(?:\s*[:=]\s*|\s+(?:is|are|would be|must be|should be|will be)\b\s*:?\s*)|答案\s*[:是为]*\s*|选\s*[:择]?\s*(?=[A-Z(])",
+    r"(?:\s*[:=]\s*|\s+(?:is|are|would be|must be|should be|will be)\b\s*:?\s*)"
+    r"|答案\s*[:是为]*\s*|选\s*[:择]?\s*(?=[A-Z(])",
     re.I,
 )
 SENTENCE_END = re.compile(r"(?<![^\w\s)}\]%°\"'$][a-z])[.!;](?:\s+(?=\S)|(?=[A-Z][a-z]))|\n")
 _CONCLUDES = re.compile(rf"\s*{phrase('concludes')}", re.I)
 _DENIED_BEFORE = re.compile(rf"{denial('not')}(?:\s+(?!is\b|are\b|was\b|equals\b)[\w']+){{0,3}}[\s$(]*$", re.I)
-_ANNOUNCED_DENIED = re.compile(r"(?:\b(?:not|never|doubt|false)\b|n't\b)[^,]*$", re.I)
+_ANNOUNCED_DENIED = re.compile(r"(?:\b(?:not|never|doubt|false|wrong|incorrect)\b|n't\b)[^,]*$", re.I)
 DENIED_AFTER = re.compile(
-    r"[\s$)\].\"'*,]*(?:(?:is|are|was|were|has been|can be|must be|would be|seems|looks|does|do|did|could|would|should|can)"
+    r"[\s$)\].\"'*,]*(?:(?:is|are|was|were|has been|can be|must be|would be|seems|looks|does|do|did|could|would|can)"
     rf"(?:\s+|(?=n't)))?(?:(?:also|clearly|the|only)\s+)*{denial('wrong')}",
     re.I,
 )
@@ -55,7 +55,9 @@ _JOINED = re.compile(rf"[\s$)\].,\"'*]*(?:\(\s*)?{phrase('or')}\.?\s*(?:else\b)?
 _JOINED_BEFORE = re.compile(
     rf"(?P<first>[^.;\n]*?)[\s$,]*{phrase('or')}\.?[\s$(]*(?:simply|just|even|maybe|possibly)?[\s$]*$", re.I
 )
+_AGAIN = r"(?i:or|and|hmm|then|also|no)\b[,:]?"
 _RETRACTED = re.compile(rf"{phrase('retracted')}|\bno,", re.I)
+_BARE = re.compile(rf"(?:{_AGAIN}\s*)?(?:[A-Z]|[-+$€£]?\d[\d.,/]*\s?[^\W\d_]{{0,3}})")
 HEDGE = re.compile(denial("hedge"), re.I)
 
 
@@ -94,8 +96,11 @@ def _strong(text: str) -> tuple[list[str], str]:
             spans.append(sentence(tail[joined.end() :]))
         if boxed and (joined := _JOINED_BEFORE.fullmatch(head)) and re.search(r"[\d√π]", joined["first"]):
             spans.append(re.split(r"\b(?:is|are|be)\b|=|:", joined["first"])[-1].strip(" ,"))
-    if places and _RETRACTED.search(text[max(end for _, end, _, _ in places) :]):
+    behind = text[max((end for _, end, _, _ in places), default=len(text)) :]
+    if _RETRACTED.search(behind):
         return [], "retracted"
+    pieces = (piece.strip(" $.,*()") for piece in SENTENCE_END.split(behind[:200]) if piece)
+    spans += [piece for piece in pieces if _BARE.fullmatch(piece)]
     return spans, "" if len(spans) <= _MOST_SPANS else "many answers"
 
 
@@ -105,7 +110,7 @@ def commit(text: str) -> Commitment:
     spans, problem = _strong(text)
     if not spans and text.endswith("?"):
         problem = problem or "a question"
-    return Commitment(tuple(spans) or (text,), bool(spans), problem)
+    return Commitment(tuple(spans) or (text,), problem)
 
 
 _LEAD = re.compile(rf"^(?:(?:{one_of('words', 'lead')})\b[\s:,.=-]*)+", re.I)

@@ -1,4 +1,4 @@
-"""Compares what a solution commits to with the gold answer: like with like, under the problem's type, unit and precision."""
+"""Compares what a solution commits to with the gold answer, like with like, under its type, unit and precision."""
 
 from __future__ import annotations
 

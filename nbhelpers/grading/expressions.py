@@ -267,7 +267,7 @@ def evaluate(text: str) -> Points | None:
 
 
 def same_points(one: Points | None, other: Points | None) -> bool:
-    """Whether two evaluations agree at every point: exactly where they are short, to 40 digits where they are rounded."""
+    """Whether two evaluations agree at every point: exactly where they are short, to 40 digits where rounded."""
     if not one or not other or one == other:
         return bool(one and other)
     with localcontext(ARITHMETIC):

@@ -61,7 +61,8 @@ _DENIED_HERE, _DENIED = re.compile(denial("denied_here"), re.I), re.compile(phra
 _INNOCENT = re.compile(phrase("innocent"), re.I)
 _BOUND = re.compile(rf"[ ,]*{phrase('bound')}", re.I)
 _BEFORE = re.compile(
-    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|or equal to|(?<!')[b-hj-z])|\\frac)$",
+    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|or equal to|(?<!')[b-hj-z])"
+    r"|\\frac)$",
     re.I,
 )
 _AFTER = frozenset(words("words", "after"))
@@ -111,7 +112,7 @@ def _spoiled_before(text: str, match: re.Match) -> str:
 
 
 def _after(text: str, end: int) -> tuple[str, str, int]:
-    """What follows a number: its unit, what makes it part of something else, the power of ten of `million` and so on."""
+    """What follows a number: its unit, what makes it part of something else, the power of ten of `million` etc."""
     rest = text[end : end + 80].lstrip(" )]}\"'$")
     attached = text[end : end + 1] == rest[:1]
     if not rest or _ENDS.match(rest) or rest[0] == "(" and not attached:
@@ -125,7 +126,7 @@ def _after(text: str, end: int) -> tuple[str, str, int]:
         return key or word, "", 0  # 45海里
     per = re.match(r"/ ?([^\W\d_]+)", rest)
     unknown = key is None and lower != "in" and (attached or len(word) < 2) and not (per and unit_name(per[1]))
-    alternative = lower == "or" and not re.match(r"or -?\d", rest)  # another number is counted by itself
+    alternative = re.match(r"\s*or\b(?! -?\d)", rest if lower == "or" else behind)  # a number is counted by itself
     thousands, bound = key == "K" and attached, _BOUND.match(behind) or _BOUND.match(rest)
     if lower in _AFTER or unknown or alternative or thousands or bound:
         return "", f"{word or rest[0]!r} after the number", 0  # 45x is a product, 45th no quantity, 45K thousands
@@ -201,14 +202,14 @@ def _read_equation(text: str, asked: str | None) -> Quantity:
         return read_once(parts[0])  # 5 = x
     stated = read_once(parts[-1])
     if stated.value is None and (first := read_literal(parts[0])).value is not None:
-        return settle(parts[1:], first)  # 45 = 9 × 5
+        return _settle(parts[1:], first)  # 45 = 9 × 5
     if stated.value is not None and any(_DENIED_HERE.search(part) or _DENIED.search(part) for part in parts[:-1]):
         return Quantity(None, problem="denied or refused")
-    return settle(parts[:-1], stated, asked) if stated.value is not None else stated
+    return _settle(parts[:-1], stated, asked) if stated.value is not None else stated
 
 
-def settle(earlier: list[str], stated: Quantity, asked: str | None = None) -> Quantity:
-    """`stated`, if the sides before it agree: names, numbers worth the same, formulas once their numbers stand beside."""
+def _settle(earlier: list[str], stated: Quantity, asked: str | None = None) -> Quantity:
+    """`stated`, if the sides before it agree: names, numbers worth the same, formulas with their numbers beside."""
     sides = [side(part) for part in earlier if part.strip()]
     for kind, points, unit in sides:
         if kind == "unreadable" or kind == "number" and not _worth(points[0], unit, stated):
@@ -230,7 +231,8 @@ def _worth(value: Decimal, unit: str, stated: Quantity) -> bool:
 
 
 _COMMENT = re.compile(
-    r"\s*\((?![^()]*\b(?:or|mod|maybe|perhaps|possibly|not|but|if|could|rather|actually|previously)\b)[^()]*[^\W\d_]{3}[^()]*\)"
+    r"\s*\((?![^()]*\b(?:or|mod|maybe|perhaps|possibly|not|but|if|could|rather|actually|previously)\b)"
+    r"[^()]*[^\W\d_]{3}[^()]*\)"
 )
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d+)(?![.\d])")
 
@@ -240,8 +242,8 @@ def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = No
 
     Read are decimals, thousands separators, fractions, mixed numbers, scientific notation, percents, currencies, an
     equation's right side, a worked sum's result, the one number of a sentence. Not read, with the reason in `problem`:
-    several numbers, a range, an inequality, a denial, a product or a power, a division left undone. `decimal_comma` also
-    reads 0,75 as three quarters; of two sides in different units the one in the `asked` unit counts.
+    several numbers, a range, an inequality, a denial, a product or a power, a division left undone. `decimal_comma`
+    also reads 0,75 as three quarters; of two sides in different units the one in the `asked` unit counts.
     """
     text = _WORKED_WORD.sub(lambda match: f" {_WORKED[match[1].lower()]} ", numeric(_INNOCENT.sub("", text)))
     quantity = _read_equation(text, asked) if _EQUALS.search(text) else read_once(text)

@@ -127,7 +127,8 @@ def hostile_completions() -> dict[str, str]:
     }
     pieces = ["1,", "- ", "4", "1 234 ", "\\frac{", "{", "(", "[", "x=", "=", "A ", "B) ", "(B) ", "½", "²", "**", "`", "\\text{"]
     pieces += ["\\boxed{", "or ", "the answer is ", "is ", "√{", "1/", "1e", ".", "10^", "minus ", "°", "^", "\\", "five ", "°^{", "0,"]
-    pieces += ["\\sqrt", "\\sin ", "2^", "x=4,", "(B) or ", "|", "√", "4!", "12 cm ", "because ", "\\boxed{4} ", "{}", "((1))", "so 4\n", "99999^"]
+    pieces += ["\\sqrt", "\\sin ", "2^", "x=4,", "(B) or ", "|", "√", "4!", "12 cm ", "because ", "\\boxed{4} ", "{}", "((1))"]
+    pieces += ["so 4\n", "99999^"]
     for piece in pieces:
         body = (piece * (MAX_SOLUTION // len(piece)))[: MAX_SOLUTION - 3]
         filler = "<REASONING>" + "why " * ((SIZE - MAX_SOLUTION) // 4) + "</REASONING>"
