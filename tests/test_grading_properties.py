@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
 from hypothesis import assume, given, settings
@@ -100,7 +100,7 @@ def test_two_numbers_are_never_accepted_for_one(one, other):
 def test_a_fraction_is_read_in_every_dress(top, bottom):
     if top % bottom == 0:
         return
-    gold = f"{round(Decimal(top) / Decimal(bottom), 5):f}"
+    gold = f"{(Decimal(top) / Decimal(bottom)).quantize(Decimal('1e-5'), ROUND_HALF_UP):f}"
     for text in (f"{top}/{bottom}", f"{top} / {bottom}", rf"\frac{{{top}}}{{{bottom}}}", rf"$\dfrac{{{top}}}{{{bottom}}}$"):
         assert grade(solved(text), gold, answer_type="float", precision=5).correct
 
