@@ -43,7 +43,7 @@ def _first_block(text: str, start: str, end: str) -> str | None:
 
 
 def split_completion(completion: str, delimiters: Delimiters = DEFAULT_DELIMITERS) -> tuple[str | None, str | None]:
-    """The first reasoning and the first solution, for display; an unclosed one runs to the end, None stands for none."""
+    """The first reasoning and the first solution, for display; an unclosed one runs to the end, an absent is None."""
     return (
         _first_block(completion, delimiters.reasoning_start, delimiters.reasoning_end),
         _first_block(completion, delimiters.solution_start, delimiters.solution_end),

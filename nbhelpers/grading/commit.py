@@ -58,6 +58,7 @@ _JOINED_BEFORE = re.compile(
 _AGAIN = r"(?i:or|and|hmm|then|also|no)\b[,:]?"
 _RETRACTED = re.compile(rf"{phrase('retracted')}|\bno,", re.I)
 _BARE = re.compile(rf"(?:{_AGAIN}\s*)?(?:[A-Z]|[-+$€£]?\d[\d.,/]*\s?[^\W\d_]{{0,3}})")
+_FAREWELL = re.compile(r"(?:I hope|Let me know|Feel free|Is there anything)\b.*\Z", re.S | re.I)
 HEDGE = re.compile(denial("hedge"), re.I)
 
 
@@ -106,9 +107,9 @@ def _strong(text: str) -> tuple[list[str], str]:
 
 def commit(text: str) -> Commitment:
     """The spans of a folded solution that hold its answer."""
-    text = text.replace("\\boxed{}", "").strip()
+    text = _FAREWELL.sub("", text.replace("\\boxed{}", "")).strip() or text
     spans, problem = _strong(text)
-    if not spans and text.endswith("?"):
+    if text.endswith("?") and not spans:
         problem = problem or "a question"
     return Commitment(tuple(spans) or (text,), problem)
 
@@ -119,14 +120,21 @@ BECAUSE = re.compile(rf"\s*,?\s*{phrase('because')}", re.I)
 _STATED = re.compile(rf"(.*){phrase('copula')}:?\s*(.+?)[.\s]*", re.S | re.I)
 
 
+def _is_conclusion(sentences: list[str]) -> bool:
+    """Whether the last sentence speaks for all: alone, by its first word, or as a statement after work with numbers."""
+    *work, last = sentences
+    worked = len(set(re.findall(r"\d+(?:\.\d+)?", " ".join(work)))) > 1 and len(re.findall(r"[^\W\d_]{2,}", last)) > 2
+    return not work or worked or bool(_CONCLUDES.match(last))
+
+
 def wordings(span: str) -> Iterator[str]:
     """A span, then what is left of it without announcing words, without its reason, and at the end of its statement."""
     yield span
     short = unquote(_LEAD.sub("", span))
     sentences = [piece for piece in SENTENCE_END.split(span) if piece and piece.strip()]
-    last = sentences[-1] if sentences and (len(sentences) == 1 or _CONCLUDES.match(sentences[-1])) else ""
+    last = sentences[-1] if sentences and _is_conclusion(sentences) else ""
     candidates = [short, _SMALL_LEAD.sub("", short), unquote(BECAUSE.split(short)[0]), last]
     stated = _STATED.fullmatch(BECAUSE.split(last)[0])
-    if stated and not HEDGE.search(stated[1]):
+    if stated and not HEDGE.search(re.sub(r"\bthan \S+", "", stated[1])):  # the number lower than 8 is 3
         candidates += [stated[2], _SMALL_LEAD.sub("", stated[2])]
     yield from dict.fromkeys(wording for wording in candidates if wording not in ("", span))

@@ -66,6 +66,7 @@ _TOKEN = re.compile(r"\\(?P<name>[A-Za-z]+)(?P<gap>\s*)(?P<open>\{?)|\\(?P<mark>
 _MARKS = {"!": "", "\n": "\n"} | {mark: mark for mark in "%#&_|{}"}
 _DEGREES = re.compile(r"\s*\*?\s*(?:\^\s*\{\s*°\s*\}|\{\s*°\s*\}|\^?\s*°)(?:\s*(?=[CF]\b))?")
 _EMPHASIS = re.compile(r"(?<![\w)*])\*{1,3}(?=[^\s*])|(?<=[^\s*])\*{1,3}(?![\w(*])|`+|(?<!\w)__|__(?!\w)|^#+\s")
+_TAG = re.compile(r"</\w+>|<\|\w+\|>|<(?:b|i|p|br|em|strong|answer|eos|end_of_turn|s)>")
 _COMPARED = {"<=": "≤", ">=": "≥", "!=": "≠", "=<": "≤"}
 
 
@@ -91,6 +92,8 @@ def _undress(text: str) -> str:
 
 def fold(text: str) -> str:
     """`text` with Unicode, LaTeX and Markdown spellings folded into one, and blanks collapsed; line breaks stay."""
+    if ">" in text:
+        text = _TAG.sub("", text)
     if not text.isascii():
         text = text.translate(_FOLDING)
         if "^" in text:
