@@ -21,6 +21,10 @@ GOLDS = [
     {"answer": "0.75", "answer_type": "float", "precision": 2},
     {"answer": "[2, 3]", "answer_type": "list"},
     {"answer": "May", "answer_type": "text"},
+    {"answer": r"2\sqrt{3}", "answer_type": "text", "precision": 2},
+    {"answer": "y = 2x + 1", "answer_type": "text"},
+    {"answer": "True", "answer_type": "text"},
+    {"answer": "(0, 2]"},
     {"answer": "12 cm", "choices": CHOICES, "question_type": "multi_choice"},
 ]
 SPELLINGS = {
