@@ -165,7 +165,7 @@ def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None
         return None, f"letters {letter} and {other[1].upper()}"
     others = {(match[1] or match[2] or match[3]).upper() for match in _FURTHER_LABEL.finditer(rest)} - {letter}
     for match in _INNER_LABEL.finditer(rest[:400]):  # "12 cm C. 14 cm", but not "equals angle C. So ..."
-        place, behind = choices.label(match[1]), text_key(rest[match.end() :].lstrip(" ("))
+        place, behind = choices.label(match[1]), text_key(rest[match.end() :][:80].lstrip(" ("))
         if place not in (None, at) and behind.startswith(choices.values[place].key):
             others.add(match[1])
     if any(choices.label(other) is not None for other in others) or re.fullmatch(r"[A-Z](?:\W+[A-Z])+\W*", rest):

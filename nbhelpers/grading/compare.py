@@ -195,7 +195,10 @@ def judge(solution: str, problem: Problem) -> Verdict:
         return Verdict(False, None, "the problem has no gold answer of its kind")
     if gold.kind == "number" and solution == gold.answer:
         return gold.says(True, solution)
-    commitment = commit(fold(solution))
+    text = fold(solution)
+    if len(text) > MAX_SOLUTION * 5 // 4:  # ½ unfolds to four characters
+        return Verdict(False, None, "too many characters that stand for several")
+    commitment = commit(text)
     if commitment.problem:
         return Verdict(False, None, f"no answer: {commitment.problem}")
     verdicts = [_JUDGES[gold.kind](span, gold) for span in commitment.spans]
