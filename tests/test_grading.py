@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import hashlib
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import nbhelpers.grading
 from nbhelpers.grading import (
     GRADER_VERSION,
     MAX_SOLUTION,
@@ -87,6 +92,24 @@ def test_a_changed_verdict_asks_for_a_new_version():
         columns = {key: asked.get(key) for key in COLUMNS}
         told += [verdict(text, asked["answer"], **columns).correct for text in (*case["right"], *case["wrong"])]
     assert (GRADER_VERSION, sum(told), hashlib.sha256(bytes(told)).hexdigest()[:12]) == ("2", 191, "3492955c198a")
+
+
+STEPS = (
+    "tables policy units spelling blocks mathvista expressions numbers read commit choices compare verdict __init__".split()
+)  # each may use those before it
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_module_of_the_wing_imports_only_from_earlier_ones_and_its_examples_hold(step):
+    module = importlib.import_module(f"nbhelpers.grading.{step}".removesuffix(".__init__"))
+    names = [node.module for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.ImportFrom)]
+    used = {name.rpartition(".")[2] for name in names if name.startswith("nbhelpers.")}
+    assert used <= set(STEPS[: STEPS.index(step)])
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_module_of_the_wing_is_one_of_the_steps():
+    assert {path.stem for path in Path(nbhelpers.grading.__file__).parent.glob("*.py")} == set(STEPS)
 
 
 def test_grading_needs_nothing_but_the_standard_library():

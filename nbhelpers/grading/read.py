@@ -2,7 +2,7 @@ r"""Reads a span as a typed value: number, expression, list, interval, ratio, eq
 
 >>> read(r"\frac{25}{2} cm").kind, read(r"2\sqrt{3}").kind, read("(3, -4)").kind, read("2:3").kind
 ('number', 'expression', 'list', 'ratio')
->>> same(read(r"\pi + 24"), read(r"24+\pi")), same(read("(3,-4)"), read("(-4,3)"))
+>>> same(read("4π + 24"), read("24+4π")), same(read("(3,-4)"), read("(-4,3)"))
 (True, False)
 """
 
