@@ -95,7 +95,7 @@ def test_a_changed_verdict_asks_for_a_new_version():
 
 
 STEPS = (
-    "tables policy units spelling blocks mathvista expressions numbers read commit choices compare verdict __init__".split()
+    ["tables", "policy", "units", "spelling", "blocks", "mathvista", "expressions", "numbers", "read", "commit", "choices", "compare", "verdict", "__init__"]
 )  # each may use those before it
 
 
