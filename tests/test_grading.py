@@ -94,9 +94,10 @@ def test_a_changed_verdict_asks_for_a_new_version():
     assert (GRADER_VERSION, sum(told), hashlib.sha256(bytes(told)).hexdigest()[:12]) == ("2", 191, "3492955c198a")
 
 
-STEPS = (
-    ["tables", "policy", "units", "spelling", "blocks", "mathvista", "expressions", "numbers", "read", "commit", "choices", "compare", "verdict", "__init__"]
-)  # each may use those before it
+STEPS = [  # each may use those before it
+    "tables", "policy", "units", "spelling", "blocks", "mathvista", "expressions", "numbers", "read", "commit", "choices", "compare",
+    "verdict", "__init__",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("step", STEPS)

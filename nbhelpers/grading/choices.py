@@ -114,10 +114,8 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+|[^\w\s]", fold(text).casefold()))
 
 
-@lru_cache(maxsize=4096)
-def read_choices(choices: tuple[str, ...]) -> Choices:
-    """The choices of a problem, kept because a problem comes back with every completion."""
-    return Choices(choices)
+# A problem comes back with every completion of its group and every epoch, so its choices are kept.
+read_choices = lru_cache(maxsize=4096)(Choices)
 
 
 def pick(text: str, choices: Choices) -> tuple[int | None, str]:

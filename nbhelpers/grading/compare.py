@@ -28,24 +28,14 @@ class Verdict:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What one problem asks for, as plain values: the key under which its reading is kept."""
-
-    answer: str
-    choices: tuple[str, ...] | None = None
-    unit: str | None = None
-    precision: int | None = None
-    answer_type: str | None = None
-
-
 class Gold:
     """What one problem asks for, read once: its kind, its value and how exactly it is compared."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.answer, self.unit = problem.answer.strip(), problem.unit
-        self.choices = read_choices(problem.choices) if problem.choices else None
-        self.value, self.places, wanted = read_gold(self.answer), problem.precision, problem.answer_type
+    def __init__(
+        self, answer: str, choices: tuple[str, ...] | None, unit: str | None, places: int | None, wanted: str | None
+    ):
+        self.answer, self.unit, self.places = answer.strip(), unit, places
+        self.choices, self.value = read_choices(choices) if choices else None, read_gold(self.answer)
         if self.choices:
             self.kind, self.place = "choice", self.choices.spelt(fold(self.answer))
             if self.place is None and re.fullmatch(r"\(?[A-Z]\)?", self.answer):
@@ -54,21 +44,21 @@ class Gold:
         elif wanted == "list" or wanted != "text" and self.answer[:1] + self.answer[-1:] == "[]":
             self.kind, self.known = "list", self.value.kind == "list"
         elif wanted in ("integer", "float") and self.value.kind != "expression" or self.value.kind == "number":
-            self._read_number(problem)
+            self._read_number(wanted)
         else:
             letter = re.fullmatch(r"\W*([A-Za-z])\W*", self.answer)
             self.kind, self.known = "letter" if letter else "text", bool(self.value.key)
             self.value = read_gold(letter[1]) if letter else self.value
 
-    def _read_number(self, problem: Problem) -> None:
+    def _read_number(self, wanted: str | None) -> None:
         stated = read_literal(fold(self.answer))
         if stated.value is None:
             stated = read_quantity(fold(self.answer))
         self.kind, self.number, self.known = "number", stated.value, stated.value is not None
         self.unit = self.unit or stated.unit or None
-        typed = problem.answer_type != "text" and (stated.places or problem.answer_type == "float")
-        self.places = stated.places if self.places is None and typed else self.places
-        if problem.answer_type == "integer":
+        if self.places is None and wanted != "text" and (stated.places or wanted == "float"):
+            self.places = stated.places
+        if wanted == "integer":
             self.places = None  # whole numbers are compared exactly
 
     def says(self, right: bool, shown: str, how: str = "") -> Verdict:
@@ -76,10 +66,8 @@ class Gold:
         return Verdict(right, shown, f"{shown} is {'the answer' if right else f'not {self.answer}'}{how}")
 
 
-@lru_cache(maxsize=8192)
-def read_problem(problem: Problem) -> Gold:
-    """The gold of a problem, kept because a problem comes back with every completion of its group and every epoch."""
-    return Gold(problem)
+# A problem comes back with every completion of its group and every epoch, so its gold is kept.
+read_problem = lru_cache(maxsize=8192)(Gold)
 
 
 def _shown(value: Decimal) -> str:
@@ -184,9 +172,8 @@ _JUDGES = {
 }
 
 
-def judge(solution: str, problem: Problem) -> Verdict:
+def judge(solution: str, gold: Gold) -> Verdict:
     """The verdict on one solution: every span that it commits to must be the answer."""
-    gold = read_problem(problem)
     if not solution:
         return Verdict(False, None, "the solution is empty")
     if len(solution) > MAX_SOLUTION:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from nbhelpers.grading.blocks import DEFAULT_DELIMITERS, Delimiters, find_solutions
-from nbhelpers.grading.compare import Problem, Verdict, judge, read_problem
+from nbhelpers.grading.compare import Verdict, judge, read_problem
 from nbhelpers.grading.mathvista import official_prediction
 
 PROTOCOLS = ("strict", "mathvista")
@@ -45,7 +45,7 @@ def can_grade(
     """Whether there is a gold answer of the kind that is asked for; without one no completion can be judged."""
     gold = _as_text(answer)
     options = _as_choices(choices, question_type)
-    return bool(gold.strip()) and read_problem(Problem(gold, options, unit, _as_places(precision), answer_type)).known
+    return bool(gold.strip()) and read_problem(gold, options, unit, _as_places(precision), answer_type).known
 
 
 def grade(
@@ -94,7 +94,7 @@ def grade(
         return Verdict(correct, prediction, f"{how}: {prediction!r} {'is' if correct else 'is not'} {gold!r}")
     if problem:
         return Verdict(False, None, problem)
-    asked = Problem(gold, options, unit, places, answer_type)
+    asked = read_problem(gold, options, unit, places, answer_type)
     verdict = judge(solutions[0], asked)
     if not all(verdict.correct and judge(other, asked).correct for other in solutions[1:]):
         return Verdict(False, None, "several different solutions")
