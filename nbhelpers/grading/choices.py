@@ -30,7 +30,6 @@ _OTHER_LETTER = re.compile(
 _FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)|(?:^|[\n;])\s*([A-Z])[.:](?=\s)")
 _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
 _ALTERNATIVE = re.compile(rf"{phrase('alternative')}|[/;?]", re.I)
-_ARTICLE = re.compile(r"^\W*(?:an?|the)\s+(?=\w{2})", re.I)
 _OPTION = re.compile(r"\b(?:option|choice)\s+[a-z][.\s]*$", re.I)
 YES_OR_NO = re.compile(
     r"(yes|no|true|false)(?:\s*[.,;:!-]\s*|\s+(?=(?:it|they|he|she|because|since)\b))(.+)", re.I | re.S
@@ -97,10 +96,9 @@ class Choices:
         return found, around
 
 
-def _keys(text: str) -> tuple[str, str, str, str]:
-    """A text as it stands, without its dress, without its case, without its article."""
-    key = text_key(text)
-    return text.strip(), text_key(text, case=True), key, text_key(_ARTICLE.sub("", text)) or key
+def _keys(text: str) -> tuple[str, str, str]:
+    """A text as it stands, without its dress, without its case and its article."""
+    return text.strip(), text_key(text, case=True), text_key(text)
 
 
 def _unambiguous(keys: tuple[str, ...], texts: list[str]) -> dict[str, int]:

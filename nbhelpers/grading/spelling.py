@@ -123,9 +123,12 @@ def unquote(text: str) -> str:
     return text
 
 
+_ARTICLE = re.compile(r"^\W*(?:an?|the)\s+(?=[^\W\d_]{2})", re.I)
+
+
 def text_key(text: str, case: bool = False) -> str:
     """What two spellings of one folded text share. Blanks go, except between digits: `2 3` is not `23`."""
-    bare = text.replace("$", "")
+    bare = text.replace("$", "") if case else _ARTICLE.sub("", text.replace("$", ""))
     bare = unquote(bare.lstrip(" :*_").rstrip(" .,;:*_") or bare)
     if bare.endswith("!") and bare[-3:-1].isalpha():  # no! but neither 5! nor n!
         bare = bare.rstrip("!")
