@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nbhelpers.grading.rules import DEFAULT_DELIMITERS, PROTOCOLS, check_format, grade
-from nbhelpers.rewards.functions import correctness_reward_func, formatting_reward_func
+from nbhelpers.grading import DEFAULT_DELIMITERS, PROTOCOLS, check_format, grade
+from nbhelpers.rewards import correctness_reward_func, formatting_reward_func
 
 # A busy machine is no failure of the grader; its time is measured in tests/benchmarks/bench_grading.py.
 settings.register_profile("no deadline", deadline=None)
@@ -21,6 +21,10 @@ GOLDS = [
     {"answer": "0.75", "answer_type": "float", "precision": 2},
     {"answer": "[2, 3]", "answer_type": "list"},
     {"answer": "May", "answer_type": "text"},
+    {"answer": r"2\sqrt{3}", "answer_type": "text", "precision": 2},
+    {"answer": "y = 2x + 1", "answer_type": "text"},
+    {"answer": "True", "answer_type": "text"},
+    {"answer": "(0, 2]"},
     {"answer": "12 cm", "choices": CHOICES, "question_type": "multi_choice"},
 ]
 SPELLINGS = {
@@ -133,7 +137,7 @@ def test_two_numbers_are_never_accepted_for_one(one, other):
 def test_a_fraction_is_read_in_every_dress(top, bottom):
     if top % bottom == 0:
         return
-    gold = f"{round(Decimal(top) / Decimal(bottom), 5):f}"
+    gold = f"{(Decimal(top) / Decimal(bottom)).quantize(Decimal('1e-5'), ROUND_HALF_UP):f}"
     for text in (
         f"{top}/{bottom}",
         f"{top} / {bottom}",
@@ -208,3 +212,112 @@ def test_the_rewards_pay_every_text_something_finite(completions):
     assert all(score in (0.0, 1.0, 2.0) for score in formatting_reward_func(completions))
     scores = correctness_reward_func(["?"] * count, completions, ["45"] * count, answer_type=["integer"] * count)
     assert all(score in (0.0, 2.0) for score in scores)
+
+
+# ---------------------------------------------------------------- metamorphic: another spelling keeps, another value loses
+
+whole = st.integers(2, 99)
+EXPRESSIONS = {
+    "root": (r"{a}\sqrt{{{b}}}", [r"{a} \sqrt {{ {b} }}", "{a}√{b}", "{a}*sqrt({b})", r"\sqrt{{{b}}}\cdot {a}"]),
+    "box": (r"{a}\sqrt{{7}}+{b}", [r"So it is $\boxed{{{a}\sqrt{{7}}+{b}}}$.", r"\boxed{{{b} + {a}\sqrt 7}}"]),
+    "pi": (r"{a}\pi+{b}", [r"{b}+{a}\pi", "{a}π + {b}", "{b} + π*{a}", r"The area is ${b} + {a}\pi$.", r"x = {a}\pi + {b}"]),
+    "power": ("x^{{{a}}}+{b}", ["{b}+x^{{{a}}}", "x^{{ {a} }} + {b}", "$x^{{{a}}}+{b}$"]),
+    "fraction": (r"\frac{{{a}\sqrt{{3}}}}{{{b}}}", [r"\frac{{{a}}}{{{b}}}\sqrt{{3}}", "{a}√3/{b}", r"\dfrac{{{a}\sqrt 3}}{{{b}}}"]),
+    "index": ("a_{{{a}}}+{b}", ["{b} + a_{{{a}}}", r"$a_{{{a}}} + {b}$", r"\(a_{{{a}}}+{b}\)"]),
+    "point": ("({a}, {b})", [r"\left({a},{b}\right)", "$({a},{b})$", "The point is ({a}, {b})."]),
+    "ratio": ("{a}:{b}", ["{a} : {b}", "{a}/{b}", r"\frac{{{a}}}{{{b}}}"]),
+}  # fmt: skip
+
+
+def pays(solution: str, gold: str, **columns) -> bool:
+    return grade(solved(solution), gold, **columns).correct
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+@given(a=whole, b=whole)
+def test_another_spelling_of_an_expression_keeps_the_verdict(name, a, b):
+    gold, spellings = EXPRESSIONS[name]
+    if name == "ratio" and (a % b == 0 or b % a == 0):
+        return  # a division left undone is no finished answer
+    for spelling in (gold, *spellings):
+        assert pays(spelling.format(a=a, b=b), gold.format(a=a, b=b), answer_type="text"), spelling
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+@given(a=whole, b=whole, other=whole)
+def test_another_digit_index_sign_or_brace_loses_it(name, a, b, other):
+    gold, spellings = EXPRESSIONS[name]
+    right = gold.format(a=a, b=b)
+    for spelling in (gold, *spellings):
+        changed = {"-" + right, right + "1", right + " or " + gold.format(a=a + 1, b=b)}
+        changed |= {
+            spelling.format(a=a, b=other) if other != b else "",
+            spelling.format(a=other, b=b) if other != a else "",
+        }
+        if name in ("root", "power", "index"):
+            changed.add(right.replace("{", "", 1).replace("}", "", 1) + "7")
+        for text in changed - {"", right}:
+            if name == "root" and a * a * b in (other * other * b, a * a * other):
+                continue  # 2√8 is 4√2
+            assert not pays(text, right, answer_type="text"), text
+
+
+@given(value=whole, unit=st.sampled_from(["cm", "m", "kg", "°"]), other=st.sampled_from(["mm", "s", "%", "L"]))
+def test_another_unit_loses_and_a_missing_one_keeps(value, unit, other):
+    columns = {"unit": unit, "answer_type": "integer"}
+    assert pays(f"{value} {unit}", str(value), **columns) and pays(str(value), str(value), **columns)
+    assert not pays(f"{value} {other}", str(value), **columns)
+
+
+near = st.sampled_from([
+    "a", "A", "aa", "Aa", "AA", "f", "f'", ".5", "5", "0.5", "5!", "50", r"\frac{1}{2\pi}", r"\frac{1}{2}\pi", "e^{2x}", "e^2x", "23",
+    r"2\cdot 3", r"\sqrt{23}", r"\sqrt{2}\cdot 3", "2:3", "2/3", "(0, 1)", "[0, 1]", "(0, 1]", "12 cm", "12 m", "12", "x_1", "x1",
+     "no change", "change", "60-k", "60+k", "None of these", "12 or 14", "50%"])  # fmt: skip
+
+
+@given(choices=st.lists(near, min_size=2, max_size=6, unique=True), data=st.data())
+def test_no_text_is_paid_as_two_different_choices(choices, data):
+    text = data.draw(st.one_of(st.sampled_from(choices), near, st.sampled_from("ABCDEF")))
+    dress = data.draw(st.sampled_from(["{}", "({})", "{}.", r"\boxed{{{}}}", "The answer is {}.", "${}$", "**{}**"]))
+    paid = [
+        choice for choice in choices if pays(dress.format(text), choice, choices=choices, question_type="multi_choice")
+    ]
+    assert len(paid) <= 1
+    if dress == "{}" and text in choices and len(text) > 1:
+        assert paid == [text], "the text of a choice names that choice"
+
+
+HEDGES = [
+    "{0}", "{1}", "{0} or {1}", "{0} and {1}", "{0}, {1}", "{0} = {1}", "{0} ≈ {1}", "{0} ({1})", "{0}%", r"\boxed{{{0}}} or {1}",
+    r"\boxed{{{0}}} \boxed{{{1}}}", "The answer is {0}. The answer is {1}.", "either {0} or {1}", "{0}; {1}", "x = {0}, y = {1}", "{0}5",
+    "between {0} and {1}", "{0} cm = {1} m", "{0} is {1}", "So {0}. Thus, {1}.", "{0}e0", "{0}/1", "about {0}", "{0} vs {1}", "{0}.5",
+    "not {0} but {1}", "{0} to {1}", "{0}\n{1}", "[{0}, {1}]", "{0}: {1}", "{0} maybe {1}",
+    "The larger of {0} and {1} is {1}", "{0}, actually {1}", "{0}|{1}"]  # fmt: skip
+
+
+@st.composite
+def two_golds(draw) -> tuple[str, str, dict]:
+    """Two gold answers of one problem that its precision tells apart."""
+    kind = draw(st.sampled_from(["integer", "float", "float without", "text number", "text expression"]))
+    one = draw(st.decimals(min_value=-999, max_value=999, places=draw(st.integers(0, 3))))
+    step = draw(st.integers(1, 30) | st.sampled_from([100, 1000]))
+    if kind == "integer":
+        return str(int(one)), str(int(one) + step), {"answer_type": "integer"}
+    if kind == "text expression":
+        shape = draw(st.sampled_from([r"{}\sqrt{{2}}", r"{}\pi", r"\sqrt{{{}}}", "{}x+1", "x^{{{}}}"]))
+        one = draw(st.integers(2, 99))
+        return shape.format(one), shape.format(one + step), {"answer_type": "text"}
+    places = draw(st.integers(0, 3))
+    one = round(one, places)
+    other = one + step * Decimal(1).scaleb(-places) if draw(st.booleans()) else one / 100 if places == 3 else one + step
+    columns = {"float": {"answer_type": "float", "precision": places}, "float without": {"answer_type": "float"}}
+    return f"{one + 0:f}", f"{round(other, places) + 0:f}", columns.get(kind, {"answer_type": "text"})
+
+
+@settings(max_examples=2000)
+@given(golds=two_golds(), hedge=st.sampled_from(HEDGES), swap=st.booleans())
+def test_two_golds_that_the_precision_tells_apart_are_never_both_paid(golds, hedge, swap):
+    one, other, columns = golds
+    assume(one != other)
+    text = hedge.format(*((other, one) if swap else (one, other)))
+    assert not (pays(text, one, **columns) and pays(text, other, **columns)), text

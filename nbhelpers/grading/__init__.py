@@ -1,13 +1,17 @@
-"""The verdict on an answer, with its reason."""
+"""Decides whether a completion answers its problem, and says why: commit, read, compare.
 
+>>> grade("<REASONING>90 / 2</REASONING><SOLUTION>$45^\\circ$</SOLUTION>", "45", answer_type="integer")
+Verdict(correct=True, parsed='45', reason='45 is the answer')
+>>> grade("<REASONING>hm</REASONING><SOLUTION>45 or 46</SOLUTION>", "45", answer_type="integer").reason
+'no single number: several numbers'
+"""
+
+from nbhelpers.grading.blocks import FormatVerdict, check_format, split_completion
 from nbhelpers.grading.columns import GRADING_COLUMNS, PROBLEM_COLUMNS
-from nbhelpers.grading.rules import (
-    DEFAULT_DELIMITERS,
-    Delimiters,
-    FormatVerdict,
-    Verdict,
-    can_grade,
-    check_format,
-    grade,
-    split_completion,
-)
+from nbhelpers.grading.compare import MAX_SOLUTION, Verdict
+from nbhelpers.grading.policy import POLICY
+from nbhelpers.grading.verdict import PROTOCOLS, can_grade, grade
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters
+
+# Raise it whenever a change of the wing changes a verdict; records and evaluations keep it.
+GRADER_VERSION = "2"

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/bench_grading.py            # a minute or two
     python tests/benchmarks/bench_grading.py --fuzz 0   # without the 100,000 fuzzed texts
+    python tests/benchmarks/bench_grading.py --real CASES.jsonl   # also real answers with labels, by their source
 
-One process, one core, CPU time (so that a busy neighbour does not count). Prints completions a second and the rates of
-wrong verdicts on tests/data/grader_cases.jsonl, the slowest of a set of hostile completions of 100 KB, and whether any
-fuzzed text raised or was credited.
+One process, one core, CPU time (so that a busy neighbour does not count). Prints completions a second and the rates of wrong
+verdicts on tests/data/grader_cases.jsonl, the slowest of a set of hostile completions of 100 KB, and whether any fuzzed text
+raised or was credited.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import argparse
 import json
 import platform
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nbhelpers.grading import GRADING_COLUMNS
-from nbhelpers.grading.rules import DEFAULT_DELIMITERS, MAX_SOLUTION, PROTOCOLS, check_format, grade, split_completion
-from nbhelpers.rewards.naive import naive_correctness_reward_func
+from nbhelpers.grading import DEFAULT_DELIMITERS, MAX_SOLUTION, PROTOCOLS, check_format, grade, split_completion
+from nbhelpers.rewards import GRADING_COLUMNS, naive_correctness_reward_func
 
 CASES = Path(__file__).parents[1] / "data" / "grader_cases.jsonl"
 SIZE = 100_000
@@ -41,19 +42,46 @@ def exact_match(case: dict) -> bool:
     return naive_correctness_reward_func([None], [case["completion"]], [case["answer"]]) == [2.0]
 
 
+LETTERS = (  # where a grader that only knows letters would look for one, the surest place first
+    r"^\W*(?:\\\w+\{)*\W*([A-J])\W*$",
+    r"\\boxed\{\W*(?:\\\w+\{)?\W*([A-J])\W*\}",
+    r"(?:answer|option|choice)\W+(?:is\W+)?(?:\\\w+\{)*\(?([A-J])\b",
+    r"\(([A-J])\)",
+)
+
+
 def math_verify_grader(letters: bool) -> Callable[[dict], bool]:
+    """math-verify on the solution's text; with `letters`, choice letters in sentences and equal texts are known as well."""
     from math_verify import parse, verify
 
     def judge(case: dict) -> bool:
         solution = (split_completion(case["completion"])[1] or "").strip()
         choices = case["choices"] or []
-        if letters and choices:
-            letter = solution.strip("().").upper()
-            if len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(choices):
-                return choices[ord(letter) - ord("A")] == case["answer"]
-        return bool(verify(parse(f"${case['answer']}$"), parse(solution)))
+        for pattern in LETTERS if letters and choices else ():
+            found = re.findall(pattern, solution)
+            if found and ord(found[-1]) - ord("A") < len(choices):
+                return len(set(found)) == 1 and choices[ord(found[-1]) - ord("A")] == case["answer"]
+        if letters and solution.strip(" .").casefold() == case["answer"].casefold():
+            return True
+        return bool(verify(parse(f"${case['answer'].strip('$')}$"), parse(solution)))
 
     return judge
+
+
+def by_source(name: str, judge: Callable[[dict], bool], cases: list[dict]) -> None:
+    """What one grader denies and credits wrongly, a line a source, clear cases and judgement calls apart."""
+    table: dict[tuple[str, str], list[int]] = {}
+    for case in cases:
+        right, wanted = judge(case), case["expected_correct"]
+        for source in (case["source"].split()[0], "all"):
+            counts = table.setdefault((source, "calls" if case["call"] else "clear"), [0, 0, 0, 0])
+            counts[0 if wanted else 2] += 1
+            counts[1 if wanted else 3] += right is not wanted
+    for (source, kind), (right, denied, wrong, credited) in sorted(table.items()):
+        rate = 1 - (denied + credited) / (right + wrong)
+        print(
+            f"{name:28} {source:14} {kind}  right {rate:6.1%}   denied {denied:>3} of {right:>3}   credited {credited:>3} of {wrong:>3}"
+        )
 
 
 def measure(name: str, judge: Callable[[dict], bool], cases: list[dict], rounds: int) -> dict:
@@ -84,6 +112,9 @@ GOLDS = [
     {"answer": "0.4815", "answer_type": "float", "precision": 4},
     {"answer": "[48, 151, 62]", "answer_type": "list"},
     {"answer": "Product Q", "answer_type": "text"},
+    {"answer": r"48\sqrt{151}", "answer_type": "text"},
+    {"answer": "y = 48x + 151", "answer_type": "text"},
+    {"answer": "True", "answer_type": "text"},
     {"answer": "4815 cm", "choices": [f"{n} cm" for n in range(4800, 4820)], "question_type": "multi_choice"},
 ]
 
@@ -139,6 +170,22 @@ def hostile_completions() -> dict[str, str]:
         "°^{",
         "0,",
     ]
+    pieces += [
+        "\\sqrt",
+        "\\sin ",
+        "2^",
+        "x=4,",
+        "(B) or ",
+        "|",
+        "√",
+        "4!",
+        "12 cm ",
+        "because ",
+        "\\boxed{4} ",
+        "{}",
+        "((1))",
+    ]
+    pieces += ["so 4\n", "99999^"]
     for piece in pieces:
         body = (piece * (MAX_SOLUTION // len(piece)))[: MAX_SOLUTION - 3]
         filler = "<REASONING>" + "why " * ((SIZE - MAX_SOLUTION) // 4) + "</REASONING>"
@@ -193,20 +240,27 @@ def fuzz(count: int) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fuzz", type=int, default=100_000, help="how many fuzzed texts")
+    parser.add_argument("--real", type=Path, help="real answers with labels, sources and calls, one JSON object a line")
     parser.add_argument("--json", type=Path, help="also write the rates to this file")
     arguments = parser.parse_args()
     cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
     lengths = [len(case["completion"]) for case in cases]
     print(f"{len(cases)} cases, median {statistics.median(lengths):.0f} characters; Python {platform.python_version()}")
-    rates = [measure("ours", ours, cases, 20), measure("exact match", exact_match, cases, 20)]
-    rates.append(measure("MathVista's official rule", official, cases, 5))
+    graders = {"ours": ours, "exact match": exact_match, "MathVista's official rule": official}
+    rates = [measure(name, judge, cases, 20) for name, judge in graders.items()]
     try:
         name = f"math-verify {version('math-verify')}"
     except PackageNotFoundError:
         print("math-verify is not installed (extra test): left out")
     else:
-        rates.append(measure(name, math_verify_grader(letters=False), cases, 1))
-        rates.append(measure(f"{name} + letters", math_verify_grader(letters=True), cases, 1))
+        graders |= {name: math_verify_grader(letters=False), f"{name} + letters": math_verify_grader(letters=True)}
+        rates += [measure(grader, judge, cases, 1) for grader, judge in graders.items() if grader.startswith(name)]
+    if arguments.real:
+        real = [json.loads(line) for line in arguments.real.read_text(encoding="utf-8").splitlines()]
+        print(f"\n{len(real)} real answers of {arguments.real.name}")
+        measure("ours", ours, real, 5)
+        for grader, judge in graders.items():
+            by_source(grader, judge, real)
     if arguments.json:
         arguments.json.write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
     seconds, where = slowest()
