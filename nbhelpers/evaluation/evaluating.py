@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from nbhelpers.evaluation.pass_at_k import pass_curve
 from nbhelpers.evaluation.statistics import compare
+from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
 from nbhelpers.problems import ProblemSets
@@ -50,6 +51,7 @@ def evaluate(
                 curves[phase] = pass_curve(rows)
     result = compare(predictions, seed=params.dataset.seed) | {
         "protocol": settings.protocol,
+        "grader": GRADER_VERSION,
         "decoding": {
             "temperature": settings.temperature,
             "samples_per_problem": settings.samples_per_problem,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nbhelpers.grading import PROBLEM_COLUMNS
+from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
 from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
@@ -88,7 +88,7 @@ def start_records(
     elif any(path.exists() for path in (run.metrics_path, run.samples_path, run.final_model_dir)):
         run.set_aside()
     run.record_run(params)
-    run.update_manifest(dataset=problems.as_manifest())
+    run.update_manifest(dataset=problems.as_manifest(), grader=GRADER_VERSION)
     for notice in notices:
         run.add_notice(notice)
 
