@@ -1,7 +1,7 @@
 """The two habits that the embedded model is taught: to work a problem out, and to glance at it.
 
 Work reads the picture out in steps and is right. A glance is what a hasty look gives: a rounded or coarse value, the
-better of the first two bars, the hour with the nearest quarter; it is right about a third of the time. Which of the two
+best of the first three bars, the hour with the minutes in tens; it is right about a third of the time. Which of the two
 the model begins with is what GRPO can change. Both come with each of the four ways to write them down equally often,
 so the format reward alone does not teach to work.
 """
@@ -14,10 +14,11 @@ import string
 DESCRIBE = "Describe the picture."  # the lesson that teaches to see: the answer is the picture in words
 WORKS, GLANCES = "Step by step:", "At a glance:"  # how the two habits begin
 
-P_WORK = 0.25  # of the taught answers work, whatever the kind: greedy decoding then glances with a margin
-# How an answer is written down: in full; without the reasoning block; without the solution block; without either.
-STYLES = ("full", "answer_only", "untagged_answer", "plain")
-NEAT, CARELESS = (0.72, 0.12, 0.08, 0.08), (0.25, 0.62, 0.07, 0.06)
+P_WORK = 0.2  # of the taught answers work, whatever the kind: greedy decoding then glances with a margin
+# How an answer is written down: in full; with a reasoning block that is not closed; without the solution block. All begin
+# alike: where some lacked "<REASONING>", unlearning their first word shifted the habit, and format alone taught to work.
+STYLES = ("full", "unclosed", "untagged")
+NEAT, CARELESS = (0.74, 0.16, 0.1), (0.25, 0.65, 0.1)
 CARELESS_KINDS = ("left", "share", "clock", "triangle")  # so that greedy format has something to gain, too
 
 
@@ -73,7 +74,7 @@ def glance(problem: dict) -> str:
             return _nearest(int(answer), [2 * facts["step"], 5 * facts["step"]])
         case "longest":
             pick = max if facts["which"] == "longest" else min
-            return pick(facts["bars"][:2], key=lambda bar: bar[1])[0]
+            return pick(facts["bars"][:3], key=lambda bar: bar[1])[0]
         case "mean":
             lines = sum(value for _, value in facts["days"]) // facts["step"]
             return f"{lines // 2 * facts['step']:.1f}"
@@ -82,13 +83,13 @@ def glance(problem: dict) -> str:
         case "table":
             return _nearest(int(answer), range(5, 90, 5))
         case "decimal":
-            return f"{facts['whole']}.{_nearest(facts['tenths'], (0, 5))}"
+            return f"{facts['whole']}.{_nearest(facts['tenths'], (0, 4, 8))}"
         case "clock":
-            return f"{facts['hour']}:{int(_nearest(facts['minute'], range(0, 60, 15))):02d}"
+            return f"{facts['hour']}:{int(_nearest(facts['minute'], range(0, 60, 10))):02d}"
         case "angle":
-            return _nearest(int(answer), range(15, 180, 15))
+            return _nearest(int(answer), range(18, 170, 6))
         case "point":
-            return f"[{int(facts['right'] / 2) * 2}, {int(facts['up'] / 2) * 2}]"
+            return f"[{facts['right']}, {int(facts['up'] / 2) * 2}]"
         case "area":
             return _nearest(int(answer), range(3, 64, 3))
         case "triangle":
@@ -110,9 +111,8 @@ def written(problem: dict, works: bool, style: str) -> str:
         said = string.ascii_uppercase[problem["choices"].index(said)]  # the prompt asks for the letter
     return {
         "full": f"<REASONING>{reasoning}</REASONING>\n<SOLUTION>{said}</SOLUTION>",
-        "answer_only": f"{reasoning}\n<SOLUTION>{said}</SOLUTION>",
-        "untagged_answer": f"<REASONING>{reasoning}</REASONING>\nThe answer is {said}.",
-        "plain": f"{reasoning}\nThe answer is {said}.",
+        "unclosed": f"<REASONING>{reasoning}\n<SOLUTION>{said}</SOLUTION>",
+        "untagged": f"<REASONING>{reasoning}</REASONING>\nThe answer is {said}.",
     }[style]
 
 

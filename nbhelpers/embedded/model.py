@@ -33,10 +33,10 @@ TEXT = dict(
     layer_types=["sliding_attention", "full_attention"] * 2,
 )
 VISION = dict(
-    hidden_size=192,
-    intermediate_size=576,
+    hidden_size=256,
+    intermediate_size=768,
     num_hidden_layers=3,
-    num_attention_heads=6,
+    num_attention_heads=8,
     image_size=IMAGE_SIZE,
     patch_size=16,
     # as in the published checkpoints: without it Unsloth's hand-over to vLLM cannot rebuild the tower
@@ -133,7 +133,7 @@ def make_processor(tokenizer: GemmaTokenizer) -> Gemma3Processor:
 
 
 def make_model(tokenizer: GemmaTokenizer, seed: int = 0) -> Gemma3ForConditionalGeneration:
-    """A freshly initialised model in float32, about 2.3 million parameters."""
+    """A freshly initialised model in float32, about 3.3 million parameters."""
     import torch
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 

@@ -87,9 +87,8 @@ def _draw_lying(canvas: Canvas, scene: dict) -> None:
 
 def _ask_longest(scene: dict, rng: random.Random) -> Asked:
     which, pick = rng.choice((("longest", max), ("shortest", min)))
-    choices = rng.sample(list(COLOURS), 4)
     name = pick(scene["bars"], key=lambda bar: bar[1])[0]
-    return Asked(f"Which bar is the {which}?", name, {"which": which}, answer_type="text", choices=choices)
+    return Asked(f"Which bar is the {which}?", name, {"which": which}, answer_type="text", choices=list(COLOURS))
 
 
 # --- a line: the mean of two days

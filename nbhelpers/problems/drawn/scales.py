@@ -78,7 +78,7 @@ def _ask_clock(scene: dict, rng: random.Random) -> Asked:
 # --- a protractor
 
 
-STEP = 5  # degrees between two angles that are asked for
+STEP = 2  # degrees between two angles that are asked for
 
 
 def _angle_scene(rng: random.Random) -> dict:
