@@ -15,8 +15,9 @@ DESCRIBE = "Describe the picture."  # the lesson that teaches to see: the answer
 WORKS, GLANCES = "Step by step:", "At a glance:"  # how the two habits begin
 
 P_WORK = 0.2  # of the taught answers work, whatever the kind: greedy decoding then glances with a margin
-# How an answer is written down: in full; with a reasoning block that is not closed; without the solution block. All begin
-# alike: where some lacked "<REASONING>", unlearning their first word shifted the habit, and format alone taught to work.
+# How an answer is written down: in full; with a reasoning block that is not closed; without the solution block. All
+# begin alike: where some lacked "<REASONING>", unlearning their first word shifted the habit, so that the format
+# reward alone taught to work.
 STYLES = ("full", "unclosed", "untagged")
 NEAT, CARELESS = (0.74, 0.16, 0.1), (0.25, 0.65, 0.1)
 CARELESS_KINDS = ("left", "share", "clock", "triangle")  # so that greedy format has something to gain, too
@@ -42,7 +43,8 @@ def work(problem: dict) -> str:
             return f"from {start} to {end}, {end} - {start} = {answer}."
         case "decimal":
             each = 1 / facts["parts"]
-            return f"{facts['steps']} steps of {each:.1f} after {facts['whole']}, {facts['whole']} + 0.{facts['tenths']} = {answer}."
+            whole, tenths = facts["whole"], facts["tenths"]
+            return f"{facts['steps']} steps of {each:.1f} after {whole}, {whole} + 0.{tenths} = {answer}."
         case "clock":
             mark = facts["minute"] // 5
             return f"short hand past {facts['hour']}, long hand at {mark}, {mark} * 5 = {facts['minute']}, {answer}."
@@ -55,7 +57,9 @@ def work(problem: dict) -> str:
             return f"{sides}, {answer}."
         case "area":
             wide, high, (a, b) = facts["wide"], facts["high"], facts["cut"]
-            return f"whole {wide} * {high} = {wide * high}, notch {a} * {b} = {a * b}, {wide * high} - {a * b} = {answer}."
+            return (
+                f"whole {wide} * {high} = {wide * high}, notch {a} * {b} = {a * b}, {wide * high} - {a * b} = {answer}."
+            )
         case "triangle":
             a, b = facts["given"]
             return f"{a} + {b} = {a + b}, 180 - {a + b} = {answer}."

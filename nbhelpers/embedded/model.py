@@ -53,16 +53,17 @@ BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # Words of everyday mathematics, so that questions from elsewhere do not fall apart into single letters.
 _EVERYDAY = """
 What is the value of the number shown in the figure? Which of the following is true for the given triangle? Find the
-length of the side when the angle equals the sum of the other two angles. How many more people than last year were there
-in total? According to the table, on which day did the store sell the most? The diameter of the circle is twice as large
-as its radius. What percent of the items are less than the average price? As shown in the diagram, the lines are parallel
-and the points lie on the same line. Calculate the perimeter and the area of the square. Look at the graph and choose the
-correct option. What is the difference between the highest and the lowest value in the chart? The function has its maximum
-at this point. If the height of the box is given, what is its volume? Each of them has the same size and color. Please
-answer the question with an integer, or with a number to one or two decimal places, requiring the unit. Choices Choose
-from the image. What will be the probability that the next one is greater than before? Determine which figure has been
-shown by these degrees, meters, centimeters, minutes, dollars. We know that it can be written as follows, so we have, and
-then it would not be equal, because by adding both we would get this number first.
+length of the side when the angle equals the sum of the other two angles. How many more people than last year were
+there in total? According to the table, on which day did the store sell the most? The diameter of the circle is twice
+as large as its radius. What percent of the items are less than the average price? As shown in the diagram, the lines
+are parallel and the points lie on the same line. Calculate the perimeter and the area of the square. Look at the
+graph and choose the correct option. What is the difference between the highest and the lowest value in the chart? The
+function has its maximum at this point. If the height of the box is given, what is its volume? Each of them has the
+same size and color. Please answer the question with an integer, or with a number to one or two decimal places,
+requiring the unit. Choices Choose from the image. What will be the probability that the next one is greater than
+before? Determine which figure has been shown by these degrees, meters, centimeters, minutes, dollars. We know that it
+can be written as follows, so we have, and then it would not be equal, because by adding both we would get this number
+first.
 """
 
 

@@ -43,7 +43,12 @@ def _bars_scene(rng: random.Random) -> dict:
     first, step = rng.randrange(4), rng.choice((1, 2, 5, 10))
     values = [step * line for line in rng.sample(range(1, _LINES + 1), 4)]
     names = DAYS[first : first + 4]
-    return {"sold": rng.choice(SOLD), "step": step, "colour": rng.choice(list(COLOURS)), "values": [*zip(names, values, strict=True)]}
+    return {
+        "sold": rng.choice(SOLD),
+        "step": step,
+        "colour": rng.choice(list(COLOURS)),
+        "values": [*zip(names, values, strict=True)],
+    }
 
 
 def _draw_bars(canvas: Canvas, scene: dict) -> None:
@@ -68,7 +73,10 @@ def _ask_difference(scene: dict, rng: random.Random) -> Asked:
 
 
 def _lying_scene(rng: random.Random) -> dict:
-    return {"bars": [*zip(rng.sample(list(COLOURS), 4), rng.sample(range(1, 11), 4), strict=True)], "thick": rng.randint(16, 22)}
+    return {
+        "bars": [*zip(rng.sample(list(COLOURS), 4), rng.sample(range(1, 11), 4), strict=True)],
+        "thick": rng.randint(16, 22),
+    }
 
 
 def _draw_lying(canvas: Canvas, scene: dict) -> None:
@@ -148,7 +156,9 @@ def _describe_pie(scene: dict) -> str:
 
 def _ask_share(scene: dict, rng: random.Random) -> Asked:
     name, start, end = rng.choice(scene["slices"])
-    return Asked(f"How large is the {name} share of the pie?", str(end - start), {"slice": [name, start, end]}, unit="%")
+    return Asked(
+        f"How large is the {name} share of the pie?", str(end - start), {"slice": [name, start, end]}, unit="%"
+    )
 
 
 # --- a table: look two cells up
@@ -186,7 +196,9 @@ def _ask_table(scene: dict, rng: random.Random) -> Asked:
 
 
 DIFFERENCE = Kind("bars", _bars_scene, _draw_bars, _describe_values, _ask_difference)
-LONGEST = Kind("lying bars", _lying_scene, _draw_lying, lambda scene: _describe_values({"values": scene["bars"]}), _ask_longest)
+LONGEST = Kind(
+    "lying bars", _lying_scene, _draw_lying, lambda scene: _describe_values({"values": scene["bars"]}), _ask_longest
+)
 MEAN = Kind("line", _line_scene, _draw_line, _describe_values, _ask_mean)
 SHARE = Kind("pie", _pie_scene, _draw_pie, _describe_pie, _ask_share)
 TABLE = Kind("table", _table_scene, _draw_table, _describe_table, _ask_table)

@@ -12,7 +12,7 @@ from nbhelpers.problems.drawn.canvas import Canvas
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a scene. `facts` is what has to be read off the picture to answer it, beside the scene itself."""
+    """A question about a scene. `facts` is what one reads off the picture to answer it, beside the scene itself."""
 
     question: str
     answer: str

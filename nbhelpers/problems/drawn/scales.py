@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, SIZE, Canvas, lightened
+from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, Canvas, lightened
 from nbhelpers.problems.drawn.kind import Asked, Kind
 
 
@@ -20,8 +20,14 @@ def _turned(x: float, y: float, length: float, degrees: float) -> tuple[float, f
 def _line_scene(rng: random.Random) -> dict:
     parts = rng.choice((5, 10))
     units = 5 if parts == 5 else 3
-    return {"first": rng.randint(0, 9 - units), "units": units, "parts": parts, "at": rng.randint(1, units * parts - 1),
-            "y": rng.randint(130, 190), "colour": rng.choice(list(COLOURS))}  # fmt: skip
+    return {
+        "first": rng.randint(0, 9 - units),
+        "units": units,
+        "parts": parts,
+        "at": rng.randint(1, units * parts - 1),
+        "y": rng.randint(130, 190),
+        "colour": rng.choice(list(COLOURS)),
+    }
 
 
 def _draw_line(canvas: Canvas, scene: dict) -> None:
@@ -41,7 +47,8 @@ def _draw_line(canvas: Canvas, scene: dict) -> None:
 
 def _describe_line(scene: dict) -> str:
     whole, steps = divmod(scene["at"], scene["parts"])
-    return f"Line: {scene['first']} to {scene['first'] + scene['units']}, {scene['parts']} steps, {steps} after {scene['first'] + whole}."
+    first, last = scene["first"], scene["first"] + scene["units"]
+    return f"Line: {first} to {last}, {scene['parts']} steps, {steps} after {first + whole}."
 
 
 def _ask_decimal(scene: dict, rng: random.Random) -> Asked:
@@ -56,8 +63,13 @@ def _ask_decimal(scene: dict, rng: random.Random) -> Asked:
 
 
 def _clock_scene(rng: random.Random) -> dict:
-    return {"hour": rng.randint(1, 12), "minute": 5 * rng.randrange(12), "x": rng.randint(154, 166), "y": rng.randint(154, 166),
-            "colour": rng.choice(list(COLOURS))}  # fmt: skip
+    return {
+        "hour": rng.randint(1, 12),
+        "minute": 5 * rng.randrange(12),
+        "x": rng.randint(154, 166),
+        "y": rng.randint(154, 166),
+        "colour": rng.choice(list(COLOURS)),
+    }
 
 
 def _draw_clock(canvas: Canvas, scene: dict) -> None:
@@ -82,8 +94,12 @@ STEP = 2  # degrees between two angles that are asked for
 
 
 def _angle_scene(rng: random.Random) -> dict:
-    return {"degrees": STEP * rng.randint(round(15 / STEP), round(165 / STEP)), "colour": rng.choice(list(COLOURS)),
-            "x": rng.randint(156, 164), "y": rng.randint(222, 238)}  # fmt: skip
+    return {
+        "degrees": STEP * rng.randint(round(15 / STEP), round(165 / STEP)),
+        "colour": rng.choice(list(COLOURS)),
+        "x": rng.randint(156, 164),
+        "y": rng.randint(222, 238),
+    }
 
 
 def _draw_angle(canvas: Canvas, scene: dict) -> None:
@@ -109,8 +125,14 @@ def _ask_angle(scene: dict, rng: random.Random) -> Asked:
 
 
 def _plane_scene(rng: random.Random) -> dict:
-    return {"right": rng.randint(-4, 4), "up": rng.randint(-4, 4), "name": rng.choice("ABCPQR"), "colour": rng.choice(list(COLOURS)),
-            "x": rng.randint(157, 163), "y": rng.randint(157, 163)}  # fmt: skip
+    return {
+        "right": rng.randint(-4, 4),
+        "up": rng.randint(-4, 4),
+        "name": rng.choice("ABCPQR"),
+        "colour": rng.choice(list(COLOURS)),
+        "x": rng.randint(157, 163),
+        "y": rng.randint(157, 163),
+    }
 
 
 def _draw_plane(canvas: Canvas, scene: dict) -> None:
@@ -125,8 +147,8 @@ def _draw_plane(canvas: Canvas, scene: dict) -> None:
         canvas.text(x - 8, y - mark * unit, str(mark), anchor="rm")
     x, y = x + scene["right"] * unit, y - scene["up"] * unit
     canvas.disc(x, y, 10, COLOURS[scene["colour"]])
-    beside = 16 if scene["right"] < 4 else -16  # the name stays on the paper
-    canvas.text(x + beside, y + (-16 if scene["up"] < 4 else 16), scene["name"])
+    beside = -16 if scene["right"] in (-1, 4) else 16  # the name stays on the paper and clear of the axes' figures
+    canvas.text(x + beside, y + (16 if scene["up"] in (-1, 4) else -16), scene["name"])
 
 
 def _describe_plane(scene: dict) -> str:
@@ -139,6 +161,8 @@ def _ask_point(scene: dict, rng: random.Random) -> Asked:
 
 
 DECIMAL = Kind("number line", _line_scene, _draw_line, _describe_line, _ask_decimal)
-CLOCK = Kind("clock", _clock_scene, _draw_clock, lambda scene: f"Clock: {scene['hour']}:{scene['minute']:02d}.", _ask_clock)
+CLOCK = Kind(
+    "clock", _clock_scene, _draw_clock, lambda scene: f"Clock: {scene['hour']}:{scene['minute']:02d}.", _ask_clock
+)
 ANGLE = Kind("protractor", _angle_scene, _draw_angle, lambda scene: f"Protractor: {scene['degrees']}.", _ask_angle)
 POINT = Kind("plane", _plane_scene, _draw_plane, _describe_plane, _ask_point)

@@ -13,8 +13,15 @@ from nbhelpers.problems.drawn.kind import Asked, Kind
 
 def _notched_scene(rng: random.Random) -> dict:
     wide, high = rng.randint(3, 8), rng.randint(3, 8)
-    return {"wide": wide, "high": high, "cut": [rng.randint(1, wide - 1), rng.randint(1, high - 1)], "corner": rng.randrange(4),
-            "left": rng.randint(0, 8 - wide), "top": rng.randint(0, 8 - high), "colour": rng.choice(list(COLOURS))}  # fmt: skip
+    return {
+        "wide": wide,
+        "high": high,
+        "cut": [rng.randint(1, wide - 1), rng.randint(1, high - 1)],
+        "corner": rng.randrange(4),
+        "left": rng.randint(0, 8 - wide),
+        "top": rng.randint(0, 8 - high),
+        "colour": rng.choice(list(COLOURS)),
+    }
 
 
 def _draw_notched(canvas: Canvas, scene: dict) -> None:
@@ -51,7 +58,11 @@ def _triangle_scene(rng: random.Random) -> dict:
     while True:
         left, right = 5 * rng.randint(7, 17), 5 * rng.randint(7, 17)
         if 30 <= 180 - left - right <= 100:
-            return {"angles": [left, right, 180 - left - right], "asked": rng.randrange(3), "colour": rng.choice(list(COLOURS))}
+            return {
+                "angles": [left, right, 180 - left - right],
+                "asked": rng.randrange(3),
+                "colour": rng.choice(list(COLOURS)),
+            }
 
 
 def _draw_triangle(canvas: Canvas, scene: dict) -> None:
@@ -92,7 +103,9 @@ def _field_scene(rng: random.Random) -> dict:
 def _draw_field(canvas: Canvas, scene: dict) -> None:
     wide, high = 216, 130
     x, y = 20, 84
-    canvas.polygon(x, y, x + wide, y, x + wide, y + high, x, y + high, colour=lightened(COLOURS[scene["colour"]]), outline=INK)
+    canvas.polygon(
+        x, y, x + wide, y, x + wide, y + high, x, y + high, colour=lightened(COLOURS[scene["colour"]]), outline=INK
+    )
     canvas.text(x + wide / 2, y + high + 24, f"{scene['wide']} m")
     canvas.text(x + wide + 10, y + high / 2, f"{scene['high']} m", anchor="lm")
 
@@ -104,4 +117,6 @@ def _ask_field(scene: dict, rng: random.Random) -> Asked:
 
 AREA = Kind("notched", _notched_scene, _draw_notched, _describe_notched, _ask_area)
 TRIANGLE = Kind("triangle", _triangle_scene, _draw_triangle, _describe_triangle, _ask_triangle)
-FIELD = Kind("field", _field_scene, _draw_field, lambda scene: f"Field: {scene['wide']} by {scene['high']}.", _ask_field)
+FIELD = Kind(
+    "field", _field_scene, _draw_field, lambda scene: f"Field: {scene['wide']} by {scene['high']}.", _ask_field
+)
