@@ -216,7 +216,7 @@ def licence_notice(dataset: DatasetParams) -> str | None:
 
 
 def _embedded(dataset: DatasetParams, part: str, count: int, dropped: Counter[str]) -> list[dict]:
-    from nbhelpers.visual_math import make_problems
+    from nbhelpers.problems.drawn import make_problems
 
     try:
         drawn = make_problems(count, seed=dataset.seed, part=part)

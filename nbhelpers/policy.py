@@ -39,7 +39,7 @@ def choose_backend(params: ModelParams) -> tuple[str, str]:
 def weights_source(name: str) -> str:
     """The folder or hub id behind `model.name`; `embedded` is the tiny Gemma-3 that ships with the package."""
     if name == "embedded":
-        from nbhelpers.tiny_gemma import embedded_path
+        from nbhelpers.embedded import embedded_path
 
         return str(embedded_path())
     return name
@@ -203,7 +203,7 @@ def export_merged(policy: Policy, path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from nbhelpers.tiny_gemma import hub_name
+    from nbhelpers.embedded import hub_name
 
     if getattr(policy.model, "is_loaded_in_4bit", False):
         raise PolicyError("the adapter cannot be merged into 4-bit weights: load the final model with model.load_in_4bit=false first.")

@@ -10,8 +10,8 @@ import pytest
 import nbhelpers
 
 ROOMS = [
-    "params", "memory", "run_directory", "visual_math", "sources", "data", "quantities", "grading", "rewards",
-    "tiny_gemma", "mends", "vision_cache", "sampling", "gemma_norm", "vllm_setup",
+    "params", "memory", "run_directory", "problems", "sources", "data", "quantities", "grading", "rewards",
+    "embedded", "mends", "vision_cache", "sampling", "gemma_norm", "vllm_setup",
     "unsloth_backend", "hand_over", "generation", "policy", "samples",
     "training", "evaluation", "plots", "viewer", "reward_lesson", "report", "series", "doctor", "cli",
 ]  # fmt: skip

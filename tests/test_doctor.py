@@ -125,7 +125,7 @@ def test_parameters_are_counted_from_the_config():
 
 
 def _embedded():
-    from nbhelpers.tiny_gemma import embedded_path
+    from nbhelpers.embedded import embedded_path
 
     return embedded_path()
 

@@ -15,7 +15,7 @@ from nbhelpers import cli  # noqa: E402
 from nbhelpers.params import RunParams  # noqa: E402
 from nbhelpers.policy import PolicyError, export_gguf, export_merged, load_policy, save_final_model  # noqa: E402
 from nbhelpers.run_directory import RunDirectory  # noqa: E402
-from nbhelpers.visual_math import make_problems  # noqa: E402
+from nbhelpers.problems.drawn import make_problems  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_merged_model_answers_as_the_adapter_does(policy, tmp_path):
 def test_the_names_are_the_published_checkpoints(policy, tmp_path):
     from safetensors import safe_open
 
-    from nbhelpers.tiny_gemma import embedded_path
+    from nbhelpers.embedded import embedded_path
 
     names = []
     for folder in (export_merged(policy, tmp_path / "merged"), embedded_path()):

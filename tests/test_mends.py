@@ -8,7 +8,7 @@ import pytest
 
 from nbhelpers import data, mends
 from nbhelpers.params import RewardParams
-from nbhelpers.visual_math import make_problems
+from nbhelpers.problems.drawn import make_problems
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from nbhelpers import data
 from nbhelpers.params import LoraParams, ModelParams, RewardParams, RunParams
 from nbhelpers.policy import load_final_model, load_policy, lora_target_pattern, save_final_model, trainable_parameters
 from nbhelpers.sampling import PolicyError
-from nbhelpers.visual_math import make_problems
+from nbhelpers.problems.drawn import make_problems
 
 SMOKE_MODEL = RunParams.load("smoke").model
 

@@ -29,7 +29,7 @@ def some_problems(number):
     """Problems as TRL takes them: `prompt` and `image`."""
     from datasets import Dataset
 
-    from nbhelpers.visual_math import make_problems
+    from nbhelpers.problems.drawn import make_problems
 
     problems = make_problems(number, seed=5)
     content = [[{"type": "image"}, {"type": "text", "text": problem["question"]}] for problem in problems]

@@ -59,7 +59,7 @@ def dataset(args: argparse.Namespace):
     """Different pictures of 512 pixels with a question each."""
     from datasets import Dataset
 
-    from nbhelpers.visual_math import make_problems
+    from nbhelpers.problems.drawn import make_problems
 
     problems = make_problems(args.prompts * args.steps, seed=1)
     return Dataset.from_dict({

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
-from nbhelpers.tiny_gemma import hub_name
+from nbhelpers.embedded import hub_name
 
 
 def main(tokenizer_dir: str, out: str) -> None:
