@@ -57,7 +57,11 @@ def test_work_is_right_and_so_is_its_arithmetic(kind):
         text = habits.written(problem, True, "full")
         assert judged(problem, text).correct, text
         for left, sign, right, result in re.findall(r"(\d[\d.]*) ([+*-]) (\d[\d.]*) = (\d+(?:\.\d+)?)", text):
-            by_hand = {"+": float(left) + float(right), "-": float(left) - float(right), "*": float(left) * float(right)}
+            by_hand = {
+                "+": float(left) + float(right),
+                "-": float(left) - float(right),
+                "*": float(left) * float(right),
+            }
             assert by_hand[sign] == pytest.approx(float(result)), text
 
 
@@ -67,7 +71,7 @@ def test_rows_that_are_counted_add_up():
         assert running.split()[-1] == problem["answer"] == str(sum(map(int, rows.split())))
 
 
-def test_a_glance_is_right_about_a_third_of_the_time_and_never_where_the_model_is_out_of_its_depth():
+def test_a_glance_is_right_less_than_half_of_the_time_and_never_where_the_model_is_out_of_its_depth():
     right = {kind: [] for kind in KINDS}
     for problem in make_problems(80 * len(KINDS), seed=9):
         verdict = judged(problem, habits.written(problem, False, "full"))
@@ -75,7 +79,7 @@ def test_a_glance_is_right_about_a_third_of_the_time_and_never_where_the_model_i
     share = {kind: sum(hits) / len(hits) for kind, hits in right.items()}
     assert share.pop("field") == 0
     assert all(0.1 < value < 0.8 for value in share.values()), share
-    assert 0.3 < sum(share.values()) / len(KINDS) < 0.45
+    assert 0.35 < sum(share.values()) / len(KINDS) < 0.5
 
 
 def test_a_glance_is_a_possible_answer():
@@ -92,7 +96,10 @@ def test_both_habits_come_in_all_styles_equally_often_and_begin_alike():
     assert len(works) + len(glances) == len(texts)
     assert all(text.startswith("<REASONING>") for text in texts)
     assert len(works) / len(texts) == pytest.approx(habits.P_WORK, abs=0.04)
-    shares = [sum(check_format(t).reasoning and check_format(t).solution for t in some) / len(some) for some in (works, glances)]
+    shares = [
+        sum(check_format(t).reasoning and check_format(t).solution for t in some) / len(some)
+        for some in (works, glances)
+    ]
     assert shares[0] == pytest.approx(shares[1], abs=0.09) and 0.5 < shares[1] < 0.75
 
 
@@ -248,7 +255,10 @@ def test_a_lesson_looks_at_the_pixels_that_the_processor_makes(processor):
 
 
 def test_all_lessons_fit_their_row(processor):
-    for stretch in (lessons.Round("seeing and working", 2, 200, 1, 1, False), lessons.Round("habits", 2, 200, 1, 1, True)):
+    for stretch in (
+        lessons.Round("seeing and working", 2, 200, 1, 1, False),
+        lessons.Round("habits", 2, 200, 1, 1, True),
+    ):
         batch = lessons.Lessons(processor, stretch)[0]
         assert (batch["ids"][:, -1] == processor.tokenizer.pad_token_id).all()
 
