@@ -1,9 +1,9 @@
 """The two habits that the embedded model is taught: to work a problem out, and to glance at it.
 
 Work reads the picture out in steps and is right. A glance is what a hasty look gives: a rounded or coarse value, the
-best of the first three bars, the hour with the minutes in tens; it is right about a third of the time. Which of the two
-the model begins with is what GRPO can change. Both come with each of the four ways to write them down equally often,
-so the format reward alone does not teach to work.
+best of the first three bars, the hour with the minutes in tens; it is right less than half of the time, and the model
+learns it only roughly. Which of the two the model begins with is what GRPO can change. Both come in each of the three
+ways to write them down equally often, so that the format reward alone says nothing about the habit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ WORKS, GLANCES = "Step by step:", "At a glance:"  # how the two habits begin
 
 P_WORK = 0.2  # of the taught answers work, whatever the kind: greedy decoding then glances with a margin
 # How an answer is written down: in full; with a reasoning block that is not closed; without the solution block. All
-# begin alike: where some lacked "<REASONING>", unlearning their first word shifted the habit, so that the format
-# reward alone taught to work.
+# begin alike: in a draft some lacked "<REASONING>", and the format reward alone, unlearning their first words, taught
+# to work in five of five runs.
 STYLES = ("full", "unclosed", "untagged")
 NEAT, CARELESS = (0.74, 0.16, 0.1), (0.25, 0.65, 0.1)
 CARELESS_KINDS = ("left", "share", "clock", "triangle")  # so that greedy format has something to gain, too
@@ -73,9 +73,9 @@ def glance(problem: dict) -> str:
     facts, answer = problem["metadata"]["facts"], problem["answer"]
     match problem["metadata"]["category"]:
         case "count" | "left":
-            return _nearest(int(answer), range(2, 14, 3))
+            return _nearest(int(answer), range(2, 14, 2))
         case "difference":
-            return _nearest(int(answer), [2 * facts["step"], 5 * facts["step"]])
+            return _nearest(int(answer), [2 * facts["step"], 4 * facts["step"], 6 * facts["step"]])
         case "longest":
             pick = max if facts["which"] == "longest" else min
             return pick(facts["bars"][:3], key=lambda bar: bar[1])[0]
@@ -83,7 +83,7 @@ def glance(problem: dict) -> str:
             lines = sum(value for _, value in facts["days"]) // facts["step"]
             return f"{lines // 2 * facts['step']:.1f}"
         case "share":
-            return _nearest(int(answer), range(15, 90, 15))
+            return _nearest(int(answer), range(10, 90, 10))
         case "table":
             return _nearest(int(answer), range(5, 90, 5))
         case "decimal":
@@ -91,7 +91,7 @@ def glance(problem: dict) -> str:
         case "clock":
             return f"{facts['hour']}:{int(_nearest(facts['minute'], range(0, 60, 10))):02d}"
         case "angle":
-            return _nearest(int(answer), range(18, 170, 6))
+            return _nearest(int(answer), range(20, 170, 4))
         case "point":
             return f"[{facts['right']}, {int(facts['up'] / 2) * 2}]"
         case "area":

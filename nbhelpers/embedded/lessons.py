@@ -110,7 +110,7 @@ class Lessons:
 def lesson_loss(
     model: Gemma3ForConditionalGeneration, pixels: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """The model's own loss, in a quarter of its time: a picture goes through the tower once for both of its rows.
+    """The model's own loss with less work: a picture goes through the tower once for both of its rows.
 
     And one mask serves all rows, where transformers makes one a row from the token types. The image tokens stand at the
     same places everywhere, as the picture comes first in a prompt.

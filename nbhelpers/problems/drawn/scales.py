@@ -147,8 +147,8 @@ def _draw_plane(canvas: Canvas, scene: dict) -> None:
         canvas.text(x - 8, y - mark * unit, str(mark), anchor="rm")
     x, y = x + scene["right"] * unit, y - scene["up"] * unit
     canvas.disc(x, y, 10, COLOURS[scene["colour"]])
-    beside = 16 if scene["right"] < 4 else -16  # the name stays on the paper
-    canvas.text(x + beside, y + (-16 if scene["up"] < 4 else 16), scene["name"])
+    beside = -16 if scene["right"] in (-1, 4) else 16  # the name stays on the paper and clear of the axes' figures
+    canvas.text(x + beside, y + (16 if scene["up"] in (-1, 4) else -16), scene["name"])
 
 
 def _describe_plane(scene: dict) -> str:
