@@ -7,7 +7,7 @@ import io
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,15 +65,13 @@ class RunDirectory:
 
         Raises `ValueError` with the line's number for a broken line elsewhere.
         """
-        return list(self.iter_jsonl(path))
-
-    def iter_jsonl(self, path: Path) -> Iterator[dict[str, Any]]:
-        """`read_jsonl` row by row, for files too large to hold."""
+        rows = []
         for number, line in enumerate(whole_lines(path), start=1):
             try:
-                yield json.loads(line)
+                rows.append(json.loads(line))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        return rows
 
     def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
         """Replace a file of rows; a reader sees the old one or the new one, never a part."""

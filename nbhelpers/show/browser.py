@@ -51,7 +51,7 @@ def _browser_data(run: RunDirectory, store: SampleStore, budget: int) -> tuple[d
     groups: dict[int, list] = {}
     used = 0
     for number in (number for step in _spread_out(list(by_step)) for number in by_step[step]):
-        rows = store.completions(number)
+        rows = store.group(number).rows
         problem = _problem_key(rows[0])
         if problem[-1] not in images:
             images[problem[-1]] = picture_uri(run.path, problem[-1], 400)

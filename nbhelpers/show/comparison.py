@@ -97,7 +97,7 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
 
 
 def _read(name: str, run: RunDirectory) -> _Evaluated:
-    rows = [row for row in run.iter_jsonl(run.predictions_path) if row["phase"] == "after"]
+    rows = [row for row in run.read_jsonl(run.predictions_path) if row["phase"] == "after"]
     if not rows:
         advice = "run notebook 04 on it first (nbhelpers run ... --notebooks 4)"
         raise ReportError(f"{name} has no predictions after training: {advice}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from nbhelpers.runs import earned_the_same
 from nbhelpers.show.text import clipped, number, percent, points, segments, visible
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -46,14 +47,9 @@ def _environment():
         "points": points,
         "signed": lambda value: f"{value:+.2f}",
         "letter": lambda place: chr(65 + place) if place < 26 else str(place + 1),
-        "flat": _flat,
+        "flat": earned_the_same,
     }
     return found
-
-
-def _flat(rows: Sequence[Mapping]) -> bool:
-    rewards = [row.get("reward") for row in rows]
-    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
 
 
 def template(name: str):

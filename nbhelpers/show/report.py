@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.runs import RunDirectory, SampleStore, logged, metrics_shown
+from nbhelpers.runs import RunDirectory, SampleStore, duration, logged, metrics_shown
 from nbhelpers.show.browser import write_sample_browser
 from nbhelpers.show.evaluation_plots import before_after
 from nbhelpers.show.samples import change_cards, count_changes, group_card, sort_changes, telling_group
 from nbhelpers.show.standalone import figure_uri, render, run_of
-from nbhelpers.show.text import duration, number, percent
+from nbhelpers.show.text import number, percent
 from nbhelpers.show.training_plots import training_overview
 
 
@@ -29,7 +29,7 @@ def write_report(run_dir: str | Path | RunDirectory) -> Path:
     metrics = run.read_jsonl(run.metrics_path)
     evaluation = run.read_json(run.evaluation_path) or {}
     store = SampleStore(run.path)
-    changes = sort_changes(run.iter_jsonl(run.predictions_path))
+    changes = sort_changes(run.read_jsonl(run.predictions_path))
     decoding = evaluation.get("decoding") or {}
     page = render(
         "report.html",
