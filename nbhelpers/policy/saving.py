@@ -48,19 +48,14 @@ def export_merged(policy: Policy, path: Path) -> Path:
             "the adapter cannot be merged into 4-bit weights: load the final model with model.load_in_4bit=false first."
         )
     base = policy.model.get_base_model() if policy.has_adapter else policy.model
-    added = {
-        name: module.get_delta_weight("default").float()
-        for name, module in base.named_modules()
-        if "default" in getattr(module, "lora_A", {})
-    }
-    weights = {}
+    layers, weights = dict(base.named_modules()), {}
     with torch.no_grad():
         for name, tensor in base.state_dict().items():
             module, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
             if ".lora_" in name or name.startswith("lm_head"):
                 continue
-            if leaf == "weight" and module in added:
-                tensor = tensor.float() + added[module].to(tensor.device)
+            if leaf == "weight" and "default" in getattr(layers[module], "lora_A", {}):
+                tensor = tensor.float() + layers[module].get_delta_weight("default").float()
             weights[hub_name(f"{module}.{leaf}")] = tensor.to(torch.bfloat16).contiguous().cpu()
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)

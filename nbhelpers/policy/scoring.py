@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from nbhelpers.policy.policy import Policy
-from nbhelpers.policy.unsloth import logits_returned
 
 
 def completions_as_inputs(
@@ -44,9 +42,9 @@ def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> An
     torch keeps one.
     """
     import torch
+    from accelerate.utils import patch_environment
 
     device = inputs["input_ids"].device.type
-    returned = logits_returned() if policy.backend == "unsloth" else contextlib.nullcontext()
-    with returned, torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+    with patch_environment(UNSLOTH_RETURN_LOGITS=1), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         logits = policy.model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits
     return logits[:, -tokens - 1 : -1].float()  # the logits at a place are for the token after it

@@ -96,16 +96,14 @@ def verify(
     return report, judge_parity(report)
 
 
-def check_parity(
-    policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32, temperature: float = 1.0
-) -> ParityReport:
+def check_parity(policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32) -> ParityReport:
     """Sample one completion per conversation with vLLM and ask both sides for the log-probs of its tokens."""
     import torch
 
     prompts = policy.prompt_ids(conversations)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
-    ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0)
+    ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=1.0, seed=0)
     inputs, ids_NT, mask_NT = completions_as_inputs(policy, conversations, images, ids)
     sampled_NT = torch.zeros(ids_NT.shape, dtype=torch.float64)
     for row, values in enumerate(logps):
@@ -117,5 +115,5 @@ def check_parity(
             logits = completion_logits(policy, inputs, tokens=ids_NT.shape[1])
     finally:
         policy.model.train(was_training)
-    trainer_NT = torch.log_softmax(logits / temperature, dim=-1).gather(-1, ids_NT.unsqueeze(-1)).squeeze(-1)
+    trainer_NT = torch.log_softmax(logits, dim=-1).gather(-1, ids_NT.unsqueeze(-1)).squeeze(-1)
     return parity_report(sampled_NT, trainer_NT.cpu(), mask_NT.cpu())
