@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers.params import RunParams, repository_root, resolve_path
+from nbhelpers.params import RunParams, resolve_path
 from nbhelpers.policy import GIB, libraries, memory_estimate, needs_gpu, parameter_count, ways_to_fit
 from nbhelpers.runs import Gpu, compare_library, find_gpus
 
@@ -99,23 +99,8 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
 
 
 def requirements() -> list[str]:
-    """The tested set, as `name==version; extra == "gpu"` lines: from the installed package, or from the checkout's
-    pyproject.toml.
-    """
-    try:
-        found = importlib.metadata.requires("nbhelpers")
-        if found:
-            return found
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    root = repository_root()
-    if root is None:
-        return []
-    import tomllib
-
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    extra = project.get("optional-dependencies", {})
-    return project["dependencies"] + [f'{line}; extra == "{name}"' for name, lines in extra.items() for line in lines]
+    """The tested set, as `name==version; extra == "gpu"` lines of the installed package."""
+    return importlib.metadata.requires("nbhelpers") or []
 
 
 def _installed(name: str) -> str | None:
@@ -126,28 +111,23 @@ def _installed(name: str) -> str | None:
 
 
 def _version_checks(lines: Iterable[str], extras: set[str], installed: Callable[[str], str | None]) -> list[Check]:
-    """One check for each pinned package; the unpinned ones are named together where they are missing."""
+    """One check for each pinned package, and for an unpinned one where it is missing."""
     from packaging.requirements import Requirement
 
-    checks, missing = [], []
+    checks = []
     for line in lines:
         requirement = Requirement(line)
         if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
             continue
         version = installed(requirement.name)
         wanted = f"{requirement.name}{requirement.specifier}"
-        if not requirement.specifier:
-            missing += [wanted] if version is None else []
-        elif version is None:
-            found = f"not installed; the tested set has {requirement.specifier}"
+        if version is None:
+            found = f"not installed; the tested set has {requirement.specifier or 'any version'}"
             checks.append(Check(requirement.name, False, found, f"pip install '{wanted}'"))
-        else:
+        elif requirement.specifier:
             fits = requirement.specifier.contains(version.partition("+")[0], prereleases=True)
             found = version if fits else f"{version}; the tested set has {requirement.specifier}"
             checks.append(Check(requirement.name, fits, found, "" if fits else f"pip install '{wanted}'"))
-    if missing:
-        found = f"not installed: {', '.join(missing)}"
-        checks.append(Check("other packages", False, found, f"pip install {' '.join(missing)}"))
     return checks
 
 

@@ -24,7 +24,7 @@ from nbhelpers.policy.patching import replaced
 from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.vllm.inside import mend, quick_start
 from nbhelpers.policy.vllm.setup import GenerationError, compilation
-from nbhelpers.runs import tested_version
+from nbhelpers.runs import compare_library
 
 # What the generated trainer has to have for `training` to override it: methods with their arguments.
 OVERRIDDEN = {
@@ -91,8 +91,7 @@ def check_generated() -> None:
         except (AttributeError, TypeError) as error:
             raise PolicyError(
                 f"the GRPOTrainer that Unsloth generates has no {name}({', '.join(arguments)}) ({error}). "
-                f"To have what was tested: pip install 'unsloth=={tested_version('unsloth')}', or --set "
-                "model.backend=transformers to do without it."
+                f"To have what was tested: {compare_library('unsloth').remedy}."
             ) from error
 
 

@@ -35,9 +35,9 @@ class Finding:
 
     library: str
     tested: str
-    installed: str | None
+    remedy: str
+    installed: str | None = None
     differing: tuple[str, ...] = ()
-    remedy: str = ""
 
     def __str__(self) -> str:
         same = f"{self.installed} as tested" if self.installed == self.tested else (
@@ -46,28 +46,23 @@ class Finding:
         return f"{same}: {', '.join(self.differing) or 'the touched names have not changed'}"
 
 
-def tested_version(library: str) -> str:
-    """The version whose private names are known."""
-    return json.loads(TABLE.read_text())[library]["version"]
-
-
 @functools.cache
 def compare_library(library: str) -> Finding:
     """Read what is installed of a library (its name as pip knows it) and compare the touched names."""
     entry = json.loads(TABLE.read_text())[library]
+    instead = f", or --set {entry['instead']} to do without it" if entry["instead"] else ""
+    remedy = f"pip install '{library}=={entry['version']}'{instead}"
     try:
         installed = importlib.metadata.version(library)
         spec = importlib.util.find_spec(library.replace("-", "_"))  # of a package at the top: not imported
     except (importlib.metadata.PackageNotFoundError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
-        return Finding(library, entry["version"], None)
+        return Finding(library, entry["version"], remedy)
     now = fingerprints(Path(spec.origin).parent, entry["names"])
     other = [name for name, fingerprint in entry["names"].items() if now[name] != fingerprint]
     differing = tuple(f"{name} {'has changed' if now[name] else 'is missing'}" for name in other)
-    instead = f", or --set {entry['instead']} to do without it" if entry["instead"] else ""
-    remedy = f"pip install '{library}=={entry['version']}'{instead}"
-    return Finding(library, entry["version"], installed, differing, remedy)
+    return Finding(library, entry["version"], remedy, installed, differing)
 
 
 def check_libraries(*libraries: str, error: type[Exception] = RuntimeError) -> list[str]:

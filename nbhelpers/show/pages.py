@@ -64,7 +64,8 @@ def macro(name: str) -> Callable[..., str]:
 
 @lru_cache(maxsize=1)
 def _notebook_style() -> str:
-    return "".join((TEMPLATES / name).read_text() for name in ("notebook.css", "samples.css", "live.css", "lesson.css"))
+    parts = ("notebook", "samples", "live", "lesson", "words")
+    return "".join((TEMPLATES / f"{part}.css").read_text() for part in parts)
 
 
 def in_notebook(body: str) -> str:

@@ -39,10 +39,7 @@ def capture_sizes(completions: int) -> list[int]:
     Decoding is bound by reading the weights, so that the padded rows of powers of two cost next to nothing; vLLM's own
     steps of 8 are captured for twice the batch.
     """
-    sizes = [1]
-    while sizes[-1] * 2 < completions:
-        sizes.append(sizes[-1] * 2)
-    return sizes if sizes[-1] == completions else [*sizes, completions]
+    return [*(2**power for power in range((completions - 1).bit_length())), completions]
 
 
 def compilation(completions: int) -> dict[str, Any]:
