@@ -13,8 +13,9 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import FILTERS, SAMPLES, SampleStore, SampleWriter
+from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
 
+SAMPLES = "samples.jsonl"
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
 
 

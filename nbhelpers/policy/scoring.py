@@ -21,14 +21,12 @@ def completions_as_inputs(
         T); and their mask (N, T), 1 where there is a token.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     batch = policy.inputs(conversations, images)
-    width = max(map(len, completions))
-    ids = torch.full((len(completions), width), policy.processor.tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(completions):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
+    rows = [torch.tensor(tokens, dtype=torch.long) for tokens in completions]
+    ids = pad_sequence(rows, batch_first=True, padding_value=policy.processor.tokenizer.pad_token_id)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     inputs = dict(batch)
     inputs["input_ids"] = torch.cat([batch["input_ids"], ids], dim=1)
     inputs["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.files import whole_lines, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
-
-SAMPLES = "samples.jsonl"
 
 
 class SampleWriter:
@@ -30,8 +27,8 @@ class SampleWriter:
 
     def __init__(self, run: RunDirectory, resume_step: int | None = None):
         self._run = run
-        path = run.samples_path
-        write_whole(path, [] if resume_step is None else _lines_up_to(path, resume_step))
+        earlier = [] if resume_step is None else run.read_jsonl(run.samples_path)
+        run.write_jsonl(run.samples_path, [row for row in earlier if row["step"] <= resume_step])
 
     def write(self, rows: Sequence[dict], images: Sequence[Image.Image]) -> None:
         """Append `rows`; `images[i]` is the picture of `rows[i]`.
@@ -46,17 +43,6 @@ class SampleWriter:
         files = {key: self._run.image_file(image) for key, image in {id(image): image for image in images}.items()}
         complete = (row | {"image": files[id(image)]} for row, image in zip(rows, images, strict=True))
         self._run.append_jsonl(self._run.samples_path, *complete)
-
-
-def _lines_up_to(path: Path, last_step: int) -> Iterator[bytes]:
-    """The whole lines of steps up to `last_step`."""
-    for line in whole_lines(path):
-        try:
-            kept = json.loads(line)["step"] <= last_step
-        except ValueError:  # a damaged line
-            kept = False
-        if kept:
-            yield line
 
 
 def earned_the_same(rows: Sequence[Mapping]) -> bool:
@@ -110,15 +96,14 @@ class SampleStore:
     counts completions.
 
     Args:
-        path: a run directory, or a `samples.jsonl`.
+        path: a run directory.
         role: "rollout" for what was trained on, "probe" for the probes.
     """
 
     def __init__(self, path: str | os.PathLike, role: str = "rollout"):
         self.role = role
-        path = Path(path)
-        self.path = path if path.suffix == ".jsonl" else path / SAMPLES
-        self.folder = self.path.parent
+        self.folder = Path(path)
+        self.path = RunDirectory(path).samples_path
         self._clear()
         self.refresh()
 

@@ -99,15 +99,14 @@ def verify(
 def check_parity(policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32) -> ParityReport:
     """Sample one completion per conversation with vLLM and ask both sides for the log-probs of its tokens."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     prompts = policy.prompt_ids(conversations)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
     ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=1.0, seed=0)
     inputs, ids_NT, mask_NT = completions_as_inputs(policy, conversations, images, ids)
-    sampled_NT = torch.zeros(ids_NT.shape, dtype=torch.float64)
-    for row, values in enumerate(logps):
-        sampled_NT[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
+    sampled_NT = pad_sequence([torch.tensor(values, dtype=torch.float64) for values in logps], batch_first=True)
     was_training = policy.model.training
     policy.model.eval()
     try:
