@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nbhelpers.params import RunParams, resolve_path
 from nbhelpers.policy import GIB, libraries, memory_estimate, needs_gpu, parameter_count, ways_to_fit
-from nbhelpers.runs import Gpu, compare_library, find_gpus
+from nbhelpers.runs import Gpu, compare_library, find_gpus, installed_version
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,15 @@ def diagnose(
     params: RunParams,
     *,
     gpus: Sequence[Gpu] | None = None,
-    installed: Callable[[str], str | None] | None = None,
+    installed: Callable[[str], str | None] = installed_version,
 ) -> Diagnosis:
     """Look at this machine with the eyes of one preset.
 
     Args:
         gpus: the machine's GPUs; None asks `nvidia-smi`.
-        installed: a package's version by its name, None where it is not installed; None asks the packages' metadata.
+        installed: a package's version by its name, None where it is not installed.
     """
     gpus = find_gpus() if gpus is None else gpus
-    installed = installed or _installed
     needs = list(needs_gpu(params.model, params.model.backend))
     checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
@@ -101,13 +100,6 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
 def requirements() -> list[str]:
     """The tested set, as `name==version; extra == "gpu"` lines of the installed package."""
     return importlib.metadata.requires("nbhelpers") or []
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _version_checks(lines: Iterable[str], extras: set[str], installed: Callable[[str], str | None]) -> list[Check]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import RunParams
-from nbhelpers.runs.files import json_value, to_json, whole_lines, write_whole
+from nbhelpers.runs.files import json_value, to_json, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -65,8 +65,10 @@ class RunDirectory:
 
         Raises `ValueError` with the line's number for a broken line elsewhere.
         """
-        rows = []
-        for number, line in enumerate(whole_lines(path), start=1):
+        rows: list[dict[str, Any]] = []
+        if not path.is_file():
+            return rows
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 rows.append(json.loads(line))
             except ValueError as error:

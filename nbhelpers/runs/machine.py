@@ -23,11 +23,16 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Python and the packages that a result may depend on, as installed; nothing is imported."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    found = {name: installed_version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | {name: version for name, version in found.items() if version}
+
+
+def installed_version(name: str) -> str | None:
+    """A package's version by its name as pip knows it, None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def hardware() -> dict[str, Any]:

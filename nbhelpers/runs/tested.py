@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -18,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nbhelpers.runs.machine import installed_version
 
 TABLE = Path(__file__).with_suffix(".json")
 UNTESTED = "NBHELPERS_UNTESTED"  # set to 1, a difference is a warning
@@ -52,11 +53,9 @@ def compare_library(library: str) -> Finding:
     entry = json.loads(TABLE.read_text())[library]
     instead = f", or --set {entry['instead']} to do without it" if entry["instead"] else ""
     remedy = f"pip install '{library}=={entry['version']}'{instead}"
-    try:
-        installed = importlib.metadata.version(library)
-        spec = importlib.util.find_spec(library.replace("-", "_"))  # of a package at the top: not imported
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        spec = None
+    installed = installed_version(library)
+    # A package at the top is found without being imported.
+    spec = importlib.util.find_spec(library.replace("-", "_")) if installed else None
     if spec is None or spec.origin is None:
         return Finding(library, entry["version"], remedy)
     now = fingerprints(Path(spec.origin).parent, entry["names"])

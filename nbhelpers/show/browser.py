@@ -16,7 +16,7 @@ BROWSER_BYTES = 8_000_000
 _LONGEST_COMPLETION = 100_000  # characters of one completion in the browser file
 
 
-def write_sample_browser(run_dir: str | Path | RunDirectory, budget: int = BROWSER_BYTES) -> Path:
+def write_sample_browser(run_dir: str | Path, budget: int = BROWSER_BYTES) -> Path:
     """Writes `samples.html`: the viewer without a kernel, with its own paging, filters and search.
 
     Args:

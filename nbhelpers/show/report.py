@@ -16,7 +16,7 @@ from nbhelpers.show.text import number, percent
 from nbhelpers.show.training_plots import training_overview
 
 
-def write_report(run_dir: str | Path | RunDirectory) -> Path:
+def write_report(run_dir: str | Path) -> Path:
     """Writes `report.html`, one page to judge a run by, and `samples.html` beside it; gives the report's path.
 
     Works on whatever there is: a run that is still training, or was never evaluated, gets the parts that it has.
@@ -49,7 +49,7 @@ def write_report(run_dir: str | Path | RunDirectory) -> Path:
         changes=[(heading, cards) for heading, cards in change_cards(run, changes) if cards],
         counts=count_changes(changes),
         groups=_early_and_late(store),
-        browser=write_sample_browser(run).name if len(store) else None,
+        browser=write_sample_browser(run.path).name if len(store) else None,
         details=_details(manifest, run),
     )
     run.write_text(run.report_path, page)
@@ -107,19 +107,14 @@ def _circumstances(manifest: Mapping, metrics: Sequence[Mapping], completions: i
         counts = f"{dataset.get('train', '?')} to train on, {dataset.get('evaluation', '?')} to evaluate"
         facts["problems"] = f"{dataset.get('path', '?')}: {counts}{left_out}"
     if manifest.get("hardware"):
-        facts["hardware"] = _hardware(manifest["hardware"])
+        hardware = manifest["hardware"]
+        gpus = [f"{gpu['name']} ({gpu['memory_gib']} GiB)" for gpu in hardware["gpus"]] or ["no GPU"]
+        parts = [*gpus, hardware["cpu"], f"{hardware['cores']} cores", f"{hardware['memory_gib'] or '?'} GiB memory"]
+        facts["hardware"] = ", ".join(parts)
     named = ("python", "torch", "trl", "transformers", "vllm", "unsloth")
     facts["versions"] = ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
     facts["seeds"] = ", ".join(f"{name} {value}" for name, value in seeds.items())
     return [(name, text, False) for name, text in facts.items() if text]
-
-
-def _hardware(hardware: Mapping) -> str:
-    gpus = [f"{gpu.get('name')} ({gpu.get('memory_gib', '?')} GiB)" for gpu in hardware.get("gpus") or []]
-    parts = gpus or ["no GPU"]
-    for key, unit in (("cpu", ""), ("cores", " cores"), ("memory_gib", " GiB memory")):
-        parts += [f"{hardware[key]}{unit}"] if hardware.get(key) else []
-    return ", ".join(parts)
 
 
 def _from_first_to_last(metrics: Sequence[Mapping]) -> str:

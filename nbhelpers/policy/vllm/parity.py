@@ -9,7 +9,7 @@ from typing import Any
 from nbhelpers.policy.policy import Policy
 from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
 from nbhelpers.policy.vllm.engine import Engine
-from nbhelpers.policy.vllm.setup import GenerationError
+from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
 # Nats per token, on average.
 PARITY_WARN = 0.05
@@ -69,16 +69,12 @@ def judge_parity(report: ParityReport) -> str | None:
     if report.stops:
         raise GenerationError(
             f"{report}. Training would go on without an error and learn nothing, since completions with such a gap get "
-            "an importance weight of 0. What usually causes it: a vLLM of another version than the tested pins "
-            "(`nbhelpers doctor` compares them), weights saved under names that vLLM reads as another model, or a base "
-            "model that is quantised on one side only (model.load_in_4bit). model.fast_inference=false trains without "
-            "vLLM."
+            "an importance weight of 0. What usually causes it: a vLLM of another version than the tested pins, "
+            "weights saved under names that vLLM reads as another model, or a base model that is quantised on one side "
+            f"only (model.load_in_4bit). {WITHOUT_VLLM}"
         )
     if not report.mean <= PARITY_WARN:
-        return (
-            f"{report}. Up to {PARITY_WARN} is rounding; above it the gradient is biased. `nbhelpers doctor` compares "
-            "versions."
-        )
+        return f"{report}. Up to {PARITY_WARN} is rounding; above it the gradient is biased. {WITHOUT_VLLM}"
     return None
 
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+WITHOUT_VLLM = "`nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
+
 
 class GenerationError(RuntimeError):
     """vLLM cannot generate for this policy; the message says what to set."""
