@@ -20,9 +20,7 @@ from nbhelpers.runs import Gpu, compare_library, find_gpus, installed_version
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. `ok` is None for what is worth knowing and neither right nor wrong; `remedy` is what to run
-    or set.
-    """
+    """One thing looked at; `ok` is None where nothing is right or wrong, `remedy` is what to run or set."""
 
     name: str
     ok: bool | None

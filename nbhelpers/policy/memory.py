@@ -58,16 +58,12 @@ def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: 
 
 
 def fits(needed: float, free: float, total: float) -> bool:
-    """Whether `needed` more bytes may be planned with. A twentieth of the GPU stays for the optimiser and what the
-    allocator cannot use.
-    """
+    """Whether `needed` more bytes may be planned with; a twentieth stays for the optimiser and the allocator."""
     return needed <= free - total / 20
 
 
 def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
-    """Billions of parameters of the language layers, the embeddings and the vision part; None for a model of unknown
-    size.
-    """
+    """Billions of parameters of language layers, embeddings and vision part; None for a model of unknown size."""
     config = _config(params)
     if config is None:
         return None

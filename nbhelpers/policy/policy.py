@@ -82,9 +82,7 @@ class Policy:
         return self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
 
     def prompt_ids(self, conversations: Sequence[list[dict]]) -> list[list[int]]:
-        """Each prompt's tokens with its picture's placeholder expanded (256 per picture for Gemma-3), without looking
-        at the picture.
-        """
+        """Each prompt's tokens with its picture's placeholder expanded; the picture itself is not looked at."""
         marker, expanded = self.processor.boi_token, self.processor.full_image_sequence
         texts = [self.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
         return self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -36,9 +36,7 @@ def completions_as_inputs(
 
 
 def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
-    """Logits, (N, tokens, vocabulary), from which the last `tokens` tokens of each row were drawn; with a graph where
-    torch keeps one.
-    """
+    """Logits, (N, tokens, vocabulary), from which each row's last `tokens` tokens were drawn."""
     import torch
     from accelerate.utils import patch_environment
 

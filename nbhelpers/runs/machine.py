@@ -62,11 +62,9 @@ def _memory_gib() -> float | None:
 
 def _gpus() -> list[dict[str, Any]]:
     # torch knows which GPUs this process may use, but is not imported for that: it takes seconds.
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "cuda"):
-        if not torch.cuda.is_available():
-            return []
-        properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None:
+        properties = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
         return [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in properties]
     return [{"name": gpu.name, "memory_gib": round(gpu.total, 1), "driver": gpu.driver} for gpu in find_gpus()]
 

@@ -62,15 +62,11 @@ def macro(name: str) -> Callable[..., str]:
     return getattr(template("samples.html").module, name)
 
 
-@lru_cache(maxsize=1)
-def _notebook_style() -> str:
-    parts = ("notebook", "samples", "live", "lesson", "words")
-    return "".join((TEMPLATES / f"{part}.css").read_text() for part in parts)
-
-
 def in_notebook(body: str) -> str:
+    parts = ("notebook", "samples", "live", "lesson", "words")
+    style = "".join((TEMPLATES / f"{part}.css").read_text() for part in parts)
     # The two classes keep MathJax (3 in JupyterLab, 2 in nbconvert's pages) from typesetting "$5 and $6" as a formula.
-    return f'<style>{_notebook_style()}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
+    return f'<style>{style}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
 
 
 class Page:

@@ -132,9 +132,7 @@ def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
 
 
 def _early_and_late(store: SampleStore) -> list[str]:
-    """The same problem early and late in training where one went from wrong to right; else a telling group of the first
-    and last step.
-    """
+    """A problem that went from wrong to right, early and late; else a telling group of the first and last step."""
     improved = store.groups(show="wrong to right")
     if improved:
         visits = store.groups(pid=store.group(improved[0]).pid)

@@ -181,11 +181,9 @@ def engine_arguments(
 
 def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
     """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set."""
-    import torch
-
     try:
         return llm_class(**arguments)
-    except (ValueError, RuntimeError, torch.cuda.OutOfMemoryError) as error:
+    except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
         if "memory" not in str(error).lower():
             raise
         share = arguments["gpu_memory_utilization"]

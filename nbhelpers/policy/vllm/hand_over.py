@@ -117,9 +117,7 @@ class MergedAdapter:
         self._noise: Any = None
 
     def take(self, model: Any) -> None:
-        """vLLM samples from base + adapter from now on, as they are now. Returns None: no request needs to name an
-        adapter.
-        """
+        """vLLM samples from base + adapter as they are now; None, since no request needs to name an adapter."""
         import torch
 
         if self._model is not model:
