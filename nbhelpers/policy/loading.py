@@ -70,12 +70,13 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
     if backend == "unsloth":
         prepare_environment()
         policy = load_unsloth_policy(params, lora, source, seed=seed)
+        _ready(policy)
     else:
-        policy = Policy(*_load_transformers(params, source), backend="transformers", source=source)
+        policy = load_processor(params)
+        policy.model = _load_transformers(params, source)
         if lora is not None:
             attach_lora(policy, lora, seed=seed)
     policy.notices[:0] = [why] * bool(why) + untested
-    _ready(policy)
     end_of_turn_ids(policy.processor, policy.model)
     if params.fast_inference:
         sample_with_vllm(policy, params)
@@ -104,13 +105,16 @@ def load_processor(params: ModelParams) -> Policy:
     Raises:
         PolicyError: the processor cannot be had.
     """
+    from transformers import AutoProcessor
+
     source = weights_source(params.name)
-    policy = Policy(None, _processor(params, source), backend="transformers", source=source)
+    with loading(params):
+        policy = Policy(None, AutoProcessor.from_pretrained(source), backend="transformers", source=source)
     _ready(policy)
     return policy
 
 
-def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
+def _load_transformers(params: ModelParams, source: str) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
@@ -125,16 +129,8 @@ def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
         )
     if on_gpu:
         kwargs["device_map"] = {"": torch.cuda.current_device()}
-    processor = _processor(params, source)
     with loading(params):
-        return AutoModelForImageTextToText.from_pretrained(source, **kwargs), processor
-
-
-def _processor(params: ModelParams, source: str) -> Any:
-    from transformers import AutoProcessor
-
-    with loading(params):
-        return AutoProcessor.from_pretrained(source)
+        return AutoModelForImageTextToText.from_pretrained(source, **kwargs)
 
 
 def load_final_model(path: Path, params: ModelParams) -> Policy:
