@@ -23,10 +23,8 @@ def is_interactive() -> bool:
     batch = os.environ.get("NBHELPERS_BATCH", "").strip()
     if batch:
         return batch == "0"
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
+    from IPython import get_ipython
+
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
 
