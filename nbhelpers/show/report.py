@@ -12,7 +12,7 @@ from nbhelpers.show.browser import write_sample_browser
 from nbhelpers.show.evaluation_plots import before_after
 from nbhelpers.show.samples import change_cards, count_changes, group_card, sort_changes, telling_group
 from nbhelpers.show.standalone import figure_uri, render, run_of
-from nbhelpers.show.text import number, percent
+from nbhelpers.show.text import percent
 from nbhelpers.show.training_plots import training_overview
 
 
@@ -30,19 +30,15 @@ def write_report(run_dir: str | Path) -> Path:
     evaluation = run.read_json(run.evaluation_path) or {}
     store = SampleStore(run.path)
     changes = sort_changes(run.read_jsonl(run.predictions_path))
-    decoding = evaluation.get("decoding") or {}
     page = render(
         "report.html",
         ("page.css", "samples.css"),
         title=_title(run, manifest),
         outcome=_outcome(evaluation, metrics),
-        warnings=manifest.get("warnings") or [],
-        notices=manifest.get("notices") or [],
+        manifest=manifest,
         facts=_results(evaluation, metrics) + _circumstances(manifest, metrics, len(store)),
         evaluation=evaluation,
-        decoding=", ".join(f"{key.replace('_', ' ')} {number(value)}" for key, value in decoding.items()),
         before_after=figure_uri(before_after(evaluation)) if evaluation.get("after") else None,
-        by_kind=sorted((evaluation.get("by_group") or {}).items(), key=lambda item: -(item[1].get("n") or 0)),
         overview=figure_uri(training_overview(metrics)) if metrics else None,
         everything=figure_uri(training_overview(metrics, everything=True)) if metrics else None,
         overview_text=_from_first_to_last(metrics),
