@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers.params import RunParams, repository_root, resolve_path
+from nbhelpers.params import RunParams, resolve_path
 from nbhelpers.policy import GIB, libraries, memory_estimate, needs_gpu, parameter_count, ways_to_fit
-from nbhelpers.runs import Gpu, compare_library, find_gpus
+from nbhelpers.runs import Gpu, compare_library, find_gpus, installed_version
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. `ok` is None for what is worth knowing and neither right nor wrong; `remedy` is what to run
-    or set.
-    """
+    """One thing looked at; `ok` is None where nothing is right or wrong, `remedy` is what to run or set."""
 
     name: str
     ok: bool | None
@@ -56,16 +54,15 @@ def diagnose(
     params: RunParams,
     *,
     gpus: Sequence[Gpu] | None = None,
-    installed: Callable[[str], str | None] | None = None,
+    installed: Callable[[str], str | None] = installed_version,
 ) -> Diagnosis:
     """Look at this machine with the eyes of one preset.
 
     Args:
         gpus: the machine's GPUs; None asks `nvidia-smi`.
-        installed: a package's version by its name, None where it is not installed; None asks the packages' metadata.
+        installed: a package's version by its name, None where it is not installed.
     """
     gpus = find_gpus() if gpus is None else gpus
-    installed = installed or _installed
     needs = list(needs_gpu(params.model, params.model.backend))
     checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
@@ -99,55 +96,28 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
 
 
 def requirements() -> list[str]:
-    """The tested set, as `name==version; extra == "gpu"` lines: from the installed package, or from the checkout's
-    pyproject.toml.
-    """
-    try:
-        found = importlib.metadata.requires("nbhelpers")
-        if found:
-            return found
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    root = repository_root()
-    if root is None:
-        return []
-    import tomllib
-
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    extra = project.get("optional-dependencies", {})
-    return project["dependencies"] + [f'{line}; extra == "{name}"' for name, lines in extra.items() for line in lines]
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """The tested set, as `name==version; extra == "gpu"` lines of the installed package."""
+    return importlib.metadata.requires("nbhelpers") or []
 
 
 def _version_checks(lines: Iterable[str], extras: set[str], installed: Callable[[str], str | None]) -> list[Check]:
-    """One check for each pinned package; the unpinned ones are named together where they are missing."""
+    """One check for each pinned package, and for an unpinned one where it is missing."""
     from packaging.requirements import Requirement
 
-    checks, missing = [], []
+    checks = []
     for line in lines:
         requirement = Requirement(line)
         if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
             continue
         version = installed(requirement.name)
         wanted = f"{requirement.name}{requirement.specifier}"
-        if not requirement.specifier:
-            missing += [wanted] if version is None else []
-        elif version is None:
-            found = f"not installed; the tested set has {requirement.specifier}"
+        if version is None:
+            found = f"not installed; the tested set has {requirement.specifier or 'any version'}"
             checks.append(Check(requirement.name, False, found, f"pip install '{wanted}'"))
-        else:
+        elif requirement.specifier:
             fits = requirement.specifier.contains(version.partition("+")[0], prereleases=True)
             found = version if fits else f"{version}; the tested set has {requirement.specifier}"
             checks.append(Check(requirement.name, fits, found, "" if fits else f"pip install '{wanted}'"))
-    if missing:
-        found = f"not installed: {', '.join(missing)}"
-        checks.append(Check("other packages", False, found, f"pip install {' '.join(missing)}"))
     return checks
 
 

@@ -237,7 +237,7 @@ def test_the_progress_line_says_where_the_run_stands():
     row = {"step": 6, "max_steps": 60, "seconds_per_step": 3.25, "reward": 2.291, "rewards/formatting/mean": 1.521}
     row |= {"frac_reward_zero_std": 0.0417, "completions/mean_length": 19.94, "completions/clipped_ratio": 0.0}
     expected = "step 6/60  reward 2.29 (formatting 1.52)  zero variance 4 %  length 19.9"
-    assert progress_line(row) == expected + "  2:56 left"
+    assert progress_line(row) == expected + "  2 min 56 s left"
     assert (
         progress_line({**row, "seconds_per_step": None, "completions/clipped_ratio": 0.3})
         == expected + "  cut off 30 %"

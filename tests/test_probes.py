@@ -68,7 +68,7 @@ def test_metrics_and_the_viewers_store_are_training_s_own(probed):
     rows = run.read_jsonl(run.samples_path)
     store, probes = SampleStore(run.path), SampleStore(run.path, role="probe")
     assert len(store) + len(probes) == len(rows) and len(probes) == 9
-    assert {row["group"] for number in store.groups() for row in store.completions(number)}.isdisjoint(
+    assert {row["group"] for number in store.groups() for row in store.group(number).rows}.isdisjoint(
         row["group"] for row in rows if row.get("role") == "probe"
     )
     assert len(store) == params.training.batch_plan().completions_per_step * params.training.max_steps

@@ -166,13 +166,13 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     store = SampleStore(runs / "better")
     assert "All 320 sampled completions in 80 groups of 10 steps" in page.words
     assert [one[0] for group in data["groups"] for one in group[2]] == [
-        row["completion"] for group in store.groups() for row in store.completions(group)
+        row["completion"] for group in store.groups() for row in store.group(group).rows
     ]
     assert [group[0] for group in data["groups"]] == [store.group(number).step for number in store.groups()]
     assert len(data["images"]) == len(set(data["images"])) <= 32
     assert data["rewards"] == ["formatting", "correctness"]
     step, problem, completions = data["groups"][5]
-    row = store.completions(5)[0]
+    row = store.group(5).rows[0]
     assert completions[0][1:] == [
         row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
         row["correct"],

@@ -13,8 +13,9 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import FILTERS, SAMPLES, SampleStore, SampleWriter
+from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
 
+SAMPLES = "samples.jsonl"
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
 
 
@@ -51,7 +52,7 @@ def write(folder, *groups, resume_step=None):
 
 
 def rows_of(store):
-    return [row for number in store.groups() for row in store.completions(number)]
+    return [row for number in store.groups() for row in store.group(number).rows]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_filters_find_the_groups_that_they_name(tmp_path):
     assert store.groups(pid="nobody") == store.groups(kind="nothing") == []
     found = store.group(1)
     assert (found.name, found.step, found.pid, found.kind) == ("1-1", 1, "b", "sum")
-    assert (len(found.lines), found.right, found.zero_variance) == (2, 1, False)
+    assert (len(found.rows), found.share) == (2, 0.5)
 
 
 def test_a_problem_met_once_has_not_changed(tmp_path):

@@ -231,12 +231,13 @@ def test_activations_are_kept_where_the_memory_holds_them(
     embedded_policy, tmp_path, monkeypatch, setting, free, recomputes
 ):
     """Gemma-3 4B's shape with 4 completions of 512 tokens needs some 22 GiB."""
+    from transformers import Gemma3TextConfig
+
     params = RunParams.load("full", output_dir=tmp_path, model={"use_gradient_checkpointing": setting})
     text = {"num_hidden_layers": 34, "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 8,
             "head_dim": 256, "vocab_size": 262208}  # fmt: skip
-    policy = SimpleNamespace(
-        backend="transformers", model=SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(**text)))
-    )
+    config = SimpleNamespace(text_config=Gemma3TextConfig(**text))
+    policy = SimpleNamespace(backend="transformers", model=SimpleNamespace(config=config))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
     told = []
     assert _must_recompute(policy, params, params.training.batch_plan(), 330, told.append) is recomputes

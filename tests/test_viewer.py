@@ -143,7 +143,7 @@ def test_a_large_picture_is_made_smaller_in_its_proportions():
 
 def test_samples_are_shown_with_all_that_the_grader_and_the_rewards_said(run):
     store = SampleStore(run)
-    row = store.completions(0)[0]
+    row = store.group(0).rows[0]
     text = assert_harmless(samples.show_samples(run, step=1, n=1)).text
     assert row["question"] in text and row["answer"] in text and row["reason"] in text
     assert "step 1" in re.sub(r"\s+", " ", text)
@@ -177,7 +177,7 @@ def test_rows_with_few_fields_and_their_own_pictures_are_shown():
 
 def test_changed_minds_counts_and_shows_the_answers_side_by_side(run):
     directory = RunDirectory(run)
-    changes = samples.sort_changes(directory.iter_jsonl(directory.predictions_path))
+    changes = samples.sort_changes(directory.read_jsonl(directory.predictions_path))
     counts = {name: len(pairs) for name, pairs in changes.items()}
     assert sum(counts.values()) == 24
     assert all(not before["correct"] and after["correct"] for before, after in changes["fixed"])
@@ -347,7 +347,7 @@ def test_where_nobody_is_there_the_viewer_is_a_table(run, monkeypatch):
 def follow_rows(run, view):
     directory = RunDirectory(run)
     with view:
-        for row in directory.iter_jsonl(directory.metrics_path):
+        for row in directory.read_jsonl(directory.metrics_path):
             view.update({**row, "max_steps": 8, "seconds_per_step": 2.0})
 
 
@@ -355,7 +355,7 @@ def test_without_a_person_there_are_a_few_lines(run, capsys):
     follow_rows(run, live_view(run))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("step 1/8  reward ") and lines[-1].startswith("step 8/8")
-    assert "formatting" in lines[0] and "zero variance" in lines[0] and "0:14 left" in lines[0]
+    assert "formatting" in lines[0] and "zero variance" in lines[0] and "14 s left" in lines[0]
 
 
 @pytest.mark.parametrize(("steps", "total"), [(2000, 2000), (2000, None)])
@@ -455,7 +455,7 @@ def test_papermill_gets_lines_a_picture_and_a_table(run, tmp_path, monkeypatch):
     monkeypatch.delenv("NBHELPERS_BATCH")
     live = (
         "with show.live_view(run_dir) as view:\n"
-        "    for row in RunDirectory(run_dir).iter_jsonl(RunDirectory(run_dir).metrics_path):\n"
+        "    for row in RunDirectory(run_dir).read_jsonl(RunDirectory(run_dir).metrics_path):\n"
         "        view.update({**row, 'max_steps': 8})\n"
         "show.training_overview(view.rows)"
     )

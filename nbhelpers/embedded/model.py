@@ -12,7 +12,7 @@ import math
 import string
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -185,19 +185,24 @@ def round_to_bfloat16(model: torch.nn.Module) -> None:
             parameter.copy_(parameter.to(torch.bfloat16))
 
 
-def save(model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, out_dir: Path) -> None:
-    """Write the checkpoint in the published layout: config, processor, tokenizer, chat template, bfloat16 weights."""
+def write_checkpoint(model: Any, weights: Iterable[tuple[str, torch.Tensor]], out_dir: Path) -> None:
+    """Write `weights`, by their names in transformers, in the published layout: config and bfloat16 weights."""
     import torch
     from safetensors.torch import save_file
 
     out_dir.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(out_dir)
     model.generation_config.save_pretrained(out_dir)
-    processor.save_pretrained(out_dir)
-    weights = {
+    published = {
         hub_name(name): tensor.to("cpu", torch.bfloat16).contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in weights
         if not name.startswith("lm_head.")  # tied to the embedding
     }
-    save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
+    save_file(published, out_dir / "model.safetensors", metadata={"format": "pt"})
     (out_dir / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
+
+
+def save(model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, out_dir: Path) -> None:
+    """Write a checkpoint with its processor, tokenizer and chat template."""
+    write_checkpoint(model, model.state_dict().items(), out_dir)
+    processor.save_pretrained(out_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from nbhelpers.params import LoraParams
@@ -73,5 +72,5 @@ def adapter_base(path: Path) -> str | None:
 
 def adapter_norm(policy: Policy) -> float:
     """Euclidean norm of all LoRA B matrices: 0 for an adapter that has learnt nothing."""
-    squares = sum(float(p.detach().float().pow(2).sum()) for n, p in policy.model.named_parameters() if "lora_B" in n)
-    return math.sqrt(squares)
+    squares = (float(p.detach().float().pow(2).sum()) for n, p in policy.model.named_parameters() if "lora_B" in n)
+    return sum(squares) ** 0.5

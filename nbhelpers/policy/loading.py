@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.policy.adapter import adapter_base, attach_lora
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
-from nbhelpers.policy.policy import Policy, PolicyError
+from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.unsloth import load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
@@ -72,12 +70,13 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
     if backend == "unsloth":
         prepare_environment()
         policy = load_unsloth_policy(params, lora, source, seed=seed)
+        _ready(policy)
     else:
-        policy = Policy(*_load_transformers(params, source), backend="transformers", source=source)
+        policy = load_processor(params)
+        policy.model = _load_transformers(params, source)
         if lora is not None:
             attach_lora(policy, lora, seed=seed)
     policy.notices[:0] = [why] * bool(why) + untested
-    _ready(policy)
     end_of_turn_ids(policy.processor, policy.model)
     if params.fast_inference:
         sample_with_vllm(policy, params)
@@ -106,13 +105,16 @@ def load_processor(params: ModelParams) -> Policy:
     Raises:
         PolicyError: the processor cannot be had.
     """
+    from transformers import AutoProcessor
+
     source = weights_source(params.name)
-    policy = Policy(None, _processor(params, source), backend="transformers", source=source)
+    with loading(params):
+        policy = Policy(None, AutoProcessor.from_pretrained(source), backend="transformers", source=source)
     _ready(policy)
     return policy
 
 
-def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
+def _load_transformers(params: ModelParams, source: str) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
@@ -127,36 +129,8 @@ def _load_transformers(params: ModelParams, source: str) -> tuple[Any, Any]:
         )
     if on_gpu:
         kwargs["device_map"] = {"": torch.cuda.current_device()}
-    processor = _processor(params, source)
-    with _loading(params):
-        return AutoModelForImageTextToText.from_pretrained(source, **kwargs), processor
-
-
-def _processor(params: ModelParams, source: str) -> Any:
-    from transformers import AutoProcessor
-
-    with _loading(params):
-        return AutoProcessor.from_pretrained(source)
-
-
-@contextlib.contextmanager
-def _loading(params: ModelParams) -> Iterator[None]:
-    """Inside, transformers draws no bars, which would stay in an executed notebook, and its errors become sentences."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except OSError as error:
-        raise PolicyError(
-            f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
-            "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
-            "(Gemma's own repository needs a token that accepted its licence; unsloth/gemma-3-4b-it does not)."
-        ) from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    with loading(params):
+        return AutoModelForImageTextToText.from_pretrained(source, **kwargs)
 
 
 def load_final_model(path: Path, params: ModelParams) -> Policy:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import RunParams, resolve_path
@@ -15,22 +16,9 @@ GIB = 2**30
 NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
 LOGIT_BYTES = 12  # bfloat16 logits, their float32 copy, and the gradient of each at its largest
 
-# Of a text configuration, with Gemma-3's defaults where a config.json may leave them out.
-_FIELDS = {
-    "num_hidden_layers": None,
-    "hidden_size": None,
-    "intermediate_size": None,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "vocab_size": 262_208,
-}
-_PUBLISHED = {
-    "4b": (34, 2560, 10240, 8, 4, 256),
-    "12b": (48, 3840, 15360, 16, 8, 256),
-    "27b": (62, 5376, 21504, 32, 16, 128),
-}
-_PUBLISHED_VISION = {"num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304}
+PUBLISHED = Path(__file__).with_suffix(".json")  # of Gemma-3, by the size in the name, as their config.json says
+# What the language model's part of a config.json may leave out.
+_DEFAULTS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
 
 
 @dataclass(frozen=True)
@@ -45,11 +33,12 @@ class TextShape:
     vocabulary: int
 
     @classmethod
-    def of(cls, config: Any) -> TextShape:
-        """From a `Gemma3TextConfig`, or from its dictionary in a config.json."""
-        given = config.get if isinstance(config, Mapping) else lambda name, default: getattr(config, name, default)
-        layers, hidden, intermediate, heads, groups, width, vocabulary = (given(n, d) for n, d in _FIELDS.items())
-        return cls(layers, hidden, intermediate, heads * width, groups * width, vocabulary)
+    def of(cls, config: Mapping[str, Any]) -> TextShape:
+        """From a `Gemma3TextConfig` as the dictionary in a config.json."""
+        given = _DEFAULTS | dict(config)
+        names = ("num_hidden_layers", "hidden_size", "intermediate_size")
+        heads = (given[name] * given["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
+        return cls(*(given[name] for name in names), *heads, given["vocab_size"])
 
 
 def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: int) -> float:
@@ -69,16 +58,12 @@ def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: 
 
 
 def fits(needed: float, free: float, total: float) -> bool:
-    """Whether `needed` more bytes may be planned with. A twentieth of the GPU stays for the optimiser and what the
-    allocator cannot use.
-    """
+    """Whether `needed` more bytes may be planned with; a twentieth stays for the optimiser and the allocator."""
     return needed <= free - total / 20
 
 
 def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
-    """Billions of parameters of the language layers, the embeddings and the vision part; None for a model of unknown
-    size.
-    """
+    """Billions of parameters of language layers, embeddings and vision part; None for a model of unknown size."""
     config = _config(params)
     if config is None:
         return None
@@ -94,11 +79,11 @@ def _config(params: RunParams) -> tuple[dict, dict] | None:
     folder = resolve_path(params.model.name)
     if folder is not None and (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
-        parts = (config.get("text_config"), config.get("vision_config"))
-        return parts if all(parts) else None
-    name = f"{params.model.name.lower()}-"
-    size = next((size for size in _PUBLISHED if f"-{size}-" in name), None)
-    return (dict(zip(_FIELDS, _PUBLISHED[size], strict=False)), _PUBLISHED_VISION) if size else None
+    else:
+        name, sizes = f"{params.model.name.lower()}-", json.loads(PUBLISHED.read_text())
+        config = next((sizes[size] for size in sizes if f"-{size}-" in name), {})
+    parts = (config.get("text_config"), config.get("vision_config"))
+    return parts if all(parts) else None
 
 
 def ways_to_fit(params: RunParams, utilization: float, *, recomputes: bool) -> list[str]:

@@ -7,11 +7,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbhelpers.params import ModelParams
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 
 
 class PolicyError(RuntimeError):
     """A policy could not be loaded, adapted or saved; the message says what to do."""
+
+
+@contextlib.contextmanager
+def loading(params: ModelParams) -> Iterator[None]:
+    """Inside, transformers draws no bars, which would stay in an executed notebook, and its errors become sentences."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except OSError as error:
+        raise PolicyError(
+            f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
+            "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
+            "(Gemma's own repository needs a token that accepted its licence; unsloth/gemma-3-4b-it does not)."
+        ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -61,9 +82,7 @@ class Policy:
         return self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
 
     def prompt_ids(self, conversations: Sequence[list[dict]]) -> list[list[int]]:
-        """Each prompt's tokens with its picture's placeholder expanded (256 per picture for Gemma-3), without looking
-        at the picture.
-        """
+        """Each prompt's tokens with its picture's placeholder expanded; the picture itself is not looked at."""
         marker, expanded = self.processor.boi_token, self.processor.full_image_sequence
         texts = [self.prompt_text(conversation).replace(marker, expanded) for conversation in conversations]
         return self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nbhelpers.params import ModelParams
 from nbhelpers.policy.adapter import adapter_base
@@ -38,38 +40,29 @@ def export_merged(policy: Policy, path: Path) -> Path:
     Raises:
         PolicyError: the base weights are quantised, so that there is nothing to add the adapter to.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    from nbhelpers.embedded import hub_name
+    from nbhelpers.embedded import write_checkpoint
 
     if getattr(policy.model, "is_loaded_in_4bit", False):
         raise PolicyError(
             "the adapter cannot be merged into 4-bit weights: load the final model with model.load_in_4bit=false first."
         )
     base = policy.model.get_base_model() if policy.has_adapter else policy.model
-    added = {
-        name: module.get_delta_weight("default").float()
-        for name, module in base.named_modules()
-        if "default" in getattr(module, "lora_A", {})
-    }
-    weights = {}
-    with torch.no_grad():
-        for name, tensor in base.state_dict().items():
-            module, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
-            if ".lora_" in name or name.startswith("lm_head"):
-                continue
-            if leaf == "weight" and module in added:
-                tensor = tensor.float() + added[module].to(tensor.device)
-            weights[hub_name(f"{module}.{leaf}")] = tensor.to(torch.bfloat16).contiguous().cpu()
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    (path / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
-    base.config.save_pretrained(path)
-    base.generation_config.save_pretrained(path)
+    write_checkpoint(base, _merged(base), Path(path))
     _save_processor(policy, path)
-    return path
+    return Path(path)
+
+
+def _merged(base: Any) -> Iterator[tuple[str, Any]]:
+    """The weights by name, those of an adapted layer with its adapter added, a layer at a time."""
+    layers = dict(base.named_modules())
+    for name, tensor in base.state_dict().items():
+        if ".lora_" in name:
+            continue
+        name = name.replace(".base_layer.", ".")
+        layer = layers[name.rpartition(".")[0]]
+        if name.endswith(".weight") and "default" in getattr(layer, "lora_A", {}):
+            tensor = tensor.float() + layer.get_delta_weight("default").detach().float()
+        yield name, tensor
 
 
 def export_gguf(policy: Policy, path: Path, quantization: str = "q8_0") -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from nbhelpers.policy.policy import Policy
-from nbhelpers.policy.unsloth import logits_returned
 
 
 def completions_as_inputs(
@@ -23,14 +21,12 @@ def completions_as_inputs(
         T); and their mask (N, T), 1 where there is a token.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     batch = policy.inputs(conversations, images)
-    width = max(map(len, completions))
-    ids = torch.full((len(completions), width), policy.processor.tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(completions):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
+    rows = [torch.tensor(tokens, dtype=torch.long) for tokens in completions]
+    ids = pad_sequence(rows, batch_first=True, padding_value=policy.processor.tokenizer.pad_token_id)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     inputs = dict(batch)
     inputs["input_ids"] = torch.cat([batch["input_ids"], ids], dim=1)
     inputs["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)
@@ -40,13 +36,11 @@ def completions_as_inputs(
 
 
 def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
-    """Logits, (N, tokens, vocabulary), from which the last `tokens` tokens of each row were drawn; with a graph where
-    torch keeps one.
-    """
+    """Logits, (N, tokens, vocabulary), from which each row's last `tokens` tokens were drawn."""
     import torch
+    from accelerate.utils import patch_environment
 
     device = inputs["input_ids"].device.type
-    returned = logits_returned() if policy.backend == "unsloth" else contextlib.nullcontext()
-    with returned, torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+    with patch_environment(UNSLOTH_RETURN_LOGITS=1), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         logits = policy.model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits
     return logits[:, -tokens - 1 : -1].float()  # the logits at a place are for the token after it

@@ -6,7 +6,8 @@ environment at that moment. It runs on an NVIDIA GPU only. Touched are (tested: 
 * `load_vllm` of unsloth_zoo, wrapped while the model loads; `FastBaseModel.from_pretrained` calls it.
 * `vllm_engine` and `load_lora` of the model that it returns: its vLLM, and the adapter handed over in memory.
 * the `GRPOTrainer` that `PatchFastRL` generates and puts into trl: looked at right after the import.
-* `UNSLOTH_RETURN_LOGITS`; the folder that `save_pretrained_gguf` says it wrote.
+* `UNSLOTH_RETURN_LOGITS`, without which its model may leave out its logits (set by `scoring`).
+* the folder that `save_pretrained_gguf` says it wrote.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
 from nbhelpers.policy.patching import replaced
-from nbhelpers.policy.policy import Policy, PolicyError
+from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.vllm.inside import mend, quick_start
 from nbhelpers.policy.vllm.setup import GenerationError, compilation
-from nbhelpers.runs import tested_version
+from nbhelpers.runs import compare_library
 
 # What the generated trainer has to have for `training` to override it: methods with their arguments.
 OVERRIDDEN = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
 }
+COMPLETIONS = 32  # that vLLM generates at once; its graphs are captured up to this size
 # What has to be imported after Unsloth for its rewriting to reach it.
 REWRITTEN = ("trl", "peft", "transformers.models.gemma3.modeling_gemma3")
 
@@ -90,19 +91,15 @@ def check_generated() -> None:
         except (AttributeError, TypeError) as error:
             raise PolicyError(
                 f"the GRPOTrainer that Unsloth generates has no {name}({', '.join(arguments)}) ({error}). "
-                f"To have what was tested: pip install 'unsloth=={tested_version('unsloth')}', or --set "
-                "model.backend=transformers to do without it."
+                f"To have what was tested: {compare_library('unsloth').remedy}."
             ) from error
 
 
-def load_unsloth_policy(
-    params: ModelParams, lora: LoraParams | None, source: str, *, completions: int = 32, seed: int = 42
-) -> Policy:
+def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: str, *, seed: int) -> Policy:
     """Load the base model with Unsloth and, with `lora`, attach a fresh adapter.
 
     Args:
         source: folder or hub id of the base weights.
-        completions: most completions that vLLM generates at once; its graphs are captured up to this size.
         seed: of the adapter's first weights.
 
     Raises:
@@ -124,9 +121,9 @@ def load_unsloth_policy(
         options = {
             "fast_inference": True,
             "gpu_memory_utilization": params.gpu_memory_utilization,
-            "max_num_seqs": completions,
+            "max_num_seqs": COMPLETIONS,
             "max_lora_rank": lora.r if lora is not None else 16,
-            "compilation_config": compilation(completions),
+            "compilation_config": compilation(COMPLETIONS),
         }
     with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
         model, processor = _from_pretrained(source, params, **checkpointing, **options)
@@ -158,14 +155,10 @@ def load_saved(path: Path, params: ModelParams) -> Policy:
 def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[Any, Any]:
     from unsloth import FastVisionModel
 
-    try:
+    with loading(params):
         return FastVisionModel.from_pretrained(
             model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit, **options
         )
-    except OSError as error:
-        raise PolicyError(
-            f"{source} (model.name={params.name!r}) could not be loaded by Unsloth: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def vllm_started_quickly() -> contextlib.AbstractContextManager:
@@ -200,17 +193,3 @@ class SharedAdapter:
 
     def drop(self) -> None:
         """Nothing to undo: a request without the adapter gets the base model."""
-
-
-@contextlib.contextmanager
-def logits_returned() -> Iterator[None]:
-    """Inside, an Unsloth model returns its logits; outside it may leave them out to save memory."""
-    before = os.environ.get("UNSLOTH_RETURN_LOGITS")
-    os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["UNSLOTH_RETURN_LOGITS"]
-        else:
-            os.environ["UNSLOTH_RETURN_LOGITS"] = before

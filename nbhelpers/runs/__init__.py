@@ -1,15 +1,16 @@
 """The run directory, the samples on disk, and what machine this is."""
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.machine import Gpu, find_gpus, hardware, versions
+from nbhelpers.runs.machine import Gpu, find_gpus, hardware, installed_version, versions
 from nbhelpers.runs.metrics import (
     LOSS_MEANS,
     Metric,
+    duration,
     logged,
     metrics_shown,
     progress_line,
     reward_functions,
     seconds_left,
 )
-from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
-from nbhelpers.runs.tested import check_libraries, compare_library, tested_version
+from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter, earned_the_same
+from nbhelpers.runs.tested import check_libraries, compare_library

@@ -7,13 +7,13 @@ import io
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import RunParams
-from nbhelpers.runs.files import json_value, to_json, whole_lines, write_whole
+from nbhelpers.runs.files import json_value, to_json, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -65,15 +65,15 @@ class RunDirectory:
 
         Raises `ValueError` with the line's number for a broken line elsewhere.
         """
-        return list(self.iter_jsonl(path))
-
-    def iter_jsonl(self, path: Path) -> Iterator[dict[str, Any]]:
-        """`read_jsonl` row by row, for files too large to hold."""
-        for number, line in enumerate(whole_lines(path), start=1):
+        rows: list[dict[str, Any]] = []
+        if not path.is_file():
+            return rows
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             try:
-                yield json.loads(line)
+                rows.append(json.loads(line))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        return rows
 
     def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
         """Replace a file of rows; a reader sees the old one or the new one, never a part."""

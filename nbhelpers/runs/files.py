@@ -1,4 +1,4 @@
-"""How anything gets onto the disk and back: values as JSON, files replaced in one step, lines read whole."""
+"""How anything gets onto the disk and back: values as JSON, files replaced in one step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,3 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def whole_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, where it exists; a last one that is still being written is left out."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))

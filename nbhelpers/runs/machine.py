@@ -23,11 +23,16 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Python and the packages that a result may depend on, as installed; nothing is imported."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    found = {name: installed_version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | {name: version for name, version in found.items() if version}
+
+
+def installed_version(name: str) -> str | None:
+    """A package's version by its name as pip knows it, None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def hardware() -> dict[str, Any]:
@@ -57,11 +62,9 @@ def _memory_gib() -> float | None:
 
 def _gpus() -> list[dict[str, Any]]:
     # torch knows which GPUs this process may use, but is not imported for that: it takes seconds.
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "cuda"):
-        if not torch.cuda.is_available():
-            return []
-        properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None:
+        properties = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
         return [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in properties]
     return [{"name": gpu.name, "memory_gib": round(gpu.total, 1), "driver": gpu.driver} for gpu in find_gpus()]
 

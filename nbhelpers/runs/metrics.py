@@ -105,11 +105,14 @@ def progress_line(row: Mapping, total_steps: int | None = None) -> str:
         usually_zero = metric.short in ("cut off", "KL")
         if logged(row, metric.key) and (row[metric.key] or not usually_zero):
             words.append(f"{metric.short} {metric.text(row[metric.key])}" + (" %" if metric.unit == "%" else ""))
-    words += [f"{_clock(left)} left"] if left else []
+    words += [f"{duration(left)} left"] if left else []
     return "  ".join(words)
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """65 as "1 min 05 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,27 +1,19 @@
-"""Every sampled completion on disk: written while the policy trains, read by the viewer, the report and the tests.
-
-`samples.jsonl` holds one line per completion. A reader never holds it: it keeps, for each group of completions, where
-its lines stand and the few values that the filters need, and parses a line again when somebody looks at it.
-"""
+"""Every sampled completion on disk, a line each: written while the policy trains, read by viewer, report and tests."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.files import whole_lines, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
-
-SAMPLES = "samples.jsonl"
 
 
 class SampleWriter:
@@ -35,8 +27,8 @@ class SampleWriter:
 
     def __init__(self, run: RunDirectory, resume_step: int | None = None):
         self._run = run
-        path = run.samples_path
-        write_whole(path, [] if resume_step is None else _lines_up_to(path, resume_step))
+        earlier = [] if resume_step is None else run.read_jsonl(run.samples_path)
+        run.write_jsonl(run.samples_path, [row for row in earlier if row["step"] <= resume_step])
 
     def write(self, rows: Sequence[dict], images: Sequence[Image.Image]) -> None:
         """Append `rows`; `images[i]` is the picture of `rows[i]`.
@@ -53,41 +45,26 @@ class SampleWriter:
         self._run.append_jsonl(self._run.samples_path, *complete)
 
 
-def _lines_up_to(path: Path, last_step: int) -> Iterator[bytes]:
-    """The whole lines of steps up to `last_step`."""
-    for line in whole_lines(path):
-        try:
-            kept = json.loads(line)["step"] <= last_step
-        except ValueError:  # a damaged line
-            kept = False
-        if kept:
-            yield line
+def earned_the_same(rows: Sequence[Mapping]) -> bool:
+    """Whether several completions earned the same reward; not so where a reward could not judge."""
+    rewards = [row.get("reward") for row in rows]
+    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
 
 
 @dataclass(slots=True)
 class Group:
-    """The completions of one prompt in one rollout: what filters ask, and their lines as (offset, size) in bytes."""
+    """The completions of one prompt in one rollout, as rows of `samples.jsonl`."""
 
     name: str
     step: int
     pid: str
     kind: str
-    lines: list[tuple[int, int]] = field(default_factory=list)
-    rewards: list[float | None] = field(default_factory=list)
-    right: int = 0
-    truncated: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def share(self) -> float:
         """Share of right completions, 0 to 1."""
-        return self.right / len(self.lines)
-
-    @property
-    def zero_variance(self) -> bool:
-        """Several completions earned the same; not so where a reward could not judge."""
-        if len(self.rewards) < 2 or None in self.rewards:
-            return False
-        return max(self.rewards) - min(self.rewards) < 1e-6
+        return sum(bool(row.get("correct")) for row in self.rows) / len(self.rows)
 
 
 # What a viewer can ask for: the label that it shows, and what holds of a group and of all groups of its problem, the
@@ -98,7 +75,7 @@ _FILTERS: dict[str, tuple[str, Callable[[Group, list[Group]], bool]]] = {
     "all wrong": ("every completion wrong", lambda group, visits: group.share == 0),
     "mixed": ("right and wrong together", lambda group, visits: 0 < group.share < 1),
     "all right": ("every completion right", lambda group, visits: group.share == 1),
-    "zero variance": ("zero variance: same reward for all", lambda group, visits: group.zero_variance),
+    "zero variance": ("zero variance: same reward for all", lambda group, visits: earned_the_same(group.rows)),
     "wrong to right": (
         "problems that went from wrong to right",
         lambda group, visits: visits[0].share < 0.5 <= visits[-1].share,
@@ -107,27 +84,26 @@ _FILTERS: dict[str, tuple[str, Callable[[Group, list[Group]], bool]]] = {
         "problems that went from right to wrong",
         lambda group, visits: visits[-1].share < 0.5 <= visits[0].share,
     ),
-    "cut off": ("at least one cut off", lambda group, visits: group.truncated > 0),
+    "cut off": ("at least one cut off", lambda group, visits: any(row.get("truncated") for row in group.rows)),
 }
 FILTERS = {name: label for name, (label, _) in _FILTERS.items()}
 
 
 class SampleStore:
-    """Reads `samples.jsonl` of a finished or a running run without holding it.
+    """Reads `samples.jsonl` of a finished or a running run.
 
     `refresh()` takes in what was written since. Groups are numbered from 0 in the order of sampling, and `len(store)`
     counts completions.
 
     Args:
-        path: a run directory, or a `samples.jsonl`.
+        path: a run directory.
         role: "rollout" for what was trained on, "probe" for the probes.
     """
 
     def __init__(self, path: str | os.PathLike, role: str = "rollout"):
         self.role = role
-        path = Path(path)
-        self.path = path if path.suffix == ".jsonl" else path / SAMPLES
-        self.folder = self.path.parent
+        self.folder = Path(path)
+        self.path = RunDirectory(path).samples_path
         self._clear()
         self.refresh()
 
@@ -137,7 +113,7 @@ class SampleStore:
         self._end, self._last = 0, b""
 
     def __len__(self) -> int:
-        return sum(len(group.lines) for group in self._groups)
+        return sum(len(group.rows) for group in self._groups)
 
     def refresh(self) -> int:
         """Take in the lines written since the last look; gives how many. A file begun anew is read from its start."""
@@ -169,11 +145,7 @@ class SampleStore:
         if not self._groups or self._groups[-1].name != name:
             self._groups.append(Group(name, step, pid, row.get("kind")))
             self._visits.setdefault(pid, []).append(self._groups[-1])
-        group = self._groups[-1]
-        group.lines.append((self._end, len(line)))
-        group.rewards.append(row.get("reward"))
-        group.right += bool(row.get("correct"))
-        group.truncated += bool(row.get("truncated"))
+        self._groups[-1].rows.append(row)
 
     @property
     def steps(self) -> list[int]:
@@ -207,43 +179,21 @@ class SampleStore:
         if show not in FILTERS:
             known = ", ".join(map(repr, FILTERS))
             raise ValueError(f"show={show!r} is not one of {known}{did_you_mean(show, FILTERS)}")
-        matches = _FILTERS[show][1]
-        found = [
+        matches, wanted = _FILTERS[show][1], text.strip().casefold()
+        return [
             number
             for number, group in enumerate(self._groups)
             if step in (None, group.step)
             and pid in (None, group.pid)
             and kind in (None, group.kind)
             and matches(group, self._visits[group.pid])
+            and (not wanted or any(wanted in _searchable(row) for row in group.rows))
         ]
-        return self._holding(found, text.strip()) if text.strip() else found
-
-    def _holding(self, numbers: list[int], text: str) -> list[int]:
-        # Letters, digits and spaces stand in the file as they are: the bytes rule out most lines before any is parsed.
-        piece = max(re.findall(r"[A-Za-z0-9 ]+", text), key=len, default="").lower().encode()
-        wanted = text.casefold()
-        with open(self.path, "rb") as file:
-            return [
-                number
-                for number in numbers
-                if any(piece in line.lower() and wanted in _searchable(line) for line in self._read(file, number))
-            ]
-
-    def _read(self, file: BinaryIO, number: int) -> Iterator[bytes]:
-        for offset, size in self._groups[number].lines:
-            file.seek(offset)
-            yield file.read(size)
 
     def group(self, number: int) -> Group:
-        """Group `number` as the filters see it."""
+        """Group `number`, from 0."""
         return self._groups[number]
 
-    def completions(self, number: int) -> list[dict[str, Any]]:
-        """The rows of group `number`, parsed."""
-        with open(self.path, "rb") as file:
-            return [json.loads(line) for line in self._read(file, number)]
 
-
-def _searchable(line: bytes) -> str:
-    row = json.loads(line)
+def _searchable(row: Mapping) -> str:
     return "\n".join(str(row.get(key) or "") for key in ("question", "answer", "completion")).casefold()

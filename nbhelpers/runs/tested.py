@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -18,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nbhelpers.runs.machine import installed_version
 
 TABLE = Path(__file__).with_suffix(".json")
 UNTESTED = "NBHELPERS_UNTESTED"  # set to 1, a difference is a warning
@@ -35,9 +36,9 @@ class Finding:
 
     library: str
     tested: str
-    installed: str | None
+    remedy: str
+    installed: str | None = None
     differing: tuple[str, ...] = ()
-    remedy: str = ""
 
     def __str__(self) -> str:
         same = f"{self.installed} as tested" if self.installed == self.tested else (
@@ -46,28 +47,21 @@ class Finding:
         return f"{same}: {', '.join(self.differing) or 'the touched names have not changed'}"
 
 
-def tested_version(library: str) -> str:
-    """The version whose private names are known."""
-    return json.loads(TABLE.read_text())[library]["version"]
-
-
 @functools.cache
 def compare_library(library: str) -> Finding:
     """Read what is installed of a library (its name as pip knows it) and compare the touched names."""
     entry = json.loads(TABLE.read_text())[library]
-    try:
-        installed = importlib.metadata.version(library)
-        spec = importlib.util.find_spec(library.replace("-", "_"))  # of a package at the top: not imported
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        spec = None
+    instead = f", or --set {entry['instead']} to do without it" if entry["instead"] else ""
+    remedy = f"pip install '{library}=={entry['version']}'{instead}"
+    installed = installed_version(library)
+    # A package at the top is found without being imported.
+    spec = importlib.util.find_spec(library.replace("-", "_")) if installed else None
     if spec is None or spec.origin is None:
-        return Finding(library, entry["version"], None)
+        return Finding(library, entry["version"], remedy)
     now = fingerprints(Path(spec.origin).parent, entry["names"])
     other = [name for name, fingerprint in entry["names"].items() if now[name] != fingerprint]
     differing = tuple(f"{name} {'has changed' if now[name] else 'is missing'}" for name in other)
-    instead = f", or --set {entry['instead']} to do without it" if entry["instead"] else ""
-    remedy = f"pip install '{library}=={entry['version']}'{instead}"
-    return Finding(library, entry["version"], installed, differing, remedy)
+    return Finding(library, entry["version"], remedy, installed, differing)
 
 
 def check_libraries(*libraries: str, error: type[Exception] = RuntimeError) -> list[str]:

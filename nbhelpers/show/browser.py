@@ -16,7 +16,7 @@ BROWSER_BYTES = 8_000_000
 _LONGEST_COMPLETION = 100_000  # characters of one completion in the browser file
 
 
-def write_sample_browser(run_dir: str | Path | RunDirectory, budget: int = BROWSER_BYTES) -> Path:
+def write_sample_browser(run_dir: str | Path, budget: int = BROWSER_BYTES) -> Path:
     """Writes `samples.html`: the viewer without a kernel, with its own paging, filters and search.
 
     Args:
@@ -51,7 +51,7 @@ def _browser_data(run: RunDirectory, store: SampleStore, budget: int) -> tuple[d
     groups: dict[int, list] = {}
     used = 0
     for number in (number for step in _spread_out(list(by_step)) for number in by_step[step]):
-        rows = store.completions(number)
+        rows = store.group(number).rows
         problem = _problem_key(rows[0])
         if problem[-1] not in images:
             images[problem[-1]] = picture_uri(run.path, problem[-1], 400)

@@ -9,13 +9,6 @@ from nbhelpers.show.pages import Page
 from nbhelpers.show.text import visible
 
 UP, DOWN = (0, 114, 178), (213, 94, 0)  # blue and vermilion, which colour-blind people tell apart
-_STYLE = """<style>
-.nbh .words { border: 1px solid var(--line); border-radius: 6px; padding: 7px 10px; margin: 0 0 8px; line-height: 1.9; }
-.nbh .words .label { text-transform: none; }
-.nbh .words span.word { border-radius: 3px; padding: 1px 0; white-space: pre-wrap; }
-.nbh .scale { display: flex; gap: 8px; align-items: center; color: var(--soft); font-size: 12px; margin: 0 0 8px; }
-.nbh .scale i { width: 130px; height: 10px; border-radius: 3px; border: 1px solid var(--line); }
-</style>"""
 
 
 def words(words_GT: Sequence[Sequence[str]], values_GT: Any, meaning: str, labels: Sequence[str] = ()) -> Page:
@@ -31,7 +24,7 @@ def words(words_GT: Sequence[Sequence[str]], values_GT: Any, meaning: str, label
     rows = [[float(value) for value in values[: len(words)]] for words, values in zip(words_GT, values_GT, strict=True)]
     reach = max((abs(value) for row in rows for value in row), default=0.0) or 1.0
     lowest, highest = min(map(min, rows)), max(map(max, rows))
-    body = [_STYLE, _legend(meaning, lowest, highest, reach)]
+    body = [_legend(meaning, lowest, highest, reach)]
     for place, (words, row) in enumerate(zip(words_GT, rows, strict=True)):
         label = f'<div class="label">{visible(labels[place])}</div>' if labels else ""
         spans = "".join(_word(text, value, reach) for text, value in zip(words, row, strict=True))

@@ -37,17 +37,18 @@ class Comparison:
         return "\n".join([*lines, f"Curves and examples: {self.path}"])
 
 
-@dataclass(frozen=True)
 class _Evaluated:
     """A run, its rows after training, and the problems that they answer."""
 
-    name: str
-    run: RunDirectory
-    rows: list[dict]
-    problems: set[tuple]
-    evaluation: dict
-    manifest: dict
-    metrics: list[dict]
+    def __init__(self, name: str, run: RunDirectory):
+        self.name, self.run = name, run
+        self.rows = [row for row in run.read_jsonl(run.predictions_path) if row["phase"] == "after"]
+        if not self.rows:
+            advice = "run notebook 04 on it first (nbhelpers run ... --notebooks 4)"
+            raise ReportError(f"{name} has no predictions after training: {advice}")
+        self.problems = {_identity(row) for row in self.rows}
+        self.evaluation = run.read_json(run.evaluation_path) or {}
+        self.manifest, self.metrics = run.read_manifest(), run.read_jsonl(run.metrics_path)
 
 
 def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -> Comparison:
@@ -69,7 +70,7 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
     if len({run.path for run in directories}) < 2:
         given = ", ".join(map(str, runs)) or "none"
         raise ReportError(f"a comparison needs at least two different runs; given: {given}")
-    found = [_read(name, run) for name, run in zip(_distinct_names(directories), directories, strict=True)]
+    found = [_Evaluated(name, run) for name, run in zip(_distinct_names(directories), directories, strict=True)]
     first = found[0]
     protocols = [str(one.evaluation.get("protocol")) for one in found]
     if len(set(protocols)) > 1:
@@ -91,19 +92,8 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
         settings=_different_settings([one.manifest for one in found]),
         changes=_disagreements(*found) if len(found) == 2 else [],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     first.run.write_text(path, page)
     return Comparison(path, table, cautions)
-
-
-def _read(name: str, run: RunDirectory) -> _Evaluated:
-    rows = [row for row in run.iter_jsonl(run.predictions_path) if row["phase"] == "after"]
-    if not rows:
-        advice = "run notebook 04 on it first (nbhelpers run ... --notebooks 4)"
-        raise ReportError(f"{name} has no predictions after training: {advice}")
-    evaluation = run.read_json(run.evaluation_path) or {}
-    metrics = run.read_jsonl(run.metrics_path)
-    return _Evaluated(name, run, rows, {_identity(row) for row in rows}, evaluation, run.read_manifest(), metrics)
 
 
 def _identity(row: Mapping) -> tuple:

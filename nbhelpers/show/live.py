@@ -7,10 +7,18 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from nbhelpers.runs import LOSS_MEANS, RunDirectory, SampleStore, logged, metrics_shown, progress_line, seconds_left
+from nbhelpers.runs import (
+    LOSS_MEANS,
+    RunDirectory,
+    SampleStore,
+    duration,
+    logged,
+    metrics_shown,
+    progress_line,
+    seconds_left,
+)
 from nbhelpers.show.pages import in_notebook, is_interactive, note, template
 from nbhelpers.show.samples import group_card, telling_group
-from nbhelpers.show.text import duration
 from nbhelpers.training import alarms
 
 _ROLES = {"frac_reward_zero_std": "alarm", "completions/clipped_ratio": "alarm", "loss": "loss"}  # a tile's colour
@@ -63,7 +71,7 @@ class LiveView:
         A redraw costs milliseconds and happens at most every two seconds, so this may be called at each step.
         """
         if not self.rows:  # a resumed run: the curve begins where the run did
-            earlier = self.run.iter_jsonl(self.run.metrics_path)
+            earlier = self.run.read_jsonl(self.run.metrics_path)
             self.rows = [other for other in earlier if other["step"] < row["step"]]
         self.rows.append(dict(row))
         self.total_steps = row.get("max_steps") or self.total_steps

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from nbhelpers.runs import earned_the_same
 from nbhelpers.show.text import clipped, number, percent, points, segments, visible
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -22,10 +23,8 @@ def is_interactive() -> bool:
     batch = os.environ.get("NBHELPERS_BATCH", "").strip()
     if batch:
         return batch == "0"
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
+    from IPython import get_ipython
+
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
 
@@ -46,14 +45,9 @@ def _environment():
         "points": points,
         "signed": lambda value: f"{value:+.2f}",
         "letter": lambda place: chr(65 + place) if place < 26 else str(place + 1),
-        "flat": _flat,
+        "flat": earned_the_same,
     }
     return found
-
-
-def _flat(rows: Sequence[Mapping]) -> bool:
-    rewards = [row.get("reward") for row in rows]
-    return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
 
 
 def template(name: str):
@@ -66,14 +60,11 @@ def macro(name: str) -> Callable[..., str]:
     return getattr(template("samples.html").module, name)
 
 
-@lru_cache(maxsize=1)
-def _notebook_style() -> str:
-    return "".join((TEMPLATES / name).read_text() for name in ("notebook.css", "samples.css", "live.css", "lesson.css"))
-
-
 def in_notebook(body: str) -> str:
+    parts = ("notebook", "samples", "live", "lesson", "words")
+    style = "".join((TEMPLATES / f"{part}.css").read_text() for part in parts)
     # The two classes keep MathJax (3 in JupyterLab, 2 in nbconvert's pages) from typesetting "$5 and $6" as a formula.
-    return f'<style>{_notebook_style()}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
+    return f'<style>{style}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
 
 
 class Page:

@@ -11,9 +11,7 @@ from typing import Any
 
 
 def encode_image(image: Any, longest: int = 480) -> bytes:
-    """A PIL picture as WebP, at most `longest` pixels on a side: drawings of few colours without loss, which is smaller
-    for them.
-    """
+    """A PIL picture as WebP, at most `longest` pixels on a side; few colours without loss, which is smaller."""
     image = image.convert("RGB")
     image.thumbnail((longest, longest))
     buffer = io.BytesIO()

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.runs import RunDirectory, SampleStore, logged, metrics_shown
+from nbhelpers.runs import RunDirectory, SampleStore, duration, logged, metrics_shown
 from nbhelpers.show.browser import write_sample_browser
 from nbhelpers.show.evaluation_plots import before_after
 from nbhelpers.show.samples import change_cards, count_changes, group_card, sort_changes, telling_group
 from nbhelpers.show.standalone import figure_uri, render, run_of
-from nbhelpers.show.text import duration, number, percent
+from nbhelpers.show.text import percent
 from nbhelpers.show.training_plots import training_overview
 
 
-def write_report(run_dir: str | Path | RunDirectory) -> Path:
+def write_report(run_dir: str | Path) -> Path:
     """Writes `report.html`, one page to judge a run by, and `samples.html` beside it; gives the report's path.
 
     Works on whatever there is: a run that is still training, or was never evaluated, gets the parts that it has.
@@ -29,27 +29,23 @@ def write_report(run_dir: str | Path | RunDirectory) -> Path:
     metrics = run.read_jsonl(run.metrics_path)
     evaluation = run.read_json(run.evaluation_path) or {}
     store = SampleStore(run.path)
-    changes = sort_changes(run.iter_jsonl(run.predictions_path))
-    decoding = evaluation.get("decoding") or {}
+    changes = sort_changes(run.read_jsonl(run.predictions_path))
     page = render(
         "report.html",
         ("page.css", "samples.css"),
         title=_title(run, manifest),
         outcome=_outcome(evaluation, metrics),
-        warnings=manifest.get("warnings") or [],
-        notices=manifest.get("notices") or [],
+        manifest=manifest,
         facts=_results(evaluation, metrics) + _circumstances(manifest, metrics, len(store)),
         evaluation=evaluation,
-        decoding=", ".join(f"{key.replace('_', ' ')} {number(value)}" for key, value in decoding.items()),
         before_after=figure_uri(before_after(evaluation)) if evaluation.get("after") else None,
-        by_kind=sorted((evaluation.get("by_group") or {}).items(), key=lambda item: -(item[1].get("n") or 0)),
         overview=figure_uri(training_overview(metrics)) if metrics else None,
         everything=figure_uri(training_overview(metrics, everything=True)) if metrics else None,
         overview_text=_from_first_to_last(metrics),
         changes=[(heading, cards) for heading, cards in change_cards(run, changes) if cards],
         counts=count_changes(changes),
         groups=_early_and_late(store),
-        browser=write_sample_browser(run).name if len(store) else None,
+        browser=write_sample_browser(run.path).name if len(store) else None,
         details=_details(manifest, run),
     )
     run.write_text(run.report_path, page)
@@ -107,19 +103,14 @@ def _circumstances(manifest: Mapping, metrics: Sequence[Mapping], completions: i
         counts = f"{dataset.get('train', '?')} to train on, {dataset.get('evaluation', '?')} to evaluate"
         facts["problems"] = f"{dataset.get('path', '?')}: {counts}{left_out}"
     if manifest.get("hardware"):
-        facts["hardware"] = _hardware(manifest["hardware"])
+        hardware = manifest["hardware"]
+        gpus = [f"{gpu['name']} ({gpu['memory_gib']} GiB)" for gpu in hardware["gpus"]] or ["no GPU"]
+        parts = [*gpus, hardware["cpu"], f"{hardware['cores']} cores", f"{hardware['memory_gib'] or '?'} GiB memory"]
+        facts["hardware"] = ", ".join(parts)
     named = ("python", "torch", "trl", "transformers", "vllm", "unsloth")
     facts["versions"] = ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
     facts["seeds"] = ", ".join(f"{name} {value}" for name, value in seeds.items())
     return [(name, text, False) for name, text in facts.items() if text]
-
-
-def _hardware(hardware: Mapping) -> str:
-    gpus = [f"{gpu.get('name')} ({gpu.get('memory_gib', '?')} GiB)" for gpu in hardware.get("gpus") or []]
-    parts = gpus or ["no GPU"]
-    for key, unit in (("cpu", ""), ("cores", " cores"), ("memory_gib", " GiB memory")):
-        parts += [f"{hardware[key]}{unit}"] if hardware.get(key) else []
-    return ", ".join(parts)
 
 
 def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
@@ -137,9 +128,7 @@ def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
 
 
 def _early_and_late(store: SampleStore) -> list[str]:
-    """The same problem early and late in training where one went from wrong to right; else a telling group of the first
-    and last step.
-    """
+    """A problem that went from wrong to right, early and late; else a telling group of the first and last step."""
     improved = store.groups(show="wrong to right")
     if improved:
         visits = store.groups(pid=store.group(improved[0]).pid)

@@ -27,7 +27,7 @@ def delimiters_of_run(run_dir: str | os.PathLike) -> Delimiters:
 
 def group_card(store: SampleStore, number: int, limit: int | None = None) -> str:
     """Markup of a run's group `number`: its picture, and its completions up to `limit`."""
-    rows = store.completions(number)[:limit]
+    rows = store.group(number).rows[:limit]
     return macro("group")(rows, picture_uri(store.folder, rows[0].get("image")), delimiters_of_run(store.folder))
 
 
@@ -95,7 +95,7 @@ def probe_strips(run_dir: str | os.PathLike, n: int = 2, visits: int = 4) -> Pag
     for pid in list(order)[:n]:
         numbers = store.groups(pid=pid)
         chosen = sorted({numbers[place * (len(numbers) - 1) // max(1, visits - 1)] for place in range(visits)})
-        rows = [store.completions(number)[0] for number in chosen]
+        rows = [store.group(number).rows[0] for number in chosen]
         titles = [f"after {row['step']} steps" if row["step"] else "before training" for row in rows]
         picture = picture_uri(store.folder, rows[0].get("image"))
         cards.append(macro("strip")(rows, titles, picture, delimiters_of_run(store.folder)))
@@ -175,7 +175,7 @@ def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:
         limit: problems shown of each sort.
     """
     run = RunDirectory(run_dir)
-    changes = sort_changes(run.iter_jsonl(run.predictions_path))
+    changes = sort_changes(run.read_jsonl(run.predictions_path))
     if not any(changes.values()):
         return Page(note("This run has not been evaluated yet."))
     sections = change_cards(run, changes, limit=limit)

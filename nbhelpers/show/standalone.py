@@ -35,8 +35,8 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def run_of(run_dir: str | Path | RunDirectory) -> RunDirectory:
-    run = run_dir if isinstance(run_dir, RunDirectory) else RunDirectory(run_dir)
+def run_of(run_dir: str | Path) -> RunDirectory:
+    run = RunDirectory(run_dir)
     if not run.path.is_dir():
         raise FileNotFoundError(f"there is no run directory {run.path}")
     return run

@@ -22,12 +22,9 @@ _COLORS = {
 }
 
 
-def _title(metric: Metric) -> str:
-    return figures.drawable(metric.label[:1].upper() + metric.label[1:], 40, 1)
-
-
 def _label_axes(axis, metric: Metric) -> None:
-    axis.set_title(_title(metric), fontsize=9.5, parse_math=False)
+    label = figures.drawable(metric.label[:1].upper() + metric.label[1:], 40, 1)
+    axis.set_title(label, fontsize=9.5, parse_math=False)
     axis.set_ylabel(metric.unit or "dimensionless")
     if metric.unit == "%":
         figures.percent_axis(axis, "share")

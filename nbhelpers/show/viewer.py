@@ -96,9 +96,7 @@ class SampleViewer:
             self._quiet = False
 
     def _select(self, keep: bool = False) -> None:
-        """Finds the groups that the filters ask for and sets the sliders to them; `keep` stays at the group on show if
-        it can.
-        """
+        """Sets the sliders to the groups that the filters ask for; `keep` stays at the one on show if it can."""
         if self._quiet:
             return
         wanted = self._current if keep or self._through.value else None

@@ -191,7 +191,7 @@ def _must_recompute(
     if params.model.use_gradient_checkpointing != "unsloth" or policy.backend != "transformers":
         return bool(params.model.use_gradient_checkpointing)
     completion = params.training.max_completion_length
-    shape = TextShape.of(policy.model.config.text_config)
+    shape = TextShape.of(policy.model.config.text_config.to_dict())
     needed = kept_activations(shape, plan.per_device_train_batch_size, longest_prompt + completion, completion)
     free, total = torch.cuda.mem_get_info()
     if not fits(needed, free, total):

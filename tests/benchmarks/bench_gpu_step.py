@@ -260,7 +260,7 @@ def keep_activations(args, policy) -> None:
 
     completions = min(args.micro_batch, args.prompts * args.generations)
     needed = kept_activations(
-        TextShape.of(policy.model.config.text_config), completions, 300 + args.tokens, args.tokens
+        TextShape.of(policy.model.config.text_config.to_dict()), completions, 300 + args.tokens, args.tokens
     )
     free, total = torch.cuda.mem_get_info()
     args.no_checkpointing = fits(needed, free, total)

@@ -72,7 +72,7 @@ def main() -> None:
         listing, _ = seconds(lambda: store.groups(show="wrong to right"))
         print(f"first filter:              {listing * 1e3:6.1f} ms")
         rng = random.Random(1)
-        pages = [seconds(lambda: store.completions(rng.randrange(options.samples // 4)))[0] for _ in range(200)]
+        pages = [seconds(lambda: store.group(rng.randrange(options.samples // 4)).rows)[0] for _ in range(200)]
         print(f"turn a page:               {typical(pages)}")
         building, looking = seconds(lambda: viewer.SampleViewer(folder))
         building += seconds(lambda: looking.widget)[0]

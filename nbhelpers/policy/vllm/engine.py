@@ -14,7 +14,7 @@ from nbhelpers.policy.policy import Completion, Policy
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
 from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of
-from nbhelpers.policy.vllm.setup import GenerationError, compilation, prepare_environment
+from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
 
 
 @dataclass
@@ -75,8 +75,7 @@ class Engine:
             if list(given) != list(output.prompt_token_ids):
                 raise GenerationError(
                     f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it "
-                    "would answer another question than the trainer learns from. `nbhelpers doctor` compares versions; "
-                    "model.fast_inference=false trains without vLLM."
+                    f"would answer another question than the trainer learns from. {WITHOUT_VLLM}"
                 )
         completions = [completion for output in outputs for completion in output.outputs]
         ids = [list(completion.token_ids) for completion in completions]
@@ -130,8 +129,6 @@ def _start_beside(policy: Policy, params: ModelParams, completions: int, changes
             f"model.fast_inference=true needs vLLM ({error}): pip install 'nbhelpers[gpu]', or set "
             "model.fast_inference=false."
         ) from error
-    for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-        os.environ.setdefault(variable, value)
     _rendezvous()
     quantised = policy.has_adapter and params.load_in_4bit
     half = policy.model.dtype if policy.model.dtype != torch.float32 else torch.bfloat16
@@ -184,11 +181,9 @@ def engine_arguments(
 
 def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
     """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set."""
-    import torch
-
     try:
         return llm_class(**arguments)
-    except (ValueError, RuntimeError, torch.cuda.OutOfMemoryError) as error:
+    except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
         if "memory" not in str(error).lower():
             raise
         share = arguments["gpu_memory_utilization"]
@@ -201,14 +196,15 @@ def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _rendezvous() -> None:
-    """A free port for vLLM's process group of one, where no launcher has set one."""
+    """vLLM's process group of one, at a free port, where no launcher has set one."""
     import socket
 
-    if "MASTER_PORT" not in os.environ:
-        with socket.socket() as server:
-            server.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(server.getsockname()[1])
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for variable, value in alone.items():
+        os.environ.setdefault(variable, value)
 
 
 def sample_first_token(policy: Policy, engine: Engine) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nbhelpers.policy.vllm.setup import GenerationError
+from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
 # What vLLM can hold for a LoRA (vllm.config.lora.MaxLoRARanks, 0.26).
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -32,7 +32,7 @@ def place_of(name: str) -> Place | None:
 def built_differently(found: int, wanted: int) -> GenerationError:
     return GenerationError(
         f"vLLM has a place for {found} of the adapter's {wanted} matrices: its Gemma-3 is built differently from the "
-        "tested version. `nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
+        f"tested version. {WITHOUT_VLLM}"
     )
 
 
@@ -117,9 +117,7 @@ class MergedAdapter:
         self._noise: Any = None
 
     def take(self, model: Any) -> None:
-        """vLLM samples from base + adapter from now on, as they are now. Returns None: no request needs to name an
-        adapter.
-        """
+        """vLLM samples from base + adapter as they are now; None, since no request needs to name an adapter."""
         import torch
 
         if self._model is not model:
@@ -160,8 +158,7 @@ class MergedAdapter:
             if slices[place].shape != base.shape or not torch.equal(slices[place], base):
                 raise GenerationError(
                     f"vLLM's base weights are not the policy's (layer {place[0]}, {place[2]}), so that it would sample "
-                    "from another model. `nbhelpers doctor` compares versions; model.fast_inference=false trains "
-                    "without vLLM."
+                    f"from another model. {WITHOUT_VLLM}"
                 )
         self._model, self._modules, self._slices = model, modules, slices
         largest = max(bases.values(), key=lambda base: base.numel())

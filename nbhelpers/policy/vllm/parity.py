@@ -9,7 +9,7 @@ from typing import Any
 from nbhelpers.policy.policy import Policy
 from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
 from nbhelpers.policy.vllm.engine import Engine
-from nbhelpers.policy.vllm.setup import GenerationError
+from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
 # Nats per token, on average.
 PARITY_WARN = 0.05
@@ -69,16 +69,12 @@ def judge_parity(report: ParityReport) -> str | None:
     if report.stops:
         raise GenerationError(
             f"{report}. Training would go on without an error and learn nothing, since completions with such a gap get "
-            "an importance weight of 0. What usually causes it: a vLLM of another version than the tested pins "
-            "(`nbhelpers doctor` compares them), weights saved under names that vLLM reads as another model, or a base "
-            "model that is quantised on one side only (model.load_in_4bit). model.fast_inference=false trains without "
-            "vLLM."
+            "an importance weight of 0. What usually causes it: a vLLM of another version than the tested pins, "
+            "weights saved under names that vLLM reads as another model, or a base model that is quantised on one side "
+            f"only (model.load_in_4bit). {WITHOUT_VLLM}"
         )
     if not report.mean <= PARITY_WARN:
-        return (
-            f"{report}. Up to {PARITY_WARN} is rounding; above it the gradient is biased. `nbhelpers doctor` compares "
-            "versions."
-        )
+        return f"{report}. Up to {PARITY_WARN} is rounding; above it the gradient is biased. {WITHOUT_VLLM}"
     return None
 
 
@@ -96,20 +92,17 @@ def verify(
     return report, judge_parity(report)
 
 
-def check_parity(
-    policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32, temperature: float = 1.0
-) -> ParityReport:
+def check_parity(policy: Policy, engine: Engine, conversations, images, *, max_new_tokens: int = 32) -> ParityReport:
     """Sample one completion per conversation with vLLM and ask both sides for the log-probs of its tokens."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     prompts = policy.prompt_ids(conversations)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
-    ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=temperature, seed=0)
+    ids, logps = engine.generate(prompts, list(images), max_tokens=max_new_tokens, temperature=1.0, seed=0)
     inputs, ids_NT, mask_NT = completions_as_inputs(policy, conversations, images, ids)
-    sampled_NT = torch.zeros(ids_NT.shape, dtype=torch.float64)
-    for row, values in enumerate(logps):
-        sampled_NT[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
+    sampled_NT = pad_sequence([torch.tensor(values, dtype=torch.float64) for values in logps], batch_first=True)
     was_training = policy.model.training
     policy.model.eval()
     try:
@@ -117,5 +110,5 @@ def check_parity(
             logits = completion_logits(policy, inputs, tokens=ids_NT.shape[1])
     finally:
         policy.model.train(was_training)
-    trainer_NT = torch.log_softmax(logits / temperature, dim=-1).gather(-1, ids_NT.unsqueeze(-1)).squeeze(-1)
+    trainer_NT = torch.log_softmax(logits, dim=-1).gather(-1, ids_NT.unsqueeze(-1)).squeeze(-1)
     return parity_report(sampled_NT, trainer_NT.cpu(), mask_NT.cpu())

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+WITHOUT_VLLM = "`nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
+
 
 class GenerationError(RuntimeError):
     """vLLM cannot generate for this policy; the message says what to set."""
@@ -39,10 +41,7 @@ def capture_sizes(completions: int) -> list[int]:
     Decoding is bound by reading the weights, so that the padded rows of powers of two cost next to nothing; vLLM's own
     steps of 8 are captured for twice the batch.
     """
-    sizes = [1]
-    while sizes[-1] * 2 < completions:
-        sizes.append(sizes[-1] * 2)
-    return sizes if sizes[-1] == completions else [*sizes, completions]
+    return [*(2**power for power in range((completions - 1).bit_length())), completions]
 
 
 def compilation(completions: int) -> dict[str, Any]:
