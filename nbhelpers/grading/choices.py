@@ -78,12 +78,8 @@ class Choices:
         return at if stated is None or stated.value is None else self.measured_by(as_value(stated))
 
     def measured_by(self, value: Value) -> int | None:
-        """The only choice of this value; `25 %` may also be the choice 25."""
-        if value.kind == "text":
-            return None
+        """The only choice of this value."""
         found = [at for at, own in enumerate(self.values) if own.kind != "text" and same(value, own)]
-        if not found and value.unit == "%":
-            found = [at for at, own in enumerate(self.values) if own.points == value.points and not own.unit]
         return found[0] if found and all(self.same(found[0], at) for at in found) else None
 
     def mentioned_in(self, text: str) -> tuple[list[int], str]:
@@ -118,7 +114,6 @@ read_choices = lru_cache(maxsize=4096)(Choices)
 
 def pick(text: str, choices: Choices) -> tuple[int | None, str]:
     """Which choice a folded span names, and how it was recognised or why it was not."""
-    refused = ""
     for wording in wordings(text):
         bare = unquote(wording)
         lone = _LETTER.fullmatch(bare)
@@ -128,9 +123,6 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
             return at, f"letter {lone[1].upper()}"
         if (at := choices.spelt(bare)) is not None:
             return at, "the text of a choice"
-        if lone:
-            refused = refused or f"letter {lone[1].upper()} is beyond the choices"
-            continue
         labelled = _LABELLED.fullmatch(bare)
         letter = labelled and (labelled["a"] or labelled["b"] or labelled["bare"])[0]
         if labelled and choices.label(letter) is None and (letter.islower() or re.match(r". ?=|. [a-z]", bare)):
@@ -144,7 +136,7 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
             return _pick_labelled(letter.upper(), labelled["rest"], choices)
         elif not _PARENTHESISED.search(bare) and (at := choices.named_by(bare)) is not None:
             return at, "the text of a choice"
-    return (None, refused) if refused else _pick_sentence(text, choices)
+    return _pick_sentence(text, choices)
 
 
 def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None, str]:
@@ -153,7 +145,7 @@ def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None
     if at is None:
         return None, f"{how} is beyond the choices"
     denied, own, rest = DENIED_AFTER.match(rest), choices.spelt(rest), rest.strip(" .:,)->→\"'*=\n")
-    if not rest or own == at or choices.spelt(rest) == at:
+    if not rest or own == at:
         return at, how
     lone = _LETTER.fullmatch(rest)
     other = lone if lone and (lone[1].isupper() or len(rest) > 1) else _OTHER_LETTER.search(rest)
