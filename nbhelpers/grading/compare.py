@@ -163,13 +163,7 @@ def _judge_choice(span: str, gold: Gold) -> Verdict:
     return Verdict(right, chosen, f"{how}: {chosen!r} is {'the answer' if right else f'not {gold.answer!r}'}")
 
 
-_JUDGES = {
-    "choice": _judge_choice,
-    "number": _judge_number,
-    "list": _judge_list,
-    "letter": _judge_letter,
-    "text": _judge_text,
-}
+_JUDGES = {"choice": _judge_choice, "number": _judge_number, "list": _judge_list, "letter": _judge_letter}
 
 
 def judge(solution: str, gold: Gold) -> Verdict:
@@ -188,5 +182,5 @@ def judge(solution: str, gold: Gold) -> Verdict:
     commitment = commit(text)
     if commitment.problem:
         return Verdict(False, None, f"no answer: {commitment.problem}")
-    verdicts = [_JUDGES[gold.kind](span, gold) for span in commitment.spans]
+    verdicts = [_JUDGES.get(gold.kind, _judge_text)(span, gold) for span in commitment.spans]
     return next((verdict for verdict in verdicts if not verdict.correct), verdicts[0])

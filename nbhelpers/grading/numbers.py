@@ -185,8 +185,6 @@ def _read_equation(text: str, asked: str | None) -> Quantity:
     parts = _EQUALS.split(text)
     if any(part.rstrip()[-1:] in ("<", ">", "≠") for part in parts[:-1]):
         return Quantity(None, problem="an inequality")
-    if len(parts) == 2 and re.fullmatch(r"\s*[^\W\d_]{1,2}\s*[.)]*", parts[1]) and parts[0].strip():
-        return read_once(parts[0])  # 5 = x
     stated = read_once(parts[-1])
     if stated.value is None and (first := read_literal(parts[0])).value is not None:
         return _settle(parts[1:], first)  # 45 = 9 × 5
@@ -222,12 +220,10 @@ _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d+)(?![.\d]
 
 
 def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = None) -> Quantity:
-    """The one number that a folded text states.
+    """The one number that a folded text states: its only one, or the result of its equation or worked sum.
 
-    Read are decimals, thousands separators, fractions, mixed numbers, scientific notation, percents, currencies, an
-    equation's right side, a worked sum's result, the one number of a sentence. Not read, with the reason in `problem`:
-    several numbers, a range, an inequality, a denial, a product or a power, a division left undone. `decimal_comma`
-    also reads 0,75 as three quarters; of two sides in different units the one in the `asked` unit counts.
+    Several numbers, a range, an inequality, a denial, a product, a division left undone give a `problem` instead.
+    `decimal_comma` also reads 0,75 as three quarters; of two sides in different units the one in `asked` counts.
     """
     text = _WORKED_WORD.sub(lambda match: f" {_WORKED[match[1].lower()]} ", numeric(_INNOCENT.sub("", text)))
     quantity = _read_equation(text, asked) if _EQUALS.search(text) else read_once(text)
