@@ -37,11 +37,16 @@ YES_OR_NO = re.compile(
 _EXPLAINED = re.compile(rf"{phrase('explained')}|[-=:,(](?!\w)", re.I)
 
 
+# The choices of a problem that shows them in its picture: only their labels are known.
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_NAMED_LETTER = re.compile(r"(?<=\w )([A-Z])(?![\w'])")
+
+
 class Choices:
     """The choices of one problem, read once: their texts, keys and values."""
 
     def __init__(self, choices: tuple[str, ...]) -> None:
-        self.texts = [choice.strip() for choice in choices]
+        self.texts, self.unseen = [choice.strip() for choice in choices], choices == LETTERS
         self.values = [read_gold(choice) for choice in choices]
         self.numbers = any(value.kind == "number" for value in self.values)
         self.lookups = [
@@ -154,13 +159,16 @@ def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None
     others = {(match[1] or match[2] or match[3]).upper() for match in _FURTHER_LABEL.finditer(rest)} - {letter}
     for match in _INNER_LABEL.finditer(rest[:400]):  # "12 cm C. 14 cm", but not "equals angle C. So ..."
         place, behind = choices.label(match[1]), text_key(rest[match.end() :][:80].lstrip(" ("))
-        if place not in (None, at) and behind.startswith(choices.values[place].key):
-            others.add(match[1])
+        if place not in (None, at):
+            told = match[0][1] in ".:)" if choices.unseen else behind.startswith(choices.values[place].key)
+            others |= {match[1]} if told else set()
     if any(choices.label(other) is not None for other in others) or re.fullmatch(r"[A-Z](?:\W+[A-Z])+\W*", rest):
         return None, "several letters"
     if denied:
         return None, f"{how} is denied"
     head = BECAUSE.split(sentence(rest))[0]
+    if choices.unseen:
+        return (None, f"{how} with an alternative") if _ALTERNATIVE.search(head) else (at, how)
     for piece in (rest, head, head.split(", ")[0], head.partition("(")[0], re.sub(r"\s+is\b.*", "", head)):
         named = choices.named_by(piece, prose=False) if piece.strip() else None
         if named is not None:
@@ -198,6 +206,9 @@ def _pick_sentence(text: str, choices: Choices) -> tuple[int | None, str]:
         return at, "the text of a choice"
     if _REFUSAL.search(text):
         return None, "a refusal"
+    named = set(_NAMED_LETTER.findall(text)) if choices.unseen else ()
+    if len(named) == 1 and not HEDGE.search(text):
+        return choices.label(named.pop()), "the only letter"
     found, around = choices.mentioned_in(SENTENCE_END.sub(". ", text))
     mentioned = [at for at in found if choices.values[at].kind in ("text", "list")]
     if not mentioned:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
 
-from nbhelpers.grading.choices import YES_OR_NO, pick, read_choices
-from nbhelpers.grading.commit import HEDGE, commit, wordings
+from nbhelpers.grading.choices import LETTERS, YES_OR_NO, pick, read_choices
+from nbhelpers.grading.commit import commit, wordings
 from nbhelpers.grading.expressions import ARITHMETIC, same_points
 from nbhelpers.grading.numbers import UNSOLVED, Quantity, read_literal, read_quantity, rounded
 from nbhelpers.grading.read import as_value, read, read_gold, same
@@ -47,8 +47,10 @@ class Gold:
             self._read_number(wanted)
         else:
             letter = re.fullmatch(r"\W*([A-Za-z])\W*", self.answer)
-            self.kind, self.known = "letter" if letter else "text", bool(self.value.key)
-            self.value = read_gold(letter[1]) if letter else self.value
+            self.kind, self.known = "choice" if letter else "text", bool(self.value.key)
+            if letter:
+                self.choices = read_choices(LETTERS)
+                self.place = self.choices.label(letter[1])
 
     def _read_number(self, wanted: str | None) -> None:
         stated = read_literal(fold(self.answer))
@@ -124,22 +126,6 @@ def _judge_list(span: str, gold: Gold) -> Verdict:
     return Verdict(False, None, "not one list")
 
 
-_LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?|[(\[]([A-Za-z])[)\]](?!.*[(\[][A-Za-z][)\]]).*", re.S)
-_NAMED_LETTER = re.compile(r"(?<=\w )([A-Z])(?![\w'])")
-
-
-def _judge_letter(span: str, gold: Gold) -> Verdict:
-    """A gold answer that is one letter: the span's label, or the one capital that its sentence names."""
-    for wording in wordings(span):
-        label = _LABEL.fullmatch(wording)
-        letter = label and (label[1] or label[2])
-        if letter is None and len(named := set(_NAMED_LETTER.findall(wording))) == 1 and not HEDGE.search(wording):
-            letter = named.pop()
-        if letter:
-            return gold.says(letter.casefold() == gold.value.key, letter)
-    return Verdict(False, None, "names no letter")
-
-
 def _judge_text(span: str, gold: Gold) -> Verdict:
     for wording in wordings(span):
         value = read(wording)
@@ -163,7 +149,7 @@ def _judge_choice(span: str, gold: Gold) -> Verdict:
     return Verdict(right, chosen, f"{how}: {chosen!r} is {'the answer' if right else f'not {gold.answer!r}'}")
 
 
-_JUDGES = {"choice": _judge_choice, "number": _judge_number, "list": _judge_list, "letter": _judge_letter}
+_JUDGES = {"choice": _judge_choice, "number": _judge_number, "list": _judge_list}
 
 
 def judge(solution: str, gold: Gold) -> Verdict:

@@ -47,7 +47,8 @@ def can_grade(answer: Any, **columns: Any) -> bool:
 
     Without one no completion can be judged.
     """
-    return read_problem(*_asked(answer, **columns)).known
+    gold = read_problem(*_asked(answer, **columns))
+    return bool(gold.answer) and gold.known
 
 
 def grade(
