@@ -9,8 +9,7 @@ import re
 from functools import lru_cache
 
 from nbhelpers.grading.commit import BECAUSE, DENIED_AFTER, HEDGE, SENTENCE_END, sentence, wordings
-from nbhelpers.grading.numbers import read_quantity
-from nbhelpers.grading.read import Value, as_value, read, read_gold, same
+from nbhelpers.grading.read import Value, number_in, read, read_gold, same
 from nbhelpers.grading.spelling import fold, text_key, unquote
 from nbhelpers.grading.tables import phrase
 
@@ -79,8 +78,8 @@ class Choices:
             return at
         value = read(text)
         at = self.measured_by(value)
-        stated = read_quantity(text) if at is None and prose and self.numbers and not value.measurable else None
-        return at if stated is None or stated.value is None else self.measured_by(as_value(stated))
+        stated = number_in(text) if at is None and prose and self.numbers and not value.measurable else None
+        return self.measured_by(stated) if stated else at
 
     def measured_by(self, value: Value) -> int | None:
         """The only choice of this value."""
@@ -194,8 +193,8 @@ def _pick_sentence(text: str, choices: Choices) -> tuple[int | None, str]:
         before = re.split(r"[,.;:\n]\s", text[: match.start()])[-1]
         if HEDGE.search(before):
             return None, "a hedge or a denial before the letter"
-        stated = read_quantity(before) if choices.numbers else None
-        if stated and stated.value is not None and choices.measured_by(as_value(stated)) != choices.label(letter):
+        stated = number_in(before) if choices.numbers else None
+        if stated and choices.measured_by(stated) != choices.label(letter):
             return None, f"letter {letter} with another value"
         return _pick_labelled(letter, text[match.end() :], choices)
     said = next((match for wording in wordings(text) if (match := YES_OR_NO.fullmatch(wording))), None)

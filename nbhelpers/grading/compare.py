@@ -11,7 +11,7 @@ from nbhelpers.grading.choices import LETTERS, YES_OR_NO, pick, read_choices
 from nbhelpers.grading.commit import commit, wordings
 from nbhelpers.grading.expressions import ARITHMETIC, same_points
 from nbhelpers.grading.numbers import UNSOLVED, Quantity, read_literal, read_quantity, rounded
-from nbhelpers.grading.read import as_value, read, read_gold, same
+from nbhelpers.grading.read import number_in, read, read_gold, same
 from nbhelpers.grading.spelling import fold
 from nbhelpers.grading.units import units_agree
 
@@ -116,10 +116,7 @@ def _judge_list(span: str, gold: Gold) -> Verdict:
         value = read(wording)
         if value.kind == "list":
             items = [item.items[1] if item.kind == "equation" else item for item in value.items]
-            prose = [read_quantity(item.key) if item.kind == "text" else None for item in items]
-            items = [
-                as_value(found) if found and found.value else item for item, found in zip(items, prose, strict=True)
-            ]
+            items = [item.kind == "text" and number_in(item.key) or item for item in items]
             shown = "[" + ", ".join(_shown(item.points[0]) if item.points else item.key for item in items) + "]"
             right = len(items) == len(gold.value.items) and all(map(same, items, gold.value.items))
             return gold.says(right, shown)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nbhelpers.grading.expressions import POINTS, Points, evaluate, same_points
-from nbhelpers.grading.numbers import Quantity, read_literal, side
+from nbhelpers.grading.numbers import read_literal, read_quantity, side
 from nbhelpers.grading.spelling import fold, text_key
 from nbhelpers.grading.tables import phrase
 from nbhelpers.grading.units import read_unit, units_agree
@@ -148,9 +148,10 @@ def _chain(bare: str, key: str, depth: int) -> Value | None:
     return value if agree and value.measurable and any(kind != "formula" for kind, *_ in sides) else None
 
 
-def as_value(stated: Quantity) -> Value:
-    """A number found in prose as a value."""
-    return Value("number", "", (stated.value,), stated.unit)
+def number_in(text: str) -> Value | None:
+    """The one number that a folded text states, if it does."""
+    stated = read_quantity(text)
+    return None if stated.value is None else Value("number", "", (stated.value,), stated.unit)
 
 
 def same(one: Value, other: Value) -> bool:
