@@ -21,12 +21,16 @@ _LABELLED = re.compile(
     re.S,
 )
 _REFUSAL = re.compile(phrase("refusal"), re.I)
-_OTHER_LETTER = re.compile(
-    r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:(?:option|choice|maybe)\s+)?"
-    r"[(\[]?([A-Za-z])\b(?!')",
-    re.I,
+_FURTHER_LABEL = re.compile(
+    r"""(?<![\w(])[(\[]([A-Za-z])[)\]]                      # (C)
+      | (?<!\w)([A-Za-z])\)                                # C)
+      | (?:^|[\n;])\s*([A-Z])(?:[.:](?=\s)|\W*$)            # C. or C: where a line begins; C alone
+      | ^[(\[]([A-Za-z])$                                  # (C of which the bracket has been stripped
+      | (?i:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?i:(?:option|choice|maybe)\s+)?
+        [(\[]?(?:([A-Z])\b(?!')|([a-z])[)\].]*$)            # or C, or option C
+    """,
+    re.VERBOSE,
 )
-_FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)|(?:^|[\n;])\s*([A-Z])[.:](?=\s)")
 _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
 _ALTERNATIVE = re.compile(rf"{phrase('alternative')}|[/;?]", re.I)
 _OPTION = re.compile(r"\b(?:option|choice)\s+[a-z][.\s]*$", re.I)
@@ -151,11 +155,7 @@ def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None
     denied, own, rest = DENIED_AFTER.match(rest), choices.spelt(rest), rest.strip(" .:,)->→\"'*=\n")
     if not rest or own == at:
         return at, how
-    lone = _LETTER.fullmatch(rest)
-    other = lone if lone and (lone[1].isupper() or len(rest) > 1) else _OTHER_LETTER.search(rest)
-    if other and choices.label(other[1]) not in (None, at) and (other[1].isupper() or len(rest) < 12):
-        return None, f"letters {letter} and {other[1].upper()}"
-    others = {(match[1] or match[2] or match[3]).upper() for match in _FURTHER_LABEL.finditer(rest)} - {letter}
+    others = {match[match.lastindex].upper() for match in _FURTHER_LABEL.finditer(rest)} - {letter}
     for match in _INNER_LABEL.finditer(rest[:400]):  # "12 cm C. 14 cm", but not "equals angle C. So ..."
         place, behind = choices.label(match[1]), text_key(rest[match.end() :][:80].lstrip(" ("))
         if place not in (None, at):

@@ -73,10 +73,8 @@ read_problem = lru_cache(maxsize=8192)(Gold)
 
 
 def _shown(value: Decimal) -> str:
-    if len(value.as_tuple().digits) > 15:
-        value = Context(prec=15, traps=[]).plus(value)
-    text = format(value, "f") if -12 < value.adjusted() < 30 else str(value)
-    return text.rstrip("0").rstrip(".") if "." in text and "E" not in text else text
+    short = Context(prec=15, traps=[]).plus(value).normalize(ARITHMETIC)
+    return format(short, "f") if -12 < short.adjusted() < 30 else str(short)
 
 
 def _judge_number(span: str, gold: Gold) -> Verdict:

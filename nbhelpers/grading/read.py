@@ -168,13 +168,11 @@ def same(one: Value, other: Value) -> bool:
     if kinds == {"ratio", "number"}:  # 5/12 for 5:12
         ratio, number = (one, other) if one.kind == "ratio" else (other, one)
         return ratio.key.replace(":", "/") == re.sub(r"\\frac\{?(\w+)\}?\{?(\w+)\}?", r"\1/\2", number.key)
-    if kinds == {"list"}:
+    if kinds in ({"list"}, {"ratio"}):
         if other.items[0].kind == "list" and not other.brackets and len(one.items) < 9:  # points, in any order
             return len(one.items) == len(other.items) and all(any(same(a, b) for a in one.items) for b in other.items)
         bare = {one.brackets, other.brackets} == {"", "()"}
         return (bare or one.brackets == other.brackets) and same_items(one, other)
-    if kinds == {"ratio"}:
-        return same_items(one, other)
     if kinds == {"truth"}:
         return _TRUTHS[one.key] == _TRUTHS[other.key]
     return one.key == other.key and bool(one.key)
