@@ -160,8 +160,8 @@ def judge(solution: str, gold: Gold) -> Verdict:
     text = fold(solution)
     if len(text) > MAX_SOLUTION * 5 // 4:  # ½ unfolds to four characters
         return Verdict(False, None, "too many characters that stand for several")
-    commitment = commit(text)
-    if commitment.problem:
-        return Verdict(False, None, f"no answer: {commitment.problem}")
-    verdicts = [_JUDGES.get(gold.kind, _judge_text)(span, gold) for span in commitment.spans]
+    spans, problem = commit(text)
+    if problem:
+        return Verdict(False, None, f"no answer: {problem}")
+    verdicts = [_JUDGES.get(gold.kind, _judge_text)(span, gold) for span in spans]
     return next((verdict for verdict in verdicts if not verdict.correct), verdicts[0])

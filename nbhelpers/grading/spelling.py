@@ -36,10 +36,8 @@ class _Folding(dict):
             folded = " " + simple.replace("⁄", "/")  # 1½ is 1 1/2
         elif kind == "No" and simple.isdecimal() and "SCRIPT" in name:
             folded = ("^" if "SUPER" in name else "_") + simple  # 45² must not become 452
-        elif 0xFF01 <= point <= 0xFF5E:
-            folded = chr(point - 0xFEE0)  # full-width forms
-        elif point > 127 and simple.isascii() and simple.isalnum() and kind[0] in "LS":
-            folded = simple  # a letter in a circle, in bold, or two letters in one: ㎝
+        elif 0xFF01 <= point <= 0xFF5E or point > 127 and simple.isascii() and simple.isalnum() and kind[0] in "LS":
+            folded = simple  # a full-width form, a letter in a circle, in bold, or two letters in one: ㎝
         elif kind == "So":
             folded = " "  # a tick, an emoji
         self[point] = folded
