@@ -20,7 +20,7 @@ from nbhelpers.policy.vllm.setup import GenerationError
 
 @pytest.fixture(scope="module")
 def policy():
-    return as_on_a_gpu(policy_with_adapter())
+    return as_on_a_gpu(policy_with_adapter(std=0.1))
 
 
 def as_on_a_gpu(policy):

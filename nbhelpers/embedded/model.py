@@ -1,28 +1,26 @@
-"""TODO."""
+"""The embedded model's architecture, tokenizer and files: Gemma-3 with vision, as small as it goes.
+
+It is a `Gemma3ForConditionalGeneration` with SigLIP tower, projector, text stack, chat template, tokenizer class and
+file layout of the published checkpoints, so every loader that takes Gemma-3 4B takes it too (transformers, vLLM,
+Unsloth).
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import random
 import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbhelpers.problems import make_problems
-
 if TYPE_CHECKING:
+    import torch
     from transformers import Gemma3ForConditionalGeneration, Gemma3Processor, GemmaTokenizer
 
-
-IMAGE_SIZE = 64  # pixels; the processor shrinks every picture to this square
-
-
-IMAGE_TOKENS = 16
-
-
-_TEXT = dict(
+IMAGE_SIZE = 160  # pixels; the processor shrinks every picture to this square
+IMAGE_TOKENS = 25
+TEXT = dict(
     hidden_size=128,
     intermediate_size=384,
     num_hidden_layers=4,
@@ -34,35 +32,39 @@ _TEXT = dict(
     sliding_window=512,
     layer_types=["sliding_attention", "full_attention"] * 2,
 )
-
-
-_VISION = dict(
-    hidden_size=128,
-    intermediate_size=384,
+VISION = dict(
+    hidden_size=256,
+    intermediate_size=768,
     num_hidden_layers=3,
-    num_attention_heads=4,
+    num_attention_heads=8,
     image_size=IMAGE_SIZE,
     patch_size=16,
     # as in the published checkpoints: without it Unsloth's hand-over to vLLM cannot rebuild the tower
     vision_use_head=False,
 )
 
-
-FORMAT_SHARE = 0.6  # of the warm-up's completions show the whole output format
-
-
 # Where the published tokenizers have them: first in the vocabulary. vLLM's Gemma-3 processor looks the runs of newlines
 # up as single tokens, because the image placeholder brings "\n\n" on both sides and merges with its neighbours.
-_CONTROL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
+CONTROL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
+NEWLINE_TOKENS = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
+PICTURE_TOKENS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-
-_NEWLINE_TOKENS = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
-
-
-_IMAGE_TOKENS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
-
-
-_BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+# Words of everyday mathematics, so that questions from elsewhere do not fall apart into single letters.
+_EVERYDAY = """
+What is the value of the number shown in the figure? Which of the following is true for the given triangle? Find the
+length of the side when the angle equals the sum of the other two angles. How many more people than last year were
+there in total? According to the table, on which day did the store sell the most? The diameter of the circle is twice
+as large as its radius. What percent of the items are less than the average price? As shown in the diagram, the lines
+are parallel and the points lie on the same line. Calculate the perimeter and the area of the square. Look at the
+graph and choose the correct option. What is the difference between the highest and the lowest value in the chart? The
+function has its maximum at this point. If the height of the box is given, what is its volume? Each of them has the
+same size and color. Please answer the question with an integer, or with a number to one or two decimal places,
+requiring the unit. Choices Choose from the image. What will be the probability that the next one is greater than
+before? Determine which figure has been shown by these degrees, meters, centimeters, minutes, dollars. We know that it
+can be written as follows, so we have, and then it would not be equal, because by adding both we would get this number
+first.
+"""
 
 
 def embedded_path() -> Path:
@@ -70,60 +72,8 @@ def embedded_path() -> Path:
     return Path(__file__).parent / "weights"
 
 
-def asked(problems: Iterable[dict]) -> list[str]:
-    from nbhelpers.params import RewardParams
-    from nbhelpers.problems import prompt_text
-
-    return [prompt_text(problem, RewardParams()) for problem in problems]
-
-
-DESCRIBE = "Describe the picture."
-
-
-def target_text(problem: dict, style: str) -> str:
-    """What the warm-up shows as an answer: in the full format, or short of it in one of three ways.
-
-    Args:
-        problem: a row of `nbhelpers.problems.make_problems`.
-        style: "full"; "untagged_answer" (reasoning in its block, the answer in plain words), "answer_only" (no
-            reasoning block) or "plain" (no block at all). With the last three the format reward has steps to climb.
-    """
-    reasoning, answer, choices = problem["metadata"]["solution"], problem["answer"], problem["choices"]
-    if choices:
-        answer = string.ascii_uppercase[choices.index(answer)]  # the prompt asks for the letter
-    return {
-        "full": f"<REASONING>{reasoning}</REASONING>\n<SOLUTION>{answer}</SOLUTION>",
-        "untagged_answer": f"<REASONING>{reasoning}</REASONING>\nThe answer is {answer}.",
-        "answer_only": f"{reasoning}\n<SOLUTION>{answer}</SOLUTION>",
-        "plain": f"{reasoning}\nThe answer is {answer}.",
-    }[style]
-
-
-def styles(n: int, rng: random.Random) -> list[str]:
-    rest = (1 - FORMAT_SHARE) / 3
-    return rng.choices(
-        ["full", "untagged_answer", "answer_only", "plain"], weights=[FORMAT_SHARE, rest, rest, rest], k=n
-    )
-
-
-# Words of everyday mathematics, so that questions from elsewhere do not fall apart into single letters.
-_EVERYDAY = """
-What is the value of the number shown in the figure? Which of the following is true for the given triangle? Find the
-length of the side when the angle equals the sum of the other two angles. How many more people than last year were there
-in total? According to the table, on which day did the store sell the most? The diameter of the circle is twice as large
-as its radius. What percent of the items are less than the average price? As shown in the diagram, the lines are parallel
-and the points lie on the same line. Calculate the perimeter and the area of the square. Look at the graph and choose the
-correct option. What is the difference between the highest and the lowest value in the chart? The function has its maximum
-at this point. If the height of the box is given, what is its volume? Each of them has the same size and color. Please
-answer the question with an integer, or with a number to one or two decimal places, requiring the unit. Choices Choose
-from the image. What will be the probability that the next one is greater than before? Determine which figure has been
-shown by these degrees, meters, centimeters, minutes, dollars. We know that it can be written as follows, so we have, and
-then it would not be equal, because by adding both we would get this number first.
-"""
-
-
-def make_tokenizer(seed: int = 0, learnt_tokens: int = 320) -> GemmaTokenizer:
-    """Learn a byte-pair vocabulary on the warm-up's own prompts and completions, laid out like Gemma-3's.
+def make_tokenizer(texts: Iterable[str], learnt_tokens: int = 384) -> GemmaTokenizer:
+    """Learn a byte-pair vocabulary on the warm-up's own texts, laid out like Gemma-3's.
 
     Every printable ASCII character is a token, and bytes stand in for all others, so no text is lost. Digits stay
     single, as in Gemma-3. The instruction of the prompt costs few tokens because its words are learnt whole.
@@ -132,40 +82,30 @@ def make_tokenizer(seed: int = 0, learnt_tokens: int = 320) -> GemmaTokenizer:
     from transformers import GemmaTokenizer
     from trl.chat_template_utils import gemma3_chat_template
 
-    problems = make_problems(600, seed=seed, part="warmup")
-    texts = [f"user\n{prompt}\nmodel\n" for prompt in asked(problems)]
-    for style in ("full", "untagged_answer", "answer_only", "plain"):
-        texts += [target_text(problem, style) for problem in problems]
-    texts += [f"user\n{DESCRIBE}\nmodel\n" + problem["metadata"]["description"] for problem in problems]
-    texts += [_EVERYDAY.replace("\n", " ")] * 3
-
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", "▁")
     # Merges never cross these borders, so the published pre-tokenizer, which has none, splits the same way.
-    learner.pre_tokenizer = pre_tokenizers.Split(Regex(r"▁?</?[A-Z]+>|▁?\d|\n|▁?[A-Za-z]+|▁?[^\w▁]|▁"), "isolated")
+    borders = Regex(r"▁?</?[A-Z]+>|▁?\d|\n|▁?[A-Za-z]+|▁?[^\w▁]|▁")
+    learner.pre_tokenizer = pre_tokenizers.Split(borders, "isolated")
     alphabet = ["▁", *(c for c in string.printable if c.isprintable() and c != " ")]
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + 1 + learnt_tokens, initial_alphabet=alphabet, show_progress=False
     )
-    learner.train_from_iterator(texts, trainer)
+    learner.train_from_iterator([*texts, *[_EVERYDAY.replace("\n", " ")] * 3], trainer)
     learnt = json.loads(learner.to_str())["model"]
     pieces = [piece for piece in sorted(learnt["vocab"], key=learnt["vocab"].get) if piece != "\n"]
-    tokens = [*_CONTROL_TOKENS, *_NEWLINE_TOKENS, *_IMAGE_TOKENS, *_BYTE_TOKENS, *pieces]
+    tokens = [*CONTROL_TOKENS, *NEWLINE_TOKENS, *PICTURE_TOKENS, *BYTE_TOKENS, *pieces]
 
     tokenizer = GemmaTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
         merges=[tuple(merge) for merge in learnt["merges"]],
         eos_token="<end_of_turn>",
-        model_max_length=_TEXT["max_position_embeddings"],
+        model_max_length=TEXT["max_position_embeddings"],
         clean_up_tokenization_spaces=False,
-        extra_special_tokens={
-            "boi_token": "<start_of_image>",
-            "eoi_token": "<end_of_image>",
-            "image_token": "<image_soft_token>",
-        },
+        extra_special_tokens=dict(zip(("boi_token", "eoi_token", "image_token"), PICTURE_TOKENS, strict=True)),
     )
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in _CONTROL_TOKENS])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in _NEWLINE_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in NEWLINE_TOKENS])
     tokenizer.chat_template = gemma3_chat_template
     return tokenizer
 
@@ -194,28 +134,22 @@ def make_processor(tokenizer: GemmaTokenizer) -> Gemma3Processor:
 
 
 def make_model(tokenizer: GemmaTokenizer, seed: int = 0) -> Gemma3ForConditionalGeneration:
-    """A freshly initialised model in float32, about 1.5 million parameters."""
+    """A freshly initialised model in float32, about 3.3 million parameters."""
     import torch
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _CONTROL_TOKENS + _IMAGE_TOKENS}
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS + PICTURE_TOKENS}
     stop = [ids["<eos>"], ids["<end_of_turn>"]]
+    special = dict(pad_token_id=ids["<pad>"], bos_token_id=ids["<bos>"])
     config = Gemma3Config(
-        text_config=dict(
-            **_TEXT,
-            vocab_size=64 * math.ceil(len(tokenizer) / 64),
-            pad_token_id=ids["<pad>"],
-            bos_token_id=ids["<bos>"],
-            eos_token_id=ids["<eos>"],
-        ),
-        vision_config=dict(_VISION),
+        text_config=dict(TEXT, vocab_size=64 * math.ceil(len(tokenizer) / 64), eos_token_id=ids["<eos>"], **special),
+        vision_config=dict(VISION),
         mm_tokens_per_image=IMAGE_TOKENS,
         boi_token_index=ids["<start_of_image>"],
         eoi_token_index=ids["<end_of_image>"],
         image_token_index=ids["<image_soft_token>"],
-        pad_token_id=ids["<pad>"],
-        bos_token_id=ids["<bos>"],
         eos_token_id=stop,
+        **special,
     )
     config.architectures = ["Gemma3ForConditionalGeneration"]
     torch.manual_seed(seed)
@@ -224,9 +158,7 @@ def make_model(tokenizer: GemmaTokenizer, seed: int = 0) -> Gemma3ForConditional
     projection = model.model.multi_modal_projector.mm_input_projection_weight
     torch.nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
     model.generation_config._from_model_config = False  # it is set here on purpose, as in the published checkpoints
-    model.generation_config.update(
-        pad_token_id=ids["<pad>"], bos_token_id=ids["<bos>"], eos_token_id=stop, do_sample=True, top_k=64, top_p=0.95
-    )
+    model.generation_config.update(eos_token_id=stop, do_sample=True, top_k=64, top_p=0.95, **special)
     return model
 
 
@@ -244,6 +176,15 @@ def hub_name(name: str) -> str:
     return name
 
 
+def round_to_bfloat16(model: torch.nn.Module) -> None:
+    """Round the weights as the files do, so that figures measured on `model` are those of the files."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+
+
 def save(model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, out_dir: Path) -> None:
     """Write the checkpoint in the published layout: config, processor, tokenizer, chat template, bfloat16 weights."""
     import torch
@@ -254,7 +195,7 @@ def save(model: Gemma3ForConditionalGeneration, processor: Gemma3Processor, out_
     model.generation_config.save_pretrained(out_dir)
     processor.save_pretrained(out_dir)
     weights = {
-        hub_name(name): tensor.to(torch.bfloat16).contiguous()
+        hub_name(name): tensor.to("cpu", torch.bfloat16).contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith("lm_head.")  # tied to the embedding
     }

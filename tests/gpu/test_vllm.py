@@ -58,7 +58,7 @@ def test_greedy_completions_are_those_of_transformers(setting):
     assert same >= 30  # bfloat16 may break a tie the other way
 
 
-def test_sixty_steps_raise_the_reward_and_stay_in_parity(setting):
+def test_a_smoke_run_raises_the_reward_and_stays_in_parity(setting):
     from statistics import mean
 
     from nbhelpers.runs.directory import RunDirectory
@@ -68,7 +68,7 @@ def test_sixty_steps_raise_the_reward_and_stay_in_parity(setting):
     run = RunDirectory(params.output_dir)
     result = train(policy, problems, params, run)
     lines = run.read_jsonl(run.metrics_path)
-    assert result.steps == 60 and result.adapter_norm > 0
+    assert result.steps == params.training.max_steps and result.adapter_norm > 0
     assert mean(line["reward"] for line in lines[-5:]) > mean(line["reward"] for line in lines[:5]) + 0.4
     assert all(line["sampling/sampling_logp_difference/mean"] < 0.05 for line in lines)
 
