@@ -214,15 +214,17 @@ def test_the_rewards_pay_every_text_something_finite(completions):
     assert all(score in (0.0, 2.0) for score in scores)
 
 
-# ---------------------------------------------------------------- metamorphic: another spelling keeps, another value loses
+# ------------------------------------------------ metamorphic: another spelling keeps, another value loses
 
 whole = st.integers(2, 99)
 EXPRESSIONS = {
     "root": (r"{a}\sqrt{{{b}}}", [r"{a} \sqrt {{ {b} }}", "{a}√{b}", "{a}*sqrt({b})", r"\sqrt{{{b}}}\cdot {a}"]),
     "box": (r"{a}\sqrt{{7}}+{b}", [r"So it is $\boxed{{{a}\sqrt{{7}}+{b}}}$.", r"\boxed{{{b} + {a}\sqrt 7}}"]),
-    "pi": (r"{a}\pi+{b}", [r"{b}+{a}\pi", "{a}π + {b}", "{b} + π*{a}", r"The area is ${b} + {a}\pi$.", r"x = {a}\pi + {b}"]),
+    "pi": (r"{a}\pi+{b}", [
+        r"{b}+{a}\pi", "{a}π + {b}", "{b} + π*{a}", r"The area is ${b} + {a}\pi$.", r"x = {a}\pi + {b}"]),
     "power": ("x^{{{a}}}+{b}", ["{b}+x^{{{a}}}", "x^{{ {a} }} + {b}", "$x^{{{a}}}+{b}$"]),
-    "fraction": (r"\frac{{{a}\sqrt{{3}}}}{{{b}}}", [r"\frac{{{a}}}{{{b}}}\sqrt{{3}}", "{a}√3/{b}", r"\dfrac{{{a}\sqrt 3}}{{{b}}}"]),
+    "fraction": (r"\frac{{{a}\sqrt{{3}}}}{{{b}}}", [
+        r"\frac{{{a}}}{{{b}}}\sqrt{{3}}", "{a}√3/{b}", r"\dfrac{{{a}\sqrt 3}}{{{b}}}"]),
     "index": ("a_{{{a}}}+{b}", ["{b} + a_{{{a}}}", r"$a_{{{a}}} + {b}$", r"\(a_{{{a}}}+{b}\)"]),
     "point": ("({a}, {b})", [r"\left({a},{b}\right)", "$({a},{b})$", "The point is ({a}, {b})."]),
     "ratio": ("{a}:{b}", ["{a} : {b}", "{a}/{b}", r"\frac{{{a}}}{{{b}}}"]),
@@ -270,9 +272,10 @@ def test_another_unit_loses_and_a_missing_one_keeps(value, unit, other):
 
 
 near = st.sampled_from([
-    "a", "A", "aa", "Aa", "AA", "f", "f'", ".5", "5", "0.5", "5!", "50", r"\frac{1}{2\pi}", r"\frac{1}{2}\pi", "e^{2x}", "e^2x", "23",
-    r"2\cdot 3", r"\sqrt{23}", r"\sqrt{2}\cdot 3", "2:3", "2/3", "(0, 1)", "[0, 1]", "(0, 1]", "12 cm", "12 m", "12", "x_1", "x1",
-     "no change", "change", "60-k", "60+k", "None of these", "12 or 14", "50%"])  # fmt: skip
+    "a", "A", "aa", "Aa", "AA", "f", "f'", ".5", "5", "0.5", "5!", "50", r"\frac{1}{2\pi}", r"\frac{1}{2}\pi",
+    "e^{2x}", "e^2x", "23", r"2\cdot 3", r"\sqrt{23}", r"\sqrt{2}\cdot 3", "2:3", "2/3", "(0, 1)", "[0, 1]", "(0, 1]",
+    "12 cm", "12 m", "12", "x_1", "x1", "no change", "change", "60-k", "60+k", "None of these", "12 or 14",
+    "50%"])  # fmt: skip
 
 
 @given(choices=st.lists(near, min_size=2, max_size=6, unique=True), data=st.data())
@@ -288,10 +291,11 @@ def test_no_text_is_paid_as_two_different_choices(choices, data):
 
 
 HEDGES = [
-    "{0}", "{1}", "{0} or {1}", "{0} and {1}", "{0}, {1}", "{0} = {1}", "{0} ≈ {1}", "{0} ({1})", "{0}%", r"\boxed{{{0}}} or {1}",
-    r"\boxed{{{0}}} \boxed{{{1}}}", "The answer is {0}. The answer is {1}.", "either {0} or {1}", "{0}; {1}", "x = {0}, y = {1}", "{0}5",
-    "between {0} and {1}", "{0} cm = {1} m", "{0} is {1}", "So {0}. Thus, {1}.", "{0}e0", "{0}/1", "about {0}", "{0} vs {1}", "{0}.5",
-    "not {0} but {1}", "{0} to {1}", "{0}\n{1}", "[{0}, {1}]", "{0}: {1}", "{0} maybe {1}",
+    "{0}", "{1}", "{0} or {1}", "{0} and {1}", "{0}, {1}", "{0} = {1}", "{0} ≈ {1}", "{0} ({1})", "{0}%",
+    r"\boxed{{{0}}} or {1}", r"\boxed{{{0}}} \boxed{{{1}}}", "The answer is {0}. The answer is {1}.",
+    "either {0} or {1}", "{0}; {1}", "x = {0}, y = {1}", "{0}5", "between {0} and {1}", "{0} cm = {1} m", "{0} is {1}",
+    "So {0}. Thus, {1}.", "{0}e0", "{0}/1", "about {0}", "{0} vs {1}", "{0}.5", "not {0} but {1}",
+    "{0} to {1}", "{0}\n{1}", "[{0}, {1}]", "{0}: {1}", "{0} maybe {1}",
     "The larger of {0} and {1} is {1}", "{0}, actually {1}", "{0}|{1}"]  # fmt: skip
 
 

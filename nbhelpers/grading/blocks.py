@@ -81,36 +81,32 @@ def check_format(completion: str, delimiters: Delimiters = DEFAULT_DELIMITERS) -
 def find_solutions(text: str, marks: Delimiters) -> tuple[list[str], str]:
     """The distinct contents of the closed solution blocks, or what is wrong with them."""
     start, end = marks.solution_start, marks.solution_end
-    at = text.find(start)
-    if at < 0:
-        return [], "no solution block"
-    inside_until = _reasoning_around(text, marks, at)
     contents: list[str] = []
-    outside = False
+    outside = inside_until = 0
+    at = text.find(start)
     while at >= 0:
-        begin = at + len(start)
-        stop = text.find(end, begin)
+        stop = text.find(end, at + len(start))
+        content = text[at + len(start) : stop]
         if stop < 0:
             return [], "the solution is not closed"
-        content = text[begin:stop]
         if start in content:
             return [], "a solution mark inside the solution"
-        outside = outside or at >= inside_until
+        if inside_until >= 0:
+            inside_until = _reasoning_around(text, marks, at)
+        outside += at >= inside_until
         content = content.strip(_BLANK)
         if content not in contents:
             contents.append(content)
-            if len(contents) > _MOST_SOLUTIONS:
-                return [], "more than four different solutions"
+        if len(contents) > _MOST_SOLUTIONS:
+            return [], "more than four different solutions"
         at = text.find(start, stop)
-        if at >= 0 <= inside_until:
-            inside_until = _reasoning_around(text, marks, at)
+    if not contents:
+        return [], "no solution block"
     return (contents, "") if outside else ([], "the solution stands inside the reasoning")
 
 
 def _reasoning_around(text: str, marks: Delimiters, at: int) -> int:
     """Where the closed reasoning block ends that holds position `at`; -1 when none does."""
     opened = text.rfind(marks.reasoning_start, 0, at)
-    if opened < 0:
-        return -1
-    closed = text.find(marks.reasoning_end, opened + len(marks.reasoning_start))
+    closed = text.find(marks.reasoning_end, opened + len(marks.reasoning_start)) if opened >= 0 else -1
     return closed if closed > at else -1

@@ -9,8 +9,7 @@ import re
 from functools import lru_cache
 
 from nbhelpers.grading.commit import BECAUSE, DENIED_AFTER, HEDGE, SENTENCE_END, sentence, wordings
-from nbhelpers.grading.numbers import read_quantity
-from nbhelpers.grading.read import Value, as_value, read, read_gold, same
+from nbhelpers.grading.read import Value, number_in, read, read_gold, same
 from nbhelpers.grading.spelling import fold, text_key, unquote
 from nbhelpers.grading.tables import phrase
 
@@ -22,12 +21,16 @@ _LABELLED = re.compile(
     re.S,
 )
 _REFUSAL = re.compile(phrase("refusal"), re.I)
-_OTHER_LETTER = re.compile(
-    r"(?:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?:(?:option|choice|maybe)\s+)?"
-    r"[(\[]?([A-Za-z])\b(?!')",
-    re.I,
+_FURTHER_LABEL = re.compile(
+    r"""(?<![\w(])[(\[]([A-Za-z])[)\]]                      # (C)
+      | (?<!\w)([A-Za-z])\)                                # C)
+      | (?:^|[\n;])\s*([A-Z])(?:[.:](?=\s)|\W*$)            # C. or C: where a line begins; C alone
+      | ^[(\[]([A-Za-z])$                                  # (C of which the bracket has been stripped
+      | (?i:\b(?:or|and|nor|not|than|then|vs|maybe|perhaps)\b\.?|[/&,;])\s*(?i:(?:option|choice|maybe)\s+)?
+        [(\[]?(?:([A-Z])\b(?!')|([a-z])[)\].]*$)            # or C, or option C
+    """,
+    re.VERBOSE,
 )
-_FURTHER_LABEL = re.compile(r"(?<![\w(])[(\[]([A-Za-z])[)\]]|(?<!\w)([A-Za-z])\)|(?:^|[\n;])\s*([A-Z])[.:](?=\s)")
 _INNER_LABEL = re.compile(r"(?<!\w)([A-Z])\b[.:)]?\s")
 _ALTERNATIVE = re.compile(rf"{phrase('alternative')}|[/;?]", re.I)
 _OPTION = re.compile(r"\b(?:option|choice)\s+[a-z][.\s]*$", re.I)
@@ -37,11 +40,16 @@ YES_OR_NO = re.compile(
 _EXPLAINED = re.compile(rf"{phrase('explained')}|[-=:,(](?!\w)", re.I)
 
 
+# The choices of a problem that shows them in its picture: only their labels are known.
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_NAMED_LETTER = re.compile(r"(?<=\w )([A-Z])(?![\w'])")
+
+
 class Choices:
     """The choices of one problem, read once: their texts, keys and values."""
 
     def __init__(self, choices: tuple[str, ...]) -> None:
-        self.texts = [choice.strip() for choice in choices]
+        self.texts, self.unseen = [choice.strip() for choice in choices], choices == LETTERS
         self.values = [read_gold(choice) for choice in choices]
         self.numbers = any(value.kind == "number" for value in self.values)
         self.lookups = [
@@ -74,16 +82,12 @@ class Choices:
             return at
         value = read(text)
         at = self.measured_by(value)
-        stated = read_quantity(text) if at is None and prose and self.numbers and not value.measurable else None
-        return at if stated is None or stated.value is None else self.measured_by(as_value(stated))
+        stated = number_in(text) if at is None and prose and self.numbers and not value.measurable else None
+        return self.measured_by(stated) if stated else at
 
     def measured_by(self, value: Value) -> int | None:
-        """The only choice of this value; `25 %` may also be the choice 25."""
-        if value.kind == "text":
-            return None
+        """The only choice of this value."""
         found = [at for at, own in enumerate(self.values) if own.kind != "text" and same(value, own)]
-        if not found and value.unit == "%":
-            found = [at for at, own in enumerate(self.values) if own.points == value.points and not own.unit]
         return found[0] if found and all(self.same(found[0], at) for at in found) else None
 
     def mentioned_in(self, text: str) -> tuple[list[int], str]:
@@ -118,7 +122,6 @@ read_choices = lru_cache(maxsize=4096)(Choices)
 
 def pick(text: str, choices: Choices) -> tuple[int | None, str]:
     """Which choice a folded span names, and how it was recognised or why it was not."""
-    refused = ""
     for wording in wordings(text):
         bare = unquote(wording)
         lone = _LETTER.fullmatch(bare)
@@ -128,9 +131,6 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
             return at, f"letter {lone[1].upper()}"
         if (at := choices.spelt(bare)) is not None:
             return at, "the text of a choice"
-        if lone:
-            refused = refused or f"letter {lone[1].upper()} is beyond the choices"
-            continue
         labelled = _LABELLED.fullmatch(bare)
         letter = labelled and (labelled["a"] or labelled["b"] or labelled["bare"])[0]
         if labelled and choices.label(letter) is None and (letter.islower() or re.match(r". ?=|. [a-z]", bare)):
@@ -144,7 +144,7 @@ def pick(text: str, choices: Choices) -> tuple[int | None, str]:
             return _pick_labelled(letter.upper(), labelled["rest"], choices)
         elif not _PARENTHESISED.search(bare) and (at := choices.named_by(bare)) is not None:
             return at, "the text of a choice"
-    return (None, refused) if refused else _pick_sentence(text, choices)
+    return _pick_sentence(text, choices)
 
 
 def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None, str]:
@@ -153,22 +153,21 @@ def _pick_labelled(letter: str, rest: str, choices: Choices) -> tuple[int | None
     if at is None:
         return None, f"{how} is beyond the choices"
     denied, own, rest = DENIED_AFTER.match(rest), choices.spelt(rest), rest.strip(" .:,)->→\"'*=\n")
-    if not rest or own == at or choices.spelt(rest) == at:
+    if not rest or own == at:
         return at, how
-    lone = _LETTER.fullmatch(rest)
-    other = lone if lone and (lone[1].isupper() or len(rest) > 1) else _OTHER_LETTER.search(rest)
-    if other and choices.label(other[1]) not in (None, at) and (other[1].isupper() or len(rest) < 12):
-        return None, f"letters {letter} and {other[1].upper()}"
-    others = {(match[1] or match[2] or match[3]).upper() for match in _FURTHER_LABEL.finditer(rest)} - {letter}
+    others = {match[match.lastindex].upper() for match in _FURTHER_LABEL.finditer(rest)} - {letter}
     for match in _INNER_LABEL.finditer(rest[:400]):  # "12 cm C. 14 cm", but not "equals angle C. So ..."
         place, behind = choices.label(match[1]), text_key(rest[match.end() :][:80].lstrip(" ("))
-        if place not in (None, at) and behind.startswith(choices.values[place].key):
-            others.add(match[1])
+        if place not in (None, at):
+            told = match[0][1] in ".:)" if choices.unseen else behind.startswith(choices.values[place].key)
+            others |= {match[1]} if told else set()
     if any(choices.label(other) is not None for other in others) or re.fullmatch(r"[A-Z](?:\W+[A-Z])+\W*", rest):
         return None, "several letters"
     if denied:
         return None, f"{how} is denied"
     head = BECAUSE.split(sentence(rest))[0]
+    if choices.unseen:
+        return (None, f"{how} with an alternative") if _ALTERNATIVE.search(head) else (at, how)
     for piece in (rest, head, head.split(", ")[0], head.partition("(")[0], re.sub(r"\s+is\b.*", "", head)):
         named = choices.named_by(piece, prose=False) if piece.strip() else None
         if named is not None:
@@ -194,8 +193,8 @@ def _pick_sentence(text: str, choices: Choices) -> tuple[int | None, str]:
         before = re.split(r"[,.;:\n]\s", text[: match.start()])[-1]
         if HEDGE.search(before):
             return None, "a hedge or a denial before the letter"
-        stated = read_quantity(before) if choices.numbers else None
-        if stated and stated.value is not None and choices.measured_by(as_value(stated)) != choices.label(letter):
+        stated = number_in(before) if choices.numbers else None
+        if stated and choices.measured_by(stated) != choices.label(letter):
             return None, f"letter {letter} with another value"
         return _pick_labelled(letter, text[match.end() :], choices)
     said = next((match for wording in wordings(text) if (match := YES_OR_NO.fullmatch(wording))), None)
@@ -206,6 +205,9 @@ def _pick_sentence(text: str, choices: Choices) -> tuple[int | None, str]:
         return at, "the text of a choice"
     if _REFUSAL.search(text):
         return None, "a refusal"
+    named = set(_NAMED_LETTER.findall(text)) if choices.unseen else ()
+    if len(named) == 1 and not HEDGE.search(text):
+        return choices.label(named.pop()), "the only letter"
     found, around = choices.mentioned_in(SENTENCE_END.sub(". ", text))
     mentioned = [at for at in found if choices.values[at].kind in ("text", "list")]
     if not mentioned:

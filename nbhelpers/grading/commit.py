@@ -3,12 +3,12 @@ r"""Which span of a solution is the answer that it commits to, and in which word
 What is boxed or announced ("the answer is") counts wherever it stands, and all of it, so that two different answers
 cancel each other; a denial or a retraction leaves none. Else it is the sentence that concludes, else the whole.
 
->>> commit(r"There are no small ones. \boxed{7}").spans, commit("(A) 3 (B) 4\nAnswer: B").spans
-(('7',), ('B',))
->>> commit("She needs 3 and 4. In total, she needs 7.").spans
-('She needs 3 and 4. In total, she needs 7.',)
->>> commit(r"It is not \boxed{7}").problem
-'denied'
+>>> commit(r"There are no small ones. \boxed{7}"), commit("(A) 3 (B) 4\nAnswer: B")
+((['7'], ''), (['B'], ''))
+>>> commit("She needs 3 and 4. In total, she needs 7.")
+(['She needs 3 and 4. In total, she needs 7.'], '')
+>>> commit(r"It is not \boxed{7}")
+([], 'denied')
 >>> list(wordings("The next shape is C."))
 ['The next shape is C.', 'next shape is C.', 'C']
 """
@@ -18,21 +18,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
 
 from nbhelpers.grading.spelling import unquote
 from nbhelpers.grading.tables import denial, one_of, phrase
 
 _MOST_SPANS = 6
-
-
-class Commitment(NamedTuple):
-    """The spans that must all be the answer, and why there are none."""
-
-    spans: tuple[str, ...]
-    problem: str = ""
-
-
 _BOX = re.compile(r"\\boxed\s*\{")
 _PART_BEFORE = re.compile(r"(?:[√^]\{?\s*|(?<!\w)-\s*|\w\(|\d)\Z")
 _PART_AFTER = re.compile(r"[A-Za-z](?![A-Za-z])|\.?\d|[\s$]*(?:[\^!]|[/+-]\s*\d|[*·×]\s*[\w(\\])")
@@ -55,9 +45,8 @@ _JOINED = re.compile(rf"[\s$)\].,\"'*]*(?:\(\s*)?{phrase('or')}\.?\s*(?:else\b)?
 _JOINED_BEFORE = re.compile(
     rf"(?P<first>[^.;\n]*?)[\s$,]*{phrase('or')}\.?[\s$(]*(?:simply|just|even|maybe|possibly)?[\s$]*$", re.I
 )
-_AGAIN = r"(?i:or|and|hmm|then|also|no)\b[,:]?"
 _RETRACTED = re.compile(rf"{phrase('retracted')}|\bno,", re.I)
-_BARE = re.compile(rf"(?:{_AGAIN}\s*)?(?:[A-Z]|[-+$€£]?\d[\d.,/]*\s?[^\W\d_]{{0,3}})")
+_BARE = re.compile(r"(?:(?i:or|and|hmm|then|also|no)\b[,:]?\s*)?(?:[A-Z]|[-+$€£]?\d[\d.,/]*\s?[^\W\d_]{0,3})")
 _FAREWELL = re.compile(r"(?:I hope|Let me know|Feel free|Is there anything)\b.*\Z", re.S | re.I)
 HEDGE = re.compile(denial("hedge"), re.I)
 
@@ -105,13 +94,13 @@ def _strong(text: str) -> tuple[list[str], str]:
     return spans, "" if len(spans) <= _MOST_SPANS else "many answers"
 
 
-def commit(text: str) -> Commitment:
-    """The spans of a folded solution that hold its answer."""
+def commit(text: str) -> tuple[list[str], str]:
+    """The spans of a folded solution that must all be its answer; or why there are none."""
     text = _FAREWELL.sub("", text.replace("\\boxed{}", "")).strip() or text
     spans, problem = _strong(text)
     if text.endswith("?") and not spans:
         problem = problem or "a question"
-    return Commitment(tuple(spans) or (text,), problem)
+    return ([], problem) if problem else (spans or [text], "")
 
 
 _LEAD = re.compile(rf"^(?:(?:{one_of('words', 'lead')})\b[\s:,.=-]*)+", re.I)

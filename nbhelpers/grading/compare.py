@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import lru_cache
 
-from nbhelpers.grading.choices import YES_OR_NO, pick, read_choices
-from nbhelpers.grading.commit import HEDGE, commit, wordings
+from nbhelpers.grading.choices import LETTERS, YES_OR_NO, pick, read_choices
+from nbhelpers.grading.commit import commit, wordings
 from nbhelpers.grading.expressions import ARITHMETIC, same_points
 from nbhelpers.grading.numbers import UNSOLVED, Quantity, read_literal, read_quantity, rounded
-from nbhelpers.grading.read import as_value, read, read_gold, same
+from nbhelpers.grading.read import number_in, read, read_gold, same
 from nbhelpers.grading.spelling import fold
 from nbhelpers.grading.units import units_agree
 
@@ -47,8 +47,10 @@ class Gold:
             self._read_number(wanted)
         else:
             letter = re.fullmatch(r"\W*([A-Za-z])\W*", self.answer)
-            self.kind, self.known = "letter" if letter else "text", bool(self.value.key)
-            self.value = read_gold(letter[1]) if letter else self.value
+            self.kind, self.known = "choice" if letter else "text", bool(self.value.key)
+            if letter:
+                self.choices = read_choices(LETTERS)
+                self.place = self.choices.label(letter[1])
 
     def _read_number(self, wanted: str | None) -> None:
         stated = read_literal(fold(self.answer))
@@ -71,10 +73,8 @@ read_problem = lru_cache(maxsize=8192)(Gold)
 
 
 def _shown(value: Decimal) -> str:
-    if len(value.as_tuple().digits) > 15:
-        value = Context(prec=15, traps=[]).plus(value)
-    text = format(value, "f") if -12 < value.adjusted() < 30 else str(value)
-    return text.rstrip("0").rstrip(".") if "." in text and "E" not in text else text
+    short = Context(prec=15, traps=[]).plus(value).normalize(ARITHMETIC)
+    return format(short, "f") if -12 < short.adjusted() < 30 else str(short)
 
 
 def _judge_number(span: str, gold: Gold) -> Verdict:
@@ -114,30 +114,11 @@ def _judge_list(span: str, gold: Gold) -> Verdict:
         value = read(wording)
         if value.kind == "list":
             items = [item.items[1] if item.kind == "equation" else item for item in value.items]
-            prose = [read_quantity(item.key) if item.kind == "text" else None for item in items]
-            items = [
-                as_value(found) if found and found.value else item for item, found in zip(items, prose, strict=True)
-            ]
+            items = [item.kind == "text" and number_in(item.key) or item for item in items]
             shown = "[" + ", ".join(_shown(item.points[0]) if item.points else item.key for item in items) + "]"
             right = len(items) == len(gold.value.items) and all(map(same, items, gold.value.items))
             return gold.says(right, shown)
     return Verdict(False, None, "not one list")
-
-
-_LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?|[(\[]([A-Za-z])[)\]](?!.*[(\[][A-Za-z][)\]]).*", re.S)
-_NAMED_LETTER = re.compile(r"(?<=\w )([A-Z])(?![\w'])")
-
-
-def _judge_letter(span: str, gold: Gold) -> Verdict:
-    """A gold answer that is one letter: the span's label, or the one capital that its sentence names."""
-    for wording in wordings(span):
-        label = _LABEL.fullmatch(wording)
-        letter = label and (label[1] or label[2])
-        if letter is None and len(named := set(_NAMED_LETTER.findall(wording))) == 1 and not HEDGE.search(wording):
-            letter = named.pop()
-        if letter:
-            return gold.says(letter.casefold() == gold.value.key, letter)
-    return Verdict(False, None, "names no letter")
 
 
 def _judge_text(span: str, gold: Gold) -> Verdict:
@@ -163,13 +144,7 @@ def _judge_choice(span: str, gold: Gold) -> Verdict:
     return Verdict(right, chosen, f"{how}: {chosen!r} is {'the answer' if right else f'not {gold.answer!r}'}")
 
 
-_JUDGES = {
-    "choice": _judge_choice,
-    "number": _judge_number,
-    "list": _judge_list,
-    "letter": _judge_letter,
-    "text": _judge_text,
-}
+_JUDGES = {"choice": _judge_choice, "number": _judge_number, "list": _judge_list}
 
 
 def judge(solution: str, gold: Gold) -> Verdict:
@@ -185,8 +160,8 @@ def judge(solution: str, gold: Gold) -> Verdict:
     text = fold(solution)
     if len(text) > MAX_SOLUTION * 5 // 4:  # ½ unfolds to four characters
         return Verdict(False, None, "too many characters that stand for several")
-    commitment = commit(text)
-    if commitment.problem:
-        return Verdict(False, None, f"no answer: {commitment.problem}")
-    verdicts = [_JUDGES[gold.kind](span, gold) for span in commitment.spans]
+    spans, problem = commit(text)
+    if problem:
+        return Verdict(False, None, f"no answer: {problem}")
+    verdicts = [_JUDGES.get(gold.kind, _judge_text)(span, gold) for span in spans]
     return next((verdict for verdict in verdicts if not verdict.correct), verdicts[0])

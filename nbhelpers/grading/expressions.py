@@ -15,7 +15,6 @@ import math
 import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
-from operator import mul, truediv
 from zlib import crc32
 
 from nbhelpers.grading.tables import words
@@ -44,15 +43,13 @@ _CLOSING = {"(": ")", "{": "}", "[": "]", "|": "|"}
 
 
 def _sine(angle: Decimal) -> Decimal:
-    """Sine by its series, after taking away whole turns and dividing by 3^6."""
+    """Sine by its series, after taking away whole turns."""
     if not angle.is_finite() or angle.adjusted() > 12:
         return _NO_VALUE
-    term = total = x = angle.remainder_near(2 * _PI) / 729
-    for step in range(2, 32, 2):
-        term = -term * x * x / (step * (step + 1))
+    term = total = x = angle.remainder_near(2 * _PI)
+    for step in range(2, 72, 2):
+        term *= -x * x / (step * (step + 1))
         total += term
-    for _ in range(6):
-        total *= 3 - 4 * total * total
     return total if abs(total) > _CLOSE else Decimal(0)
 
 
@@ -71,11 +68,6 @@ def _arctangent(x: Decimal) -> Decimal:
 def _arcsine(x: Decimal) -> Decimal:
     rest = (1 - x * x).sqrt()
     return _arctangent(x / rest) if rest else _PI / 2 * x
-
-
-def _add(one: Decimal, other: Decimal) -> Decimal:
-    """A sum in which no part is lost to rounding: 3^1008 - 1 is not 3^1008, and no value to this parser."""
-    return _NO_VALUE if one and other and abs(one.adjusted() - other.adjusted()) > 40 else one + other
 
 
 def _power(base: Decimal, exponent: Decimal) -> Decimal:
@@ -98,28 +90,17 @@ _FUNCTIONS: dict[str, Callable[[Decimal], Decimal]] = {
 }
 
 
-def _each(function: Callable[..., Decimal], *arguments: Points) -> Points:
-    """`function` at every point; a number without variables is the same at all of them."""
-    size = max(map(len, arguments))
-    return tuple(function(*(points[at % len(points)] for points in arguments)) for at in range(size))
-
-
-def _sample(name: str) -> Points:
-    """The same odd numbers between 1 and 3 for a variable wherever it occurs."""
-    name = re.sub(r"[{}\s]", "", name)
-    return tuple(1 + Decimal(crc32(f"{name} {point}".encode()) % 10**9 * 2 + 1) / 10**9 for point in range(POINTS))
-
-
 def _function_name(text: str) -> str:
     name = text.lstrip("\\").partition("_")[0]
     return name if name in _FUNCTIONS else ""
 
 
 class _Parser:
-    """One expression's tokens, gone through from left to right."""
+    """One expression's tokens, gone through from left to right; variables take the values of one point."""
 
-    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+    def __init__(self, tokens: list[tuple[str, str]], point: int) -> None:
         self.tokens, self.at, self.depth, self.in_function = [*tokens, ("end", "")], 0, 0, False
+        self.point, self.sampled = point, False
 
     def accept(self, marks: str) -> str:
         kind, text = self.tokens[self.at]
@@ -128,7 +109,7 @@ class _Parser:
         self.at += 1
         return text
 
-    def within(self, read: Callable[..., Points], *arguments: bool) -> Points:
+    def within(self, read: Callable[..., Decimal], *arguments: bool) -> Decimal:
         """One level deeper; the only way down, so that the depth is bounded."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -137,17 +118,25 @@ class _Parser:
         self.depth -= 1
         return value
 
-    def sum(self) -> Points:
+    def variable(self, name: str) -> Decimal:
+        """The same odd number between 1 and 3 wherever a variable occurs."""
+        self.sampled = True
+        name = re.sub(r"[{}\s]", "", name)
+        return 1 + Decimal(crc32(f"{name} {self.point}".encode()) % 10**9 * 2 + 1) / 10**9
+
+    def sum(self) -> Decimal:
         total = self.product()
         while sign := self.accept("+-±"):
-            total = _each(_add, total, self.signed(sign, self.product()))
+            term = self.signed(sign, self.product())
+            if total and term and abs(total.adjusted() - term.adjusted()) > 40:
+                raise NotAnExpression  # no part is lost to rounding: 3^1008 - 1 is not 3^1008
+            total += term
         return total
 
-    def signed(self, sign: str, value: Points) -> Points:
-        factor = {"-": (Decimal(-1),), "±": _sample("±")}.get(sign)
-        return _each(mul, value, factor) if factor else value
+    def signed(self, sign: str, value: Decimal) -> Decimal:
+        return -value if sign == "-" else value * self.variable(sign) if sign == "±" else value
 
-    def product(self, implicit: bool = False) -> Points:
+    def product(self, implicit: bool = False) -> Decimal:
         """Factors, joined by a sign or standing side by side; with `implicit` only the latter, as in sin 2x."""
         if sign := self.accept("-+±"):
             return self.signed(sign, self.within(self.product, implicit))
@@ -157,82 +146,82 @@ class _Parser:
             grouped = self.tokens[self.at - 1][1] in (")", "]")
             beside = kind == "name" and not (implicit and _function_name(text)) or kind == "number" and grouped
             if not implicit and (mark := self.accept("*·×/÷")):
-                value = _each(truediv if mark in "/÷" else mul, value, self.exponent())
+                factor = self.exponent()
+                value = value / factor if mark in "/÷" else value * factor
             elif beside or kind == "mark" and text in "({[√π∞":
-                value = _each(mul, value, self.power())
+                value *= self.power()
             else:
                 return value
 
-    def power(self) -> Points:
+    def power(self) -> Decimal:
         value = self.atom()
         while mark := self.accept("!°"):
             if mark == "!" or self.in_function:
-                value = _each(_factorial if mark == "!" else lambda x: x * _PI / 180, value)
-        return _each(_power, value, self.within(self.exponent)) if self.accept("^") else value
+                value = _factorial(value) if mark == "!" else value * _PI / 180
+        return _power(value, self.within(self.exponent)) if self.accept("^") else value
 
-    def exponent(self) -> Points:
+    def exponent(self) -> Decimal:
         return self.signed(self.accept("-+"), self.power())
 
-    def atom(self) -> Points:
+    def atom(self) -> Decimal:
         kind, text = self.tokens[self.at]
         self.at += 1
         if kind == "number":
             following = [text for _, text in self.tokens[self.at : self.at + 4]]
             if following[:2] == ["\\frac", "{"] and following[3:] == ["}"] and following[2].isdigit():
                 raise NotAnExpression  # a mixed number is a literal, and nothing else
-            return (Decimal(text.replace(",", "")),)
+            return Decimal(text.replace(",", ""))
         if kind == "name":
             return self.named(text)
         if text in _CLOSING:
             value = self.within(self.sum)
             if not self.accept(_CLOSING[text]):
                 raise NotAnExpression
-            return _each(abs, value) if text == "|" else value
+            return abs(value) if text == "|" else value
         if text == "√":
             return self.root()
         if text in ("π", "∞"):
-            return (_PI,) if text == "π" else _sample(text)
+            return _PI if text == "π" else self.variable(text)
         raise NotAnExpression
 
-    def argument(self) -> Points:
+    def argument(self) -> Decimal:
         r"""One argument of \frac: a group, or a single digit or letter."""
         kind, text = self.tokens[self.at]
         if kind == "number" and text.isdigit():
             self.tokens[self.at] = (kind, text[1:])  # \frac12 is one half
             self.at += len(text) == 1
-            return (Decimal(text[0]),)
+            return Decimal(text[0])
         return self.within(self.atom)
 
-    def root(self) -> Points:
-        degree = self.within(self.sum) if self.accept("[") else (Decimal(2),)
+    def root(self) -> Decimal:
+        degree = self.within(self.sum) if self.accept("[") else 2
         self.accept("]")
         value = self.within(self.atom)
-        return _each(Decimal.sqrt, value) if degree == (2,) else _each(lambda x, n: _power(x, 1 / n), value, degree)
+        return value.sqrt() if degree == 2 else _power(value, 1 / degree)
 
-    def named(self, text: str) -> Points:
+    def named(self, text: str) -> Decimal:
         if text == "\\frac":
-            return _each(truediv, self.argument(), self.argument())
+            return self.argument() / self.argument()
         if _function_name(text):
             return self.function(_function_name(text), text.partition("_")[2].strip("{}"))
         if text[0] in "fghFGHP" and self.tokens[self.at] == ("mark", "("):
             raise NotAnExpression  # f(x) is a function of x, no product
-        return (_E,) if text == "e" else (_PI,) if text == "pi" else _sample(text)
+        return _E if text == "e" else _PI if text == "pi" else self.variable(text)
 
-    def function(self, name: str, base: str) -> Points:
-        power = self.within(self.exponent) if self.accept("^") else None
+    def function(self, name: str, base: str) -> Decimal:
+        power = self.within(self.exponent) if self.accept("^") else 1
         if name == "sqrt":
             return self.root()
         outside, self.in_function = self.in_function, True
         grouped = self.tokens[self.at][1] in ("(", "{", "|")
         value = self.within(self.atom) if grouped else self.within(self.product, True)
         self.in_function = outside
-        if power == (-1,) and name in ("sin", "cos", "tan"):
-            name, power = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}[name], None
+        if power == -1 and f"arc{name}" in _FUNCTIONS:
+            name, power = f"arc{name}", 1
         if base and (name != "log" or not base.isdigit()):
             raise NotAnExpression
-        result = _each(_FUNCTIONS[name], value)
-        result = _each(lambda x: x / Decimal(base).log10(), result) if base else result
-        return _each(_power, result, power) if power else result
+        result = _FUNCTIONS[name](value) / (Decimal(base).log10() if base else 1)
+        return result if power == 1 else _power(result, power)
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -256,14 +245,21 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def evaluate(text: str) -> Points | None:
-    """The value of a folded text: one number, or one a sample point if it has variables; None for no expression."""
+    """The value of a folded text: one number, or one per sample point if it has variables; None for no expression."""
+    points: list[Decimal] = []
     try:
         with localcontext(ARITHMETIC):
-            parser = _Parser(_tokens(text))
-            points = parser.sum()
+            tokens = _tokens(text)
+            for point in range(POINTS):
+                parser = _Parser(tokens, point)
+                points.append(parser.sum())
+                if parser.tokens[parser.at][0] != "end" or not points[-1].is_finite():
+                    return None
+                if not parser.sampled:
+                    break
     except NotAnExpression:
         return None
-    return points if parser.tokens[parser.at][0] == "end" and all(value.is_finite() for value in points) else None
+    return tuple(points)
 
 
 def same_points(one: Points | None, other: Points | None) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from nbhelpers.grading.expressions import ARITHMETIC, Points, evaluate, same_points
-from nbhelpers.grading.tables import denial, one_of, phrase, words
+from nbhelpers.grading.tables import TABLES, denial, one_of, phrase, words
 from nbhelpers.grading.units import in_measure, read_unit, unit_key, unit_name
 
 
@@ -44,27 +44,14 @@ _FRACTION = re.compile(
     r"(?P<whole>\d)?\s*\\frac\s*(?:\{\s*(?P<top>-?\d+)\s*\}|(?P<a>\d))\s*(?:\{\s*(?P<bottom>\d+)\s*\}|(?P<b>\d))"
 )
 _SIGN_WORD = re.compile(r"\b(?:minus|negative)\s+(?=[\d.])", re.I)
-_WORKED = {
-    "plus": "+",
-    "times": "×",
-    "multiplied by": "×",
-    "divided by": "/",
-    "equals": "=",
-    "is equal to": "=",
-    "gives": "=",
-    "makes": "=",
-}
+_WORKED = dict(entry.split(": ") for entry in TABLES["phrases"]["worked"].split(" | "))
 _WORKED_WORD = re.compile(rf"(?<=[\w)}}])\s*,?\s*(?:which\s+)?\b({'|'.join(_WORKED)})\b(?=\s*[\d$€£({{\\.-])", re.I)
 UNSOLVED = "an equation that is not solved"
 _EQUALS = re.compile(r"[=≈]")
 _DENIED_HERE, _DENIED = re.compile(denial("denied_here"), re.I), re.compile(phrase("denied"), re.I)
 _INNOCENT = re.compile(phrase("innocent"), re.I)
 _BOUND = re.compile(rf"[ ,]*{phrase('bound')}", re.I)
-_BEFORE = re.compile(
-    rf"(?:\b(?:{one_of('words', 'before')}|up to|(?:{one_of('words', 'of_what')})\W+of|or equal to|(?<!')[b-hj-z])"
-    r"|\\frac)$",
-    re.I,
-)
+_BEFORE = re.compile(rf"(?:\b(?:{one_of('words', 'before')}|{phrase('before')}|(?<!')[b-hj-z])|\\frac)$", re.I)
 _AFTER = frozenset(words("words", "after"))
 _MOST_NUMBERS = 30
 _ENDS = re.compile(r"[,;=≈\n]|[.:](?!\d)|- ?(?!ish\b|odd\b|plus\b)[^\W\d_]{2}")
@@ -198,8 +185,6 @@ def _read_equation(text: str, asked: str | None) -> Quantity:
     parts = _EQUALS.split(text)
     if any(part.rstrip()[-1:] in ("<", ">", "≠") for part in parts[:-1]):
         return Quantity(None, problem="an inequality")
-    if len(parts) == 2 and re.fullmatch(r"\s*[^\W\d_]{1,2}\s*[.)]*", parts[1]) and parts[0].strip():
-        return read_once(parts[0])  # 5 = x
     stated = read_once(parts[-1])
     if stated.value is None and (first := read_literal(parts[0])).value is not None:
         return _settle(parts[1:], first)  # 45 = 9 × 5
@@ -230,20 +215,15 @@ def _worth(value: Decimal, unit: str, stated: Quantity) -> bool:
     return rounded(value, stated.places) == stated.value and abs(value) >= 1
 
 
-_COMMENT = re.compile(
-    r"\s*\((?![^()]*\b(?:or|mod|maybe|perhaps|possibly|not|but|if|could|rather|actually|previously)\b)"
-    r"[^()]*[^\W\d_]{3}[^()]*\)"
-)
+_COMMENT = re.compile(rf"\s*\((?![^()]*{phrase('comment')})[^()]*[^\W\d_]{{3}}[^()]*\)")
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d+)(?![.\d])")
 
 
 def read_quantity(text: str, decimal_comma: bool = False, asked: str | None = None) -> Quantity:
-    """The one number that a folded text states.
+    """The one number that a folded text states: its only one, or the result of its equation or worked sum.
 
-    Read are decimals, thousands separators, fractions, mixed numbers, scientific notation, percents, currencies, an
-    equation's right side, a worked sum's result, the one number of a sentence. Not read, with the reason in `problem`:
-    several numbers, a range, an inequality, a denial, a product or a power, a division left undone. `decimal_comma`
-    also reads 0,75 as three quarters; of two sides in different units the one in the `asked` unit counts.
+    Several numbers, a range, an inequality, a denial, a product, a division left undone give a `problem` instead.
+    `decimal_comma` also reads 0,75 as three quarters; of two sides in different units the one in `asked` counts.
     """
     text = _WORKED_WORD.sub(lambda match: f" {_WORKED[match[1].lower()]} ", numeric(_INNOCENT.sub("", text)))
     quantity = _read_equation(text, asked) if _EQUALS.search(text) else read_once(text)
@@ -280,33 +260,23 @@ def rounded(value: Decimal, places: int) -> Decimal:
     return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP, context=ARITHMETIC)
 
 
-_TENS = {word: 20 + 10 * at for at, word in enumerate(words("words", "tens"))}
-_WORDS = {word: at for at, word in enumerate(words("words", "ones"))} | _TENS
-_NO_NOUN = re.compile(
-    r".*(?:th|rd|nd|ths|rds|half|halves|quarters?|dozen|pairs?|hundred|thousand|illion|point|or|and|of|to|not)"
-)
+_ONES, _TENS = words("words", "ones"), words("words", "tens")
+_NAMES = _ONES + [f"{ten} {one}".rstrip() for ten in _TENS for one in ("", *_ONES[1:10])]
+_NAMES += [f"{hundred} hundred {name}".rstrip() for hundred in _NAMES[1:100] for name in ("", *_NAMES[1:])]
+_SPELT = {name: Decimal(at) for at, name in enumerate(_NAMES)}
+_THOUSANDS = re.compile(r"(?:(.+) thousand ?)?(.*)")
+_NO_NOUN = re.compile(rf".*(?:{one_of('words', 'no_noun')})")
 
 
 def _read_words(text: str) -> Quantity:
     """A number spelt in words that is the whole text, with at most one noun behind: `forty-five degrees`."""
-    spelt = re.findall(r"[^\W\d_]+", text.lower()) if len(text) < 60 else []
-    sign = -1 if spelt[:1] in (["minus"], ["negative"]) else 1
-    rest = spelt[sign < 0 :]
-    total = current = 0
-    previous = ""
-    while rest:
-        word = rest[0]
-        joins = previous in ("", "hundred", "thousand", "and")
-        if word in _WORDS and (joins or previous in _TENS and 0 < _WORDS[word] < 10):
-            current += _WORDS[word]
-        elif word == "hundred" and 0 < current < 100:
-            current *= 100
-        elif word == "thousand" and 0 < current < 1000 and not total:
-            total, current = current * 1000, 0
-        elif not (word == "and" and previous == "hundred"):
-            break
-        previous = rest.pop(0)
-    noun = bool(rest) and _NO_NOUN.fullmatch(rest[0]) and not unit_key(rest[0])
-    if previous in ("", "and") or len(rest) > 1 or noun or re.search(r"[^\w\s.,\-°%]", text):
-        return Quantity(None, problem="no number")
-    return Quantity(Decimal(sign * (total + current)), unit_key(rest[0]) or "" if rest else "")
+    spelt = "" if len(text) >= 60 or re.search(r"[^\w\s.,\-°%]", text) else text.lower()
+    spelt = " ".join(re.findall(r"[^\W\d_]+", spelt)).replace("hundred and ", "hundred ")
+    sign, bare = re.fullmatch(r"((?:minus|negative) )?(.*)", spelt).groups()
+    for number, noun in ((bare, ""), bare.rpartition(" ")[::2]):
+        thousands, rest = (_SPELT.get(part or "zero") for part in re.fullmatch(_THOUSANDS, number).groups())
+        countable = unit_key(noun) or not _NO_NOUN.fullmatch(noun)
+        if number and thousands is not None and rest is not None and countable:
+            value = 1000 * thousands + rest
+            return Quantity(-value if sign else value, unit_key(noun) or "")
+    return Quantity(None, problem="no number")

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nbhelpers.grading.expressions import POINTS, Points, evaluate, same_points
-from nbhelpers.grading.numbers import Quantity, read_literal, side
+from nbhelpers.grading.numbers import read_literal, read_quantity, side
 from nbhelpers.grading.spelling import fold, text_key
+from nbhelpers.grading.tables import phrase
 from nbhelpers.grading.units import read_unit, units_agree
 
 
@@ -35,10 +36,7 @@ class Value:
         return self.kind in ("number", "expression")
 
 
-_ABOUT = re.compile(
-    r"^(?:(?:exactly|precisely|around|about|approximately|approx\.?|roughly|circa)\s+|≈\s*|=\s*|约)(?=[^A-Za-z\s])",
-    re.I,
-)
+_ABOUT = re.compile(rf"^(?:{phrase('about')}\.?\s+|[≈=]\s*|约)(?=[^A-Za-z\s])", re.I)
 _MEMBER = re.compile(r"^[^\W\d]\w*\s*∈\s*")
 _UNITS = re.compile(r"\s*(?:(?:square|cubic|sq\.?)\s)?units?$")
 _MATHEMATICAL = re.compile(r"[\d√π\\∞^+*/·]|\bpi\b|(?<!\w)[A-Za-z] ?- ?\w")
@@ -140,11 +138,8 @@ def _chain(bare: str, key: str, depth: int) -> Value | None:
     if not earlier or not last or not all(earlier):
         pieces = split_at(bare, ",;")
         return _compound(bare, key, depth) if len(pieces) > 1 or _enclosed(bare) else None
-    if (
-        len(earlier) > 1
-        and len(pieces := re.split(r"[,;]|\band\b", bare)) > 1
-        and all("=" in piece for piece in pieces)
-    ):
+    pieces = re.split(r"[,;]|\band\b", bare) if len(earlier) > 1 else []
+    if len(pieces) > 1 and all("=" in piece for piece in pieces):
         return _compound(bare, key, depth)  # x = 2, y = 3
     value, sides = read(last, depth), [side(part) for part in earlier]
     if len(earlier) == 1 and (sides[0][0] != "number" or not value.measurable):
@@ -153,9 +148,10 @@ def _chain(bare: str, key: str, depth: int) -> Value | None:
     return value if agree and value.measurable and any(kind != "formula" for kind, *_ in sides) else None
 
 
-def as_value(stated: Quantity) -> Value:
-    """A number found in prose as a value."""
-    return Value("number", "", (stated.value,), stated.unit)
+def number_in(text: str) -> Value | None:
+    """The one number that a folded text states, if it does."""
+    stated = read_quantity(text)
+    return None if stated.value is None else Value("number", "", (stated.value,), stated.unit)
 
 
 def same(one: Value, other: Value) -> bool:
@@ -172,13 +168,11 @@ def same(one: Value, other: Value) -> bool:
     if kinds == {"ratio", "number"}:  # 5/12 for 5:12
         ratio, number = (one, other) if one.kind == "ratio" else (other, one)
         return ratio.key.replace(":", "/") == re.sub(r"\\frac\{?(\w+)\}?\{?(\w+)\}?", r"\1/\2", number.key)
-    if kinds == {"list"}:
+    if kinds in ({"list"}, {"ratio"}):
         if other.items[0].kind == "list" and not other.brackets and len(one.items) < 9:  # points, in any order
             return len(one.items) == len(other.items) and all(any(same(a, b) for a in one.items) for b in other.items)
         bare = {one.brackets, other.brackets} == {"", "()"}
         return (bare or one.brackets == other.brackets) and same_items(one, other)
-    if kinds == {"ratio"}:
-        return same_items(one, other)
     if kinds == {"truth"}:
         return _TRUTHS[one.key] == _TRUTHS[other.key]
     return one.key == other.key and bool(one.key)
@@ -204,9 +198,8 @@ def _same_equation(one: Value, other: Value) -> bool:
             return False
         differences.append([left[at % len(left)] - right[at % len(right)] for at in range(POINTS)])
     (first, *firsts), (second, *seconds) = differences
-    return bool(first and second) and all(
-        same_points((a * second,), (b * first,)) for a, b in zip(firsts, seconds, strict=True)
-    )
+    crossed = zip(firsts, seconds, strict=True)
+    return bool(first and second) and all(same_points((a * second,), (b * first,)) for a, b in crossed)
 
 
 @lru_cache(maxsize=8192)

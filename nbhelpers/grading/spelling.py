@@ -11,22 +11,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from nbhelpers.grading.tables import words
+from nbhelpers.grading.tables import pairs, words
 
-_SPECIAL = dict(zip("·⋅∙•∗⁄∕º˚‘’‛′“”„″、✕✖µ【】", "·····//°°''''\"\"\"\",××μ[]", strict=True))
-_SPECIAL |= dict.fromkeys("−–—‐‑‒―﹣", "-") | dict.fromkeys("≈≃≅∼≒", "≈") | dict.fromkeys("×÷√π°≠≤≥±∞")
-_SPECIAL |= {
-    "…": "...",
-    "⁻": "^-",
-    "。": ". ",
-    "℃": "°C",
-    "℉": "°F",
-    "½": " 1/2",
-    "∴": " ",
-    "⇒": "→",
-    "⟹": "→",
-    "△": "△",
-}
+_SPECIAL = pairs("unicode", "same") | dict.fromkeys(words("unicode", "dashes"), "-")
+_SPECIAL |= {char: char for char in words("unicode", "kept")} | {"。": ". ", "½": " 1/2", "∴": " "}
 
 
 class _Folding(dict):
@@ -37,7 +25,7 @@ class _Folding(dict):
         kind, simple, name = unicodedata.category(char), unicodedata.normalize("NFKC", char), unicodedata.name(char, "")
         folded = char
         if char in _SPECIAL:
-            folded = _SPECIAL[char] or char
+            folded = _SPECIAL[char]
         elif kind == "Nd":
             folded = str(unicodedata.digit(char))
         elif kind == "Cf":
@@ -48,10 +36,8 @@ class _Folding(dict):
             folded = " " + simple.replace("⁄", "/")  # 1½ is 1 1/2
         elif kind == "No" and simple.isdecimal() and "SCRIPT" in name:
             folded = ("^" if "SUPER" in name else "_") + simple  # 45² must not become 452
-        elif 0xFF01 <= point <= 0xFF5E:
-            folded = chr(point - 0xFEE0)  # full-width forms
-        elif point > 127 and simple.isascii() and simple.isalnum() and kind[0] in "LS":
-            folded = simple  # a letter in a circle, in bold, or two letters in one: ㎝
+        elif 0xFF01 <= point <= 0xFF5E or point > 127 and simple.isascii() and simple.isalnum() and kind[0] in "LS":
+            folded = simple  # a full-width form, a letter in a circle, in bold, or two letters in one: ㎝
         elif kind == "So":
             folded = " "  # a tick, an emoji
         self[point] = folded
@@ -61,7 +47,7 @@ class _Folding(dict):
 _FOLDING = _Folding()
 _DRESS = frozenset(words("latex", "dress"))
 _COMMANDS = dict.fromkeys(words("latex", "nothing"), "") | dict.fromkeys(words("latex", "blank"), " ")
-_COMMANDS |= dict(zip(words("latex", "same")[::2], words("latex", "same")[1::2], strict=True))
+_COMMANDS |= pairs("latex", "same")
 _TOKEN = re.compile(r"\\(?P<name>[A-Za-z]+)(?P<gap>\s*)(?P<open>\{?)|\\(?P<mark>.)|(?P<brace>[{}])|~", re.S)
 _MARKS = {"!": "", "\n": "\n"} | {mark: mark for mark in "%#&_|{}"}
 _DEGREES = re.compile(r"\s*\*?\s*(?:\^\s*\{\s*°\s*\}|\{\s*°\s*\}|\^?\s*°)(?:\s*(?=[CF]\b))?")

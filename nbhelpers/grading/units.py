@@ -60,9 +60,9 @@ def unit_key(phrase: str) -> str | None:
 def units_agree(given: str, asked: str | None) -> bool:
     """Whether a stated unit can be the asked one: an absent or unknown word (`apples`) is no contradiction."""
     key = unit_key(asked or "")
-    return (
-        not given or key is None or given == key or "°" in (given, key) and given[0] == key[0] == "°"
-    )  # 30° for 30 °C
+    if not given or key is None or given == key:
+        return True
+    return "°" in (given, key) and given[0] == key[0] == "°"  # 30° for 30 °C
 
 
 def in_measure(value: Decimal, unit: str) -> tuple[str, Decimal]:

@@ -10,6 +10,10 @@ from nbhelpers.grading.compare import Verdict, judge, read_problem
 from nbhelpers.grading.mathvista import official_prediction
 
 PROTOCOLS = ("strict", "mathvista")
+# The columns of a problem, in the order in which samples and predictions are written.
+PROBLEM_COLUMNS = ("question", "choices", "unit", "precision", "answer", "question_type", "answer_type")
+# What a grader takes beside completion and answer; a reward gets them as keyword lists.
+GRADING_COLUMNS = tuple(column for column in PROBLEM_COLUMNS if column not in ("question", "answer"))
 
 
 def _as_text(value: Any) -> str:
@@ -33,19 +37,18 @@ def _as_choices(choices: Any, question_type: str | None) -> tuple[str, ...] | No
     return tuple(map(str, choices)) or None
 
 
-def can_grade(
-    answer: Any,
-    *,
-    choices: Any = None,
-    unit: str | None = None,
-    precision: Any = None,
-    question_type: str | None = None,
-    answer_type: str | None = None,
-) -> bool:
-    """Whether there is a gold answer of the kind that is asked for; without one no completion can be judged."""
-    gold = _as_text(answer)
-    options = _as_choices(choices, question_type)
-    return bool(gold.strip()) and read_problem(gold, options, unit, _as_places(precision), answer_type).known
+def _asked(answer, choices=None, unit=None, precision=None, question_type=None, answer_type=None) -> tuple:
+    """A problem's columns as `read_problem` takes them."""
+    return _as_text(answer), _as_choices(choices, question_type), unit, _as_places(precision), answer_type
+
+
+def can_grade(answer: Any, **columns: Any) -> bool:
+    """Whether there is a gold answer of the kind that is asked for, given the columns that `grade` takes.
+
+    Without one no completion can be judged.
+    """
+    gold = read_problem(*_asked(answer, **columns))
+    return bool(gold.answer) and gold.known
 
 
 def grade(
@@ -84,9 +87,10 @@ def grade(
         raise ValueError(f"protocol {protocol!r} is unknown: use one of {', '.join(PROTOCOLS)}")
     text = completion if isinstance(completion, str) else ""
     solutions, problem = find_solutions(text, delimiters)
-    gold, options, places = _as_text(answer), _as_choices(choices, question_type), _as_places(precision)
+    asked = _asked(answer, choices, unit, precision, question_type, answer_type)
     if protocol == "mathvista":
         solution = solutions[0] if solutions else ""
+        gold, options, _, places, _ = asked
         prediction, how = official_prediction(solution, options, places, answer_type)
         correct = prediction == gold
         if not solution:
@@ -94,8 +98,8 @@ def grade(
         return Verdict(correct, prediction, f"{how}: {prediction!r} {'is' if correct else 'is not'} {gold!r}")
     if problem:
         return Verdict(False, None, problem)
-    asked = read_problem(gold, options, unit, places, answer_type)
-    verdict = judge(solutions[0], asked)
-    if not all(verdict.correct and judge(other, asked).correct for other in solutions[1:]):
+    gold = read_problem(*asked)
+    verdict = judge(solutions[0], gold)
+    if not all(verdict.correct and judge(other, gold).correct for other in solutions[1:]):
         return Verdict(False, None, "several different solutions")
     return verdict

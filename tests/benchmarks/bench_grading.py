@@ -4,9 +4,9 @@
     python tests/benchmarks/bench_grading.py --fuzz 0   # without the 100,000 fuzzed texts
     python tests/benchmarks/bench_grading.py --real CASES.jsonl   # also real answers with labels, by their source
 
-One process, one core, CPU time (so that a busy neighbour does not count). Prints completions a second and the rates of wrong
-verdicts on tests/data/grader_cases.jsonl, the slowest of a set of hostile completions of 100 KB, and whether any fuzzed text
-raised or was credited.
+One process, one core, CPU time (so that a busy neighbour does not count). Prints completions per second and the rates
+of wrong verdicts on tests/data/grader_cases.jsonl, the slowest of a set of hostile completions of 100 KB, and whether
+any fuzzed text raised or was credited.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LETTERS = (  # where a grader that only knows letters would look for one, the su
 
 
 def math_verify_grader(letters: bool) -> Callable[[dict], bool]:
-    """math-verify on the solution's text; with `letters`, choice letters in sentences and equal texts are known as well."""
+    """math-verify on the solution's text; `letters`: choice letters in sentences and equal texts count as well."""
     from math_verify import parse, verify
 
     def judge(case: dict) -> bool:
@@ -79,9 +79,8 @@ def by_source(name: str, judge: Callable[[dict], bool], cases: list[dict]) -> No
             counts[1 if wanted else 3] += right is not wanted
     for (source, kind), (right, denied, wrong, credited) in sorted(table.items()):
         rate = 1 - (denied + credited) / (right + wrong)
-        print(
-            f"{name:28} {source:14} {kind}  right {rate:6.1%}   denied {denied:>3} of {right:>3}   credited {credited:>3} of {wrong:>3}"
-        )
+        counts = f"denied {denied:>3} of {right:>3}   credited {credited:>3} of {wrong:>3}"
+        print(f"{name:28} {source:14} {kind}  right {rate:6.1%}   {counts}")
 
 
 def measure(name: str, judge: Callable[[dict], bool], cases: list[dict], rounds: int) -> dict:
@@ -133,59 +132,11 @@ def hostile_completions() -> dict[str, str]:
         "angle brackets": start + "<" * SIZE + end,
     }
     pieces = [
-        "1,",
-        "- ",
-        "4",
-        "1 234 ",
-        "\\frac{",
-        "{",
-        "(",
-        "[",
-        "x=",
-        "=",
-        "A ",
-        "B) ",
-        "(B) ",
-        "½",
-        "²",
-        "**",
-        "`",
-        "\\text{",
-    ]
-    pieces += [
-        "\\boxed{",
-        "or ",
-        "the answer is ",
-        "is ",
-        "√{",
-        "1/",
-        "1e",
-        ".",
-        "10^",
-        "minus ",
-        "°",
-        "^",
-        "\\",
-        "five ",
-        "°^{",
-        "0,",
-    ]
-    pieces += [
-        "\\sqrt",
-        "\\sin ",
-        "2^",
-        "x=4,",
-        "(B) or ",
-        "|",
-        "√",
-        "4!",
-        "12 cm ",
-        "because ",
-        "\\boxed{4} ",
-        "{}",
-        "((1))",
-    ]
-    pieces += ["so 4\n", "99999^"]
+        "1,", "- ", "4", "1 234 ", "\\frac{", "{", "(", "[", "x=", "=", "A ", "B) ", "(B) ", "½", "²", "**", "`",
+        "\\text{", "\\boxed{", "or ", "the answer is ", "is ", "√{", "1/", "1e", ".", "10^", "minus ", "°", "^",
+        "\\", "five ", "°^{", "0,", "\\sqrt", "\\sin ", "2^", "x=4,", "(B) or ", "|", "√", "4!", "12 cm ",
+        "because ", "\\boxed{4} ", "{}", "((1))", "so 4\n", "99999^",
+    ]  # fmt: skip
     for piece in pieces:
         body = (piece * (MAX_SOLUTION // len(piece)))[: MAX_SOLUTION - 3]
         filler = "<REASONING>" + "why " * ((SIZE - MAX_SOLUTION) // 4) + "</REASONING>"
@@ -211,9 +162,10 @@ def slowest() -> tuple[float, str]:
 
 
 FUZZ = [
-    *DEFAULT_DELIMITERS, "\\frac{", "\\boxed{", "\\text{", "{", "}", "(", ")", "[", "]", "$", "%", "^", "_", "√", "½", "²", "\u200b",
-    "\x00", "１", "٤", "**", "`", "=", "≈", "≠", "<", ">", "-", "−", "+", "*", "/", ",", ".", ";", ":", "!", "e", "E", "10^", " ", "\n",
-    "0", "1", "2", "3", "7", "9", "x", "cm", "°", "or", "not", "the answer is ", "thousand", "five", "nan", "inf", "__import__('os')",
+    *DEFAULT_DELIMITERS, "\\frac{", "\\boxed{", "\\text{", "{", "}", "(", ")", "[", "]", "$", "%", "^", "_", "√",
+    "½", "²", "\u200b", "\x00", "１", "٤", "**", "`", "=", "≈", "≠", "<", ">", "-", "−", "+", "*", "/", ",", ".", ";",
+    ":", "!", "e", "E", "10^", " ", "\n", "0", "1", "2", "3", "7", "9", "x", "cm", "°", "or", "not",
+    "the answer is ", "thousand", "five", "nan", "inf", "__import__('os')",
 ]  # fmt: skip
 
 

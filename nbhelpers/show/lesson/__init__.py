@@ -13,6 +13,7 @@ from nbhelpers.show.lesson.tables import (
     hack_gallery,
     judge_spellings,
     pay,
+    policy_table,
     preview_table,
     recipes,
     reward_playground,

@@ -14,7 +14,7 @@ from nbhelpers.show.text import percent
 
 
 def grader_rates() -> Figure:
-    """Right answers denied and wrong answers credited, a pair of bars per grader."""
+    """Right answers denied and wrong ones credited, of those that no rule was built with: a pair of bars per grader."""
     with drawing(3.3) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         places = np.arange(len(MEASURED))[::-1]
@@ -29,7 +29,7 @@ def grader_rates() -> Figure:
                 words = f"{percent(count / total)}  ({count})"
                 axis.text(count / total + limit / 80, place, words, va="center", fontsize=8.5, color="#444444")
             axis.set_xlim(0, limit)
-            shares(axis.xaxis)
+            axis.xaxis.set_visible(False)  # every bar has its share beside it
             axis.set_title(f"{title}, of {total}")
             axis.grid(axis="y", visible=False)
         left.set_yticks(places, [f"{rates.name}, {rates.microseconds:,.0f} µs" for rates in MEASURED])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nbhelpers.grading import check_format
+from nbhelpers.grading import POLICY, check_format
 from nbhelpers.params import DEFAULT_DELIMITERS, RewardParams
 from nbhelpers.rewards import GRADING_COLUMNS, RECIPES, Preview, naive_formatting_reward_func, preview
 from nbhelpers.show.lesson import material
@@ -72,6 +72,18 @@ def judge_spellings() -> Page:
         ]
         rows.append([solution, *cells, strict.reason])
     return _table(heads, rows)
+
+
+def policy_table() -> Page:
+    """`grading.POLICY`: what the strict grader does where one could decide either way, with what the problem asks."""
+    rows = []
+    for rule in POLICY:
+        asked = {key: value for key, value in rule.columns.items() if key != "answer_type"}
+        choices = asked.pop("choices", [])
+        shown = [", ".join(choices)] * bool(choices) + [f"{key} {value}" for key, value in asked.items()]
+        answer = rule.answer + (f"  ({'; '.join(shown)})" if shown else "")
+        rows.append([rule.case, rule.solution, answer, ("credited", "good") if rule.credited else ("denied", "bad")])
+    return _table({"case": "name", "solution": "text", "answer (what else is asked)": "text", "": "num"}, rows)
 
 
 def hack_gallery(reward: RewardParams) -> Page:
