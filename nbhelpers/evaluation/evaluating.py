@@ -65,9 +65,9 @@ def evaluate(
 
 
 def print_progress(phase: str, done: int, total: int) -> None:
-    """A line at a quarter, a half, three quarters and the end of a phase, for `evaluate(..., progress=...)`."""
-    quarter = max(1, total // 4)
-    if done == total or done // quarter > (done - 1) // quarter:
+    """A line at the half and at the end of a phase, for `evaluate(..., progress=...)`."""
+    half = max(1, total // 2)
+    if done == total or done // half > (done - 1) // half:
         print(f"{phase}: {done}/{total} problems answered", flush=True)
 
 

@@ -51,7 +51,7 @@ METRICS = (
     Metric("probe/accuracy", "probes solved", "%", "story tile report"),
     Metric("loss", "loss", "", "story tile"),
     Metric("completions/clipped_ratio", "completions cut off", "%", "rest tile compare report line", "cut off"),
-    Metric("entropy", "entropy of the policy", "nats per token", "rest tile compare report line", "entropy"),
+    Metric("entropy", "entropy of the policy", "nats per token", "rest tile compare report"),
     Metric("kl", "KL to the reference policy", "nats per token", "rest tile compare report line", "KL"),
     Metric("grad_norm", "gradient norm before clipping", "", "rest"),
     Metric("step_time", "time of a step", "seconds", "rest"),

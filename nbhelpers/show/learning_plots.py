@@ -27,24 +27,14 @@ def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], b
         return figures.nothing_yet("no completion has been sampled yet")
     kinds = sorted({row["kind"] for rows in steps.values() for row in rows})
     window = max(1, len(steps) // 8)
-    with figures.drawing(3.6) as figure:
+    with figures.drawing(max(2.8, 0.8 + 0.24 * len(kinds))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-        for place, kind in enumerate(kinds):
-            shares = [_mean(row["correct"] for row in rows if row["kind"] == kind) for rows in steps.values()]
-            dashes = "-" if place < len(figures.PALETTE) else "--"
-            left.plot(
-                list(steps),
-                figures.smooth(shares, window),
-                color=figures.PALETTE[place % len(figures.PALETTE)],
-                linestyle=dashes,
-                label=kind,
-            )
-        figures.percent_axis(left, "right, of what was sampled")
-        left.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7.5)
+        _draw_kinds(left, steps, kinds)
         lengths = figures.smooth([_mean(row["length"] for row in rows) for rows in steps.values()], window)
         right.plot(list(steps), lengths, color=figures.BLUE)
         right.set_ylabel("tokens per completion", color=figures.BLUE)
         right.set_ylim(0, 1.15 * max(lengths))
+        figures.steps_axis(right)
         worked = [_mean(works(row["completion"]) for row in rows) for rows in steps.values()] if works else []
         if any(worked):
             share = right.twinx()
@@ -52,9 +42,26 @@ def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], b
             figures.percent_axis(share, "share that works it out")
             share.yaxis.label.set_color(figures.GREEN)
             share.grid(visible=False)
-        for axis in (left, right):
-            figures.steps_axis(axis)
     return figure
+
+
+def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[str], spans: int = 6) -> None:
+    """The share of right completions, a row for each kind and a column for each of some equal spans of steps."""
+    parts = [part for part in np.array_split(list(steps), spans) if len(part)]
+    shares = np.array([
+        [_mean(row["correct"] for step in part for row in steps[step] if row["kind"] == kind) for part in parts]
+        for kind in kinds
+    ])  # fmt: skip
+    axis.imshow(shares, aspect="auto", vmin=0, vmax=1, cmap="Blues")
+    for place in np.ndindex(shares.shape):
+        if np.isfinite(shares[place]):
+            color = "white" if shares[place] > 0.6 else "black"
+            axis.text(*place[::-1], f"{100 * shares[place]:.0f}", ha="center", va="center", fontsize=8, color=color)
+    axis.set_yticks(range(len(kinds)), [figures.drawable(kind, 24, 1) for kind in kinds])
+    axis.set_xticks(range(len(parts)), [f"{part[0]}\u2013{part[-1]}" for part in parts])
+    axis.set_xlabel("optimiser steps")
+    axis.set_title("Right, of what was sampled, in %")
+    axis.grid(visible=False)
 
 
 def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = ()) -> Figure:
