@@ -24,7 +24,7 @@ PLAN = PARAMS.training.batch_plan()
 
 @pytest.fixture(scope="module")
 def samples():
-    return RUN.read_jsonl(RUN.samples_path)
+    return [row for row in RUN.read_jsonl(RUN.samples_path) if row.get("role") != "probe"]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,14 @@ def test_every_completion_is_kept_with_its_picture(samples):
         assert all(row["reward"] == pytest.approx(sum(row["rewards"].values())) and row["reason"] for row in rows)
     for picture in {row["image"] for row in samples}:
         assert (RUN.path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_probe_was_asked_from_before_the_first_step_to_after_the_last(samples):
+    probes = [row for row in RUN.read_jsonl(RUN.samples_path) if row.get("role") == "probe"]
+    training = PARAMS.training
+    asked = range(0, training.max_steps + 1, training.probe_steps)
+    assert [row["step"] for row in probes] == [step for step in asked for _ in range(training.probes)]
+    assert not {row["pid"] for row in probes} & {row["pid"] for row in samples}
 
 
 def test_no_problem_was_trained_and_evaluated(samples):

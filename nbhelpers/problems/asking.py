@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import RewardParams, RunParams
+from nbhelpers.problems.bars import without_bars
 
 if TYPE_CHECKING:
     import datasets
@@ -70,7 +71,8 @@ def grpo_dataset(problems: datasets.Dataset, params: RunParams) -> datasets.Data
     rows = problems.remove_columns("image")  # decoding the pictures is not needed for their prompts
     columns = {"prompt": [conversation(row, params.reward) for row in rows], "kind": [kind_of(row) for row in rows]}
     features = datasets.Features({"prompt": datasets.Json(), "kind": datasets.Value("string")})
-    return datasets.concatenate_datasets([problems, datasets.Dataset.from_dict(columns, features)], axis=1)
+    with without_bars():  # rows that were chosen from a larger set are laid out anew
+        return datasets.concatenate_datasets([problems, datasets.Dataset.from_dict(columns, features)], axis=1)
 
 
 def decode_once(dataset: datasets.Dataset, max_pictures: int = 64) -> datasets.Dataset:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import ParamsError, did_you_mean, repository_root, resolve_path
+from nbhelpers.problems.bars import without_bars
 from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -110,16 +111,12 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
 
     chosen, notices = _choose_split(list(shards), split, str(path), key)
     files = [str(file) for name in chosen for file in shards[name]]
-    hidden = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # local files are read at once; a bar for each would clutter the notebook
     try:
-        found = datasets.load_dataset("parquet", data_files=files, split="train")
+        with without_bars():
+            found = datasets.load_dataset("parquet", data_files=files, split="train")
     except Exception as error:  # datasets wraps what Arrow says in its own classes
         cause = error.__cause__ or error
         raise DataError(f"{key}: {path} cannot be read as parquet ({type(cause).__name__}: {cause}).") from None
-    finally:
-        if not hidden:
-            datasets.enable_progress_bars()
     folder = path if path.is_dir() else path.parent
     return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), folder, notices)
 
