@@ -16,3 +16,4 @@ from nbhelpers.params.sections import (
     RewardParams,
 )
 from nbhelpers.params.sentences import ParamsError, did_you_mean
+from nbhelpers.params.trust import trusting
