@@ -93,7 +93,7 @@ def preset_layers(preset: str) -> tuple[list[tuple[str, dict]], list[Path]]:
             raise ParamsError(f"{asked_by}: the presets build on each other in a circle ({names}).")
         label = _short(file)
         chain.insert(0, file)
-        layers.insert(0, (label, checked_layer(label, _read(file, label))))
+        layers.insert(0, (label, checked_layer(label, read_yaml(file, label))))
         base = layers[0][1].get("preset")
         if file.parent == presets_folder() and base in (None, file.stem):
             return layers, chain
@@ -103,7 +103,8 @@ def preset_layers(preset: str) -> tuple[list[tuple[str, dict]], list[Path]]:
         asked_by, beside, wanted = label, file.parent, base
 
 
-def _read(file: Path, label: str) -> Any:
+def read_yaml(file: Path, label: str) -> Any:
+    """What a YAML file holds; `label` is what an error calls it. A key that is written twice is refused."""
     try:
         return yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except yaml.YAMLError as error:
