@@ -1,4 +1,4 @@
-"""The command `nbhelpers`: run the series, write a report, compare runs, export the model, look at the machine."""
+"""The command `nbhelpers`: the series, sweeps, reports, comparisons, the exported model, and what the machine is."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def _errors_for_a_person() -> tuple[type[Exception], ...]:
     from nbhelpers.policy import PolicyError
     from nbhelpers.series import SeriesError
     from nbhelpers.show import ReportError
+    from nbhelpers.sweep import SweepError
 
-    return ParamsError, SeriesError, PolicyError, ReportError, FileNotFoundError
+    return ParamsError, SeriesError, SweepError, PolicyError, ReportError, FileNotFoundError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,6 +47,13 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--notebooks", metavar="3-4", help="only these")
     run.add_argument("--output-dir", help="default: outputs/<preset>")
     run.set_defaults(command=_run)
+
+    sweep = commands.add_parser("sweep", help="named overrides times seeds from one file, and one table over them")
+    sweep.add_argument("file", type=Path, help="such as params/sweeps/controls.yaml")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, each a process of its own")
+    sweep.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    sweep.add_argument("--output-dir", help="default: outputs/<name of the file>")
+    sweep.set_defaults(command=_sweep)
 
     report = commands.add_parser("report", help="write report.html for a run directory")
     report.add_argument("run_dir", type=Path)
@@ -110,6 +118,17 @@ def _run(arguments: argparse.Namespace) -> int:
     run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
     report = write_report(params.output_dir)
     print(f"{len(notebooks)} notebooks in {time.perf_counter() - started:.0f} s; read {report}")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from nbhelpers.params import parse_overrides
+    from nbhelpers.sweep import load_sweep, run_sweep
+
+    overrides = parse_overrides(arguments.overrides)
+    runs = load_sweep(arguments.file, output_dir=arguments.output_dir, overrides=overrides)
+    path = run_sweep(runs, jobs=max(1, arguments.jobs), echo=lambda line: print(line, flush=True))
+    print(path.read_text(encoding="utf-8"), path, sep="\n")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,28 @@ def test_what_one_types_is_paid_and_never_becomes_markup(monkeypatch):
     _, box, result = playground.children
     box.value = "<script>alert(1)</script><SOLUTION>45</SOLUTION>"
     assert "&lt;script&gt;" in result.value and "<script>" not in result.value and "45 is the answer" in result.value
+    box.value = lesson.ROLLOUTS["well formed, wrong"]
+    assert result.value.count("caught: not credited") == 3
     monkeypatch.setenv("NBHELPERS_BATCH", "1")
-    assert "45 is the answer" in str(lesson.reward_playground(REWARD))
+    assert "you fooled search" in str(lesson.reward_playground(REWARD))
+
+
+@pytest.mark.parametrize(
+    ("solution", "said"),
+    [
+        ("45", ["credited", "credited", "credited"]),
+        ("90", ["caught: not credited"] * 3),
+        ("44 or 45", ["caught: not credited", "you fooled search", "caught: not credited"]),
+        ("$45^\\circ$", ["denied, though ours calls it right", "credited", "credited"]),
+    ],
+)
+@pytest.mark.parametrize("reward", [REWARD, OTHER_MARKS], ids=["default marks", "other marks"])
+def test_three_graders_say_whether_they_were_fooled(reward, solution, said):
+    from nbhelpers.show.lesson.tables import _in_marks, judged
+
+    page = str(judged(_in_marks(material.thought_out(solution), reward), reward))
+    found = re.findall(r"(you fooled \w+|caught: not credited|denied, though ours calls it right|credited)<", page)
+    assert found == said
 
 
 def test_every_figure_draws():

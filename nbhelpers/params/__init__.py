@@ -1,7 +1,7 @@
 """Parameters of a run: sections, presets, overrides, and sentences for what cannot be used."""
 
-from nbhelpers.params.files import parse_overrides
-from nbhelpers.params.places import available_presets, repository_root, resolve_path
+from nbhelpers.params.files import parse_overrides, read_yaml
+from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sections import (
     DEFAULT_DELIMITERS,
@@ -14,6 +14,7 @@ from nbhelpers.params.sections import (
     LoraParams,
     ModelParams,
     RewardParams,
+    Section,
 )
 from nbhelpers.params.sentences import ParamsError, did_you_mean
 from nbhelpers.params.trust import trusting

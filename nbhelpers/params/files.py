@@ -104,7 +104,7 @@ def preset_layers(preset: str) -> tuple[list[Layer], list[Path]]:
             raise ParamsError(f"{asked_by}: the presets build on each other in a circle ({names}).")
         label = _short(file)
         chain.insert(0, file)
-        layers.insert(0, Layer(label, checked_layer(label, _read(file, label)), is_data=True))
+        layers.insert(0, Layer(label, checked_layer(label, read_yaml(file, label)), is_data=True))
         base = layers[0].sections.get("preset")
         if file.parent == presets_folder() and base in (None, file.stem):
             return layers, chain
@@ -114,7 +114,8 @@ def preset_layers(preset: str) -> tuple[list[Layer], list[Path]]:
         asked_by, beside, wanted = label, file.parent, base
 
 
-def _read(file: Path, label: str) -> Any:
+def read_yaml(file: Path, label: str) -> Any:
+    """What a YAML file holds; `label` is what an error calls it. A key that is written twice is refused."""
     try:
         if (size := file.stat().st_size) > LARGEST:
             raise ParamsError(f"{label} has {size:,} bytes, and a parameter file at most {LARGEST:,}")

@@ -71,15 +71,15 @@ class Page:
     """HTML that a notebook shows as the last expression of a cell; `str(page)` is the markup."""
 
     def __init__(self, body: str):
-        self._body = body
+        self.body = body
 
     def __str__(self) -> str:
-        return in_notebook(self._body)
+        return in_notebook(self.body)
 
     _repr_html_ = __str__
 
     def __repr__(self) -> str:
-        return f"<Page of {len(self._body):,} characters>"
+        return f"<Page of {len(self.body):,} characters>"
 
 
 def note(message: str) -> str:

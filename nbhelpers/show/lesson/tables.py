@@ -104,20 +104,55 @@ def hack_gallery(reward: RewardParams) -> Page:
     return _table({**heads, "why": "reason"}, rows)
 
 
+def judged(text: str, reward: RewardParams) -> Page:
+    """What three graders make of a completion of the angle problem: caught, fooled, or a right answer denied.
+
+    Args:
+        text: the completion, with the configured marks.
+        reward: the section `reward`; what is right is what its grader says.
+    """
+    plain = text
+    for default, mark in zip(DEFAULT_DELIMITERS, reward.delimiters, strict=True):
+        plain = plain.replace(mark, default)
+    right = material.verdict_on(text, material.ANGLE, delimiters=reward.delimiters).correct
+    credits = {name: judge(plain, material.ANGLE) for name, judge in material.GRADERS.items()}
+    called = {
+        "string (the public notebook)": credits["equal strings"],
+        "search (the text, or MathVista's rule)": credits["contains the answer"] or credits["MathVista's rule"],
+        "ours": right,
+    }
+    rows = []
+    for name, credited in called.items():
+        if credited and not right:
+            says = (f"you fooled {name.partition(' (')[0]}", "bad")
+        elif credited:
+            says = ("credited", "good")
+        else:
+            says = ("denied, though ours calls it right", "bad") if right else ("caught: not credited", "good")
+        rows.append([name, says])
+    return _table({"grader": "name", "what it says to that": ""}, rows)
+
+
 def reward_playground(reward: RewardParams) -> Any:
-    """A text box whose completion is paid as one types; the table for an example where nobody is there to type.
+    """A text box whose completion is paid and judged by three graders as one types; the tables for an example where
+    nobody is there to type.
 
     The text is escaped before it is shown, and graded as every completion is: it is never run.
     """
-    example = _in_marks(material.ROLLOUTS["as asked"], reward)
+
+    def found(text: str) -> str:
+        return str(Page(pay({"yours": text}, reward).body + judged(text, reward).body))
+
+    example = _in_marks(material.HACKS[6].completion, reward)
     if not is_interactive():
-        return pay({"yours": example}, reward)
+        return Page(pay({"yours": example}, reward).body + judged(example, reward).body)
     import ipywidgets as widgets
 
     box = widgets.Textarea(value=example, layout=widgets.Layout(width="100%", height="110px"))
+    box.add_class("nbh-typed")
     asked, answer = (html.escape(material.ANGLE[key]) for key in ("question", "answer"))
-    result = widgets.HTML(value=str(pay({"yours": example}, reward)))
-    box.observe(lambda change: setattr(result, "value", str(pay({"yours": change["new"]}, reward))), names="value")
+    result = widgets.HTML(value=found(example))
+    box.observe(lambda change: setattr(result, "value", found(change["new"])), names="value")
     return widgets.VBox([widgets.HTML(value=f"<b>{asked}</b> &nbsp; answer: <b>{answer}</b>"), box, result])
 
 
