@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="named overrides times seeds from one file, and one table over them")
     sweep.add_argument("file", type=Path, help="such as params/sweeps/controls.yaml")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, each a process of its own")
-    sweep.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    _add_settings(sweep)
     sweep.add_argument("--output-dir", help="default: outputs/<name of the file>")
     sweep.set_defaults(command=_sweep)
 
@@ -126,7 +126,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from nbhelpers.sweep import load_sweep, run_sweep
 
     overrides = parse_overrides(arguments.overrides)
-    runs = load_sweep(arguments.file, output_dir=arguments.output_dir, overrides=overrides)
+    trust, output_dir = arguments.trust_code, arguments.output_dir
+    runs = load_sweep(arguments.file, output_dir=output_dir, overrides=overrides, trust_code=trust)
     path = run_sweep(runs, jobs=max(1, arguments.jobs), echo=lambda line: print(line, flush=True))
     print(path.read_text(encoding="utf-8"), path, sep="\n")
     return 0

@@ -17,4 +17,4 @@ from nbhelpers.params.sections import (
     Section,
 )
 from nbhelpers.params.sentences import ParamsError, did_you_mean
-from nbhelpers.params.trust import trusting
+from nbhelpers.params.trust import Layer, refuse_code_from_data, trusting

@@ -22,7 +22,7 @@ from nbhelpers.params.sections import (
     TrainingParams,
 )
 from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, expectation, owners
-from nbhelpers.params.trust import TRUST, Layer, given_layers, not_only_data, refuse_code_from_data
+from nbhelpers.params.trust import Layer, given_layers, not_only_data, refuse_code_from_data
 
 
 class RunParams(BaseModel):
@@ -74,8 +74,7 @@ class RunParams(BaseModel):
         for layer in layers:
             folder = Path(layer.sections.get("output_dir") or folder)
         checked = {name: _checked_section(name, layers) for name in SECTIONS}
-        if not trust_code and os.environ.get(TRUST) != "1":
-            refuse_code_from_data(layers)
+        refuse_code_from_data(layers, trust_code)
         window, completion = checked["model"].max_seq_length, checked["training"].max_completion_length
         if completion >= window:
             raise ParamsError(

@@ -14,6 +14,7 @@ from nbhelpers.params.files import LARGEST, parse_overrides
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sentences import ParamsError
 from nbhelpers.params.trust import TRUST, trusting
+from nbhelpers.sweep import load_sweep
 
 CODE = ["payload:r", "os:system", "builtins:eval", "a.b.c:d"]
 
@@ -162,6 +163,21 @@ def test_the_commands_refuse_code_of_a_file_in_a_sentence(file, capsys, command)
     assert cli.main([command, file(reward={"functions": ["os:system"]})]) == 1
     said = capsys.readouterr().err
     assert said.startswith("nbhelpers: ") and "os:system, which is code" in said and "--trust-code" in said
+
+
+def test_a_sweep_file_is_data_as_well(file, tmp_path):
+    sweep_file = tmp_path / "sweep.yaml"
+    content = {"preset": "smoke", "seeds": [1], "overrides": {"a": {"reward": {"functions": ["payload:r"]}}}}
+    sweep_file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ParamsError, match="sweep.yaml, a: reward.functions names payload:r, which is code"):
+        load_sweep(sweep_file)
+    assert load_sweep(sweep_file, trust_code=True)[0].params.needs_trust
+    assert load_sweep(sweep_file, overrides={"reward": {"functions": ["mine:r"]}})[0].params.needs_trust
+    sweep_file.write_text(
+        yaml.safe_dump(content | {"preset": file(reward={"functions": ["b:r"]}), "overrides": {"a": {}}})
+    )
+    with pytest.raises(ParamsError, match="own.yaml: reward.functions names b:r"):
+        load_sweep(sweep_file)
 
 
 def test_trust_ends_with_its_block(monkeypatch):
