@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
-from nbhelpers.evaluation.statistics import compare
+from nbhelpers.evaluation.statistics import compare, detectable_difference
 from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
@@ -54,7 +55,7 @@ def evaluate(
                 sampling = {"temperature": params.training.temperature, "samples_per_problem": settings.pass_k}
                 rows = predict(policy, few, params, run, phase=phase, progress=progress, **sampling)
                 run.append_jsonl(run.pass_path, *rows)
-                curves[phase] = pass_curve(rows)
+                curves[phase] = pass_curve(rows) | vote_curve(rows, settings.protocol)
     result = compare(predictions, seed=params.dataset.seed) | {
         "protocol": settings.protocol,
         "grader": GRADER_VERSION,
@@ -88,4 +89,14 @@ def headline(result: dict) -> str:
     return (
         f"Accuracy {100 * result['before']['accuracy']:.1f} % → {accuracy} on the same {difference['n_paired']} "
         f"problems: {gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
+    )
+
+
+def power_sentence(problems: int, flips: float | None = None) -> str:
+    """What difference so many problems can show; without `flips`, with the share of changed verdicts that is usual."""
+    shown = detectable_difference(problems) if flips is None else detectable_difference(problems, flips=flips)
+    given = "if 12 % of the verdicts change" if flips is None else f"with {100 * flips:.0f} % of the verdicts changed"
+    return (
+        f"{problems} problems show a true difference of {100 * shown:.1f} points in four of five runs, {given}; "
+        "smaller ones will often look like none."
     )

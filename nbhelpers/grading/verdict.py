@@ -103,3 +103,19 @@ def grade(
     if not all(verdict.correct and judge(other, gold).correct for other in solutions[1:]):
         return Verdict(False, None, "several different solutions")
     return verdict
+
+
+def same_answer(one: str, other: str, *, protocol: str = "strict", **columns: Any) -> bool:
+    """Whether two answers that were read from completions (`Verdict.parsed`) are one.
+
+    Args:
+        columns: of the problem, as `grade` takes them.
+
+    The grader decides: with either as the gold answer, the other is right. The official MathVista protocol compares
+    text.
+    """
+    if one == other or protocol == "mathvista":
+        return one == other
+    return any(
+        judge(said, read_problem(*_asked(gold, **columns))).correct for said, gold in ((one, other), (other, one))
+    )
