@@ -247,17 +247,14 @@ def main(argv: list[str] | None = None) -> int:
 def train_and_evaluate(params: RunParams) -> dict:
     """Notebooks 03 and 04 without their pictures: the trained adapter and `evaluation.json`, which is returned."""
     from nbhelpers.evaluation import evaluate, print_progress
-    from nbhelpers.policy import load_final_model, load_policy
+    from nbhelpers.policy import load_policy
     from nbhelpers.problems import load_problems
     from nbhelpers.training import check, log_line, train
 
     run, problems = RunDirectory(params.output_dir), load_problems(params.dataset)
-    if (run.final_model_dir / "adapter_config.json").is_file():
-        policy = load_final_model(run.final_model_dir, params.model)
-    else:
-        check(params)
-        policy = load_policy(params.model, params.lora, seed=params.training.seed)
-        train(policy, problems, params, run, on_log=log_line)
+    check(params)
+    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    train(policy, problems, params, run, on_log=log_line)  # nothing is trained again where that is done
     return evaluate(policy, problems, params, run, progress=print_progress)
 
 

@@ -13,6 +13,7 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory
+from nbhelpers.training import check_trained
 
 
 def evaluate(
@@ -31,7 +32,12 @@ def evaluate(
     Args:
         policy: with its trained adapter; switching the adapter off gives the policy before training.
         progress: called with (phase, problems done, problems in all).
+
+    Raises:
+        TrainingError: `final_model/` is not of the step that the run's records have come to, or was trained with other
+            settings than these.
     """
+    check_trained(params, run)
     settings, chosen = params.evaluation, problems.evaluation
     if settings.num_samples is not None:
         chosen = chosen.select(range(min(settings.num_samples, len(chosen))))

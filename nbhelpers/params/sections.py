@@ -198,9 +198,10 @@ class TrainingParams(Section):
     """The GRPO run. Names and meanings are those of TRL's `GRPOConfig`, whose other fields go into `grpo`.
 
     Exactly one of `max_steps` (optimiser steps) and `num_train_epochs` says how long to train.
-    `per_device_train_batch_size` counts completions. `resume`: continue from the last checkpoint in the output folder,
-    where there is one; false starts anew. `probes`: problems that are kept out of training and answered every
-    `probe_steps` steps, so that one problem can be seen early and late; 0 for none.
+    `per_device_train_batch_size` counts completions. `resume`: true continues from the last whole checkpoint in the
+    output folder, where there is one, with the settings of the run; `extend` also with another length; false starts
+    anew. `probes`: problems that are kept out of training and answered every `probe_steps` steps, so that one problem
+    can be seen early and late; 0 for none.
     """
 
     per_device_train_batch_size: int = Field(1, ge=1)
@@ -215,7 +216,7 @@ class TrainingParams(Section):
     save_steps: int = Field(50, ge=1)
     probes: int = Field(8, ge=0)
     probe_steps: int = Field(10, ge=1)
-    resume: bool = False
+    resume: Literal[True, False, "extend"] = False
     seed: int = Field(42, ge=0)
     grpo: dict[str, Any] = Field(
         default_factory=lambda: {

@@ -13,4 +13,5 @@ from nbhelpers.runs.metrics import (
     seconds_left,
 )
 from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter, earned_the_same
+from nbhelpers.runs.seals import flaw, read_seal, seal
 from nbhelpers.runs.tested import check_libraries, compare_library

@@ -10,8 +10,9 @@ from nbhelpers.params import ParamsError, RunParams, parse_overrides
 from nbhelpers.policy import load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
-from nbhelpers.training.configuration import check
+from nbhelpers.training.configuration import is_first_process
 from nbhelpers.training.recording import log_line
+from nbhelpers.training.resuming import check
 from nbhelpers.training.trainer import train
 
 
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ParamsError, RuntimeError, OSError) as error:
         print(f"nbhelpers.training: {error}", file=sys.stderr)
         return 1
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
     return 0
 

@@ -100,6 +100,11 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def record_configuration(
     run: RunDirectory, asked: dict, effective: Any, policy: Policy, plan: BatchPlan, problems: int
 ) -> None:
