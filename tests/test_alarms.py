@@ -53,7 +53,7 @@ def test_a_policy_that_starts_at_the_top_is_not_accused_of_standing_still():
 
 
 def test_metrics_with_holes_are_read():
-    assert alarms([{"step": 1}, {"step": 2, "reward": None}, {"step": 3, "grad_norm": None}] * 10, 30) == []
+    assert alarms([{"step": 1}, {"step": 2, "reward": None}, {"step": 3, "probe/accuracy": None}] * 10, 30) == []
 
 
 def test_every_rule_has_a_name_of_its_own():

@@ -62,6 +62,7 @@ from nbhelpers.training.resuming import (
     run_facts,
     standing,
 )
+from nbhelpers.training.soundness import soundness_callback
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -143,6 +144,7 @@ def _train(
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
     trainer.add_callback(sealing)
+    trainer.add_callback(soundness_callback(run, warn))
 
     _run(trainer, policy, params, where.checkpoint)
     policy.model = trainer.accelerator.unwrap_model(trainer.model)
