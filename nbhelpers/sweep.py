@@ -23,7 +23,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from nbhelpers.params import ParamsError, RunParams, Section, parse_overrides, read_yaml, repository_root, resolve_path
+from nbhelpers.params import (
+    ParamsError,
+    PlainError,
+    RunParams,
+    Section,
+    parse_overrides,
+    read_yaml,
+    repository_root,
+    resolve_path,
+)
 from nbhelpers.runs import RunDirectory, SampleStore, duration, hardware, versions
 
 ENOUGH = 0.8  # the share of right probes whose first step is in the table
@@ -31,7 +40,7 @@ ENOUGH = 0.8  # the share of right probes whose first step is in the table
 Sections = dict[str, dict[str, Any]]
 
 
-class SweepError(RuntimeError):
+class SweepError(PlainError, RuntimeError):
     """A sweep cannot be run, or some of its runs failed; the message says which and where their logs are."""
 
 

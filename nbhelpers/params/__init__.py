@@ -17,4 +17,4 @@ from nbhelpers.params.sections import (
     RewardParams,
     Section,
 )
-from nbhelpers.params.sentences import ParamsError, did_you_mean
+from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
