@@ -18,3 +18,4 @@ from nbhelpers.params.sections import (
     Section,
 )
 from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
+from nbhelpers.params.trust import Layer, refuse_code_from_data, trusting

@@ -41,6 +41,7 @@ from nbhelpers.training.inside_trl import (
     generating_with,
     log_probs_in_chunks,
     rollout_trainer_class,
+    sampling_in_groups,
     weights_from_the_loss,
 )
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
@@ -228,7 +229,9 @@ def _start_generation(
     """
     trainer_class = rollout_trainer_class()
     if not params.model.fast_inference:
-        return trainer_class, contextlib.nullcontext()
+        return sampling_in_groups(
+            trainer_class
+        ) if policy.decodes_in_groups else trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
     report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
