@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.params import RunParams
-from nbhelpers.runs.files import json_value, to_json, write_whole
+from nbhelpers.params import RunParams, differing_settings
+from nbhelpers.runs.files import to_json, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ class RunDirectory:
                     whole = content.rfind(b"\n") + 1
                 if whole < size:
                     file.truncate(whole)
-            file.write(b"".join(map(to_json, rows)))
+            content = memoryview(b"".join(map(to_json, rows)))
+            while content:  # a disk that is nearly full takes a part and only then raises
+                content = content[file.write(content) :]
 
     def read_jsonl(self, path: Path) -> list[dict[str, Any]]:
         """All rows; none where the file does not exist yet. A line that is still being written is left out.
@@ -93,16 +95,16 @@ class RunDirectory:
             manifest[key] = manifest[key] | value if both else value
         self.write_json(self.manifest_path, manifest)
 
-    def record_run(self, params: RunParams) -> None:
+    def record_run(self, params: RunParams, *, goes_on: bool = False) -> None:
         """Write `params.yaml`, and into the manifest what the run is made of.
 
-        With the same parameters (`training.resume` apart) the manifest's other entries stay; with different ones they
+        Where the run `goes_on`, or begins again with the same settings, the manifest's other entries stay; else they
         belonged to an earlier run and go.
         """
         self.write_text(self.params_path, params.to_yaml())
         manifest = self.read_manifest()
         parameters = params.as_dict()
-        if _without_resume(manifest.get("parameters", {})) != _without_resume(json_value(parameters)):
+        if not goes_on and differing_settings(manifest.get("parameters", {}), parameters):
             manifest = {}
         manifest |= {
             "created": manifest.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,8 +177,3 @@ class RunDirectory:
             image.save(file := io.BytesIO(), format="PNG")
             write_whole(path, [file.getvalue()])
         return path.relative_to(self.path).as_posix()
-
-
-def _without_resume(parameters: dict[str, Any]) -> dict[str, Any]:
-    training = {key: value for key, value in parameters.get("training", {}).items() if key != "resume"}
-    return {**parameters, "training": training}

@@ -1,6 +1,7 @@
 """TRL's private names: what is changed about GRPOTrainer and its colocated vLLM (tested: `runs/tested.json`).
 
 * `_calculate_rewards`, `_generate_and_score_completions`: the only places where a rollout's rewards and advantages are.
+* `_generate_single_turn`: around it, `generate` computes what a group shares once.
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward.
 * `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: log-probs without all logits.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
@@ -13,7 +14,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from nbhelpers.policy import Engine, replaced
+from nbhelpers.policy import Engine, in_groups, replaced
 
 
 @functools.cache
@@ -38,6 +39,20 @@ def rollout_trainer_class() -> type:
             return output
 
     return RolloutTrainer
+
+
+@functools.cache
+def sampling_in_groups(trainer_class: type) -> type:
+    """`trainer_class` whose `generate` computes what the completions of a prompt share once (`policy.in_groups`)."""
+
+    class SamplingInGroups(trainer_class):
+        def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+            with in_groups(self.accelerator.unwrap_model(self.model), num_generations):
+                return super()._generate_single_turn(
+                    prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+                )
+
+    return SamplingInGroups
 
 
 @functools.cache
