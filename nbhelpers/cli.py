@@ -24,14 +24,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _errors_for_a_person() -> tuple[type[Exception], ...]:
-    """Errors whose message says what to do; looked up when one is raised, as their wings take half a second to load."""
-    from nbhelpers.params import ParamsError
-    from nbhelpers.policy import PolicyError
-    from nbhelpers.series import SeriesError
-    from nbhelpers.show import ReportError
-    from nbhelpers.sweep import SweepError
+    """Errors whose message says what to do; looked up when one is raised, so that `--help` loads none of the wings."""
+    from nbhelpers.params import PlainError
 
-    return ParamsError, SeriesError, SweepError, PolicyError, ReportError, FileNotFoundError
+    return PlainError, FileNotFoundError
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbhelpers.params import RunParams, trusting
+from nbhelpers.params import PlainError, RunParams, trusting
 from nbhelpers.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().parent / "_notebooks"
 
 
-class SeriesError(RuntimeError):
+class SeriesError(PlainError, RuntimeError):
     """A notebook failed, or the selection of notebooks makes no sense."""
 
 

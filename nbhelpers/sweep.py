@@ -27,6 +27,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from nbhelpers.params import (
     Layer,
     ParamsError,
+    PlainError,
     RunParams,
     Section,
     parse_overrides,
@@ -43,7 +44,7 @@ ENOUGH = 0.8  # the share of right probes whose first step is in the table
 Sections = dict[str, dict[str, Any]]
 
 
-class SweepError(RuntimeError):
+class SweepError(PlainError, RuntimeError):
     """A sweep cannot be run, or some of its runs failed; the message says which and where their logs are."""
 
 

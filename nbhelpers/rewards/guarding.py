@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import inspect
 import math
+import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from nbhelpers.params import PlainError
 from nbhelpers.rewards.functions import Reward, completion_text
 
 
-class RewardError(RuntimeError):
+class RewardError(PlainError, RuntimeError):
     """A reward function failed; the message names it, and the completion where there is one to name."""
 
 
@@ -59,7 +62,9 @@ def _named_errors(name: str, seconds: float) -> Iterator[None]:
         ) from None
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split()) or "without a message"
-        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {said}.") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(last.filename)}, line {last.lineno}"
+        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {said} ({place}).") from error
 
 
 @contextlib.contextmanager

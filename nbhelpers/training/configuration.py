@@ -8,12 +8,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from nbhelpers.params import BatchPlan, ParamsError, RunParams
+from nbhelpers.params import BatchPlan, ParamsError, PlainError, RunParams
 from nbhelpers.policy import Policy, choose_backend, libraries, trainable_parameters
 from nbhelpers.runs import RunDirectory, check_libraries
 
 
-class TrainingError(RuntimeError):
+class TrainingError(PlainError, RuntimeError):
     """Training could not start or go on; the message says what to do. What was computed before it is on disk."""
 
 

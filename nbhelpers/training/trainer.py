@@ -28,7 +28,7 @@ from nbhelpers.policy import (
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
-from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal
+from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal, writing
 from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
@@ -100,13 +100,15 @@ def train(
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
         TrainingError: the GPU's memory does not suffice, no problem fits, TRL is not as it was tested, or the run that
             is to go on was begun with other settings.
+        RunError: another process is writing in the run directory, or nothing can be written there.
     """
-    where = standing(params, run)
-    for sentence in where.notices if is_first_process() else ():
-        print(sentence, flush=True)
-    if where.trained:
-        return _take_what_was_trained(policy, params, run, where)
-    return _train(policy, problems, params, run, where, on_log)
+    with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
+        where = standing(params, run)
+        for sentence in where.notices if is_first_process() else ():
+            print(sentence, flush=True)
+        if where.trained:
+            return _take_what_was_trained(policy, params, run, where)
+        return _train(policy, problems, params, run, where, on_log)
 
 
 def _train(
