@@ -12,5 +12,15 @@ from nbhelpers.runs.metrics import (
     reward_functions,
     seconds_left,
 )
-from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter, earned_the_same
+from nbhelpers.runs.samples import (
+    CHANGES,
+    ERRORS,
+    FILTERS,
+    ORDERS,
+    ROLES,
+    SampleStore,
+    SampleWriter,
+    earned_the_same,
+    error_kind,
+)
 from nbhelpers.runs.tested import check_libraries, compare_library

@@ -36,6 +36,7 @@ class RunDirectory:
         self.metrics_path = self.path / "metrics.jsonl"
         self.samples_path = self.path / "samples.jsonl"
         self.predictions_path = self.path / "predictions.jsonl"
+        self.marks_path = self.path / "marks.jsonl"
         self.pass_path = self.path / "pass_at_k.jsonl"
         self.evaluation_path = self.path / "evaluation.json"
         self.report_path = self.path / "report.html"
@@ -137,7 +138,7 @@ class RunDirectory:
         by their content and shared. Returns the folder, None where there was nothing to move.
         """
         results = paths or (
-            self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.pass_path,
+            self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.pass_path, self.marks_path,
             self.evaluation_path, self.report_path, self.checkpoints_dir, self.final_model_dir,
         )  # fmt: skip
         there = [path for path in results if path.exists()]
