@@ -1,6 +1,7 @@
 """Many runs from one file: named overrides times seeds, each a run directory of its own, and one table over them all.
 
-    nbhelpers sweep params/sweeps/controls.yaml --jobs 4        # also: python -m nbhelpers.cli sweep ...
+    nbhelpers sweep params/sweeps/loss_types.yaml --jobs 4
+    nbhelpers sweep params/sweeps/controls.yaml --trust-code    # it names a reward of its own, the coin
 
 A run trains and is evaluated without notebooks, in a process of its own. One that is finished is not made again, one
 that was interrupted goes on from its last checkpoint.
@@ -23,7 +24,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from nbhelpers.params import ParamsError, RunParams, Section, parse_overrides, read_yaml, repository_root, resolve_path
+from nbhelpers.params import (
+    Layer,
+    ParamsError,
+    PlainError,
+    RunParams,
+    Section,
+    parse_overrides,
+    read_yaml,
+    refuse_code_from_data,
+    repository_root,
+    resolve_path,
+    trusting,
+)
 from nbhelpers.runs import RunDirectory, SampleStore, duration, hardware, versions
 
 ENOUGH = 0.8  # the share of right probes whose first step is in the table
@@ -31,7 +44,7 @@ ENOUGH = 0.8  # the share of right probes whose first step is in the table
 Sections = dict[str, dict[str, Any]]
 
 
-class SweepError(RuntimeError):
+class SweepError(PlainError, RuntimeError):
     """A sweep cannot be run, or some of its runs failed; the message says which and where their logs are."""
 
 
@@ -95,13 +108,18 @@ def _comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_sweep(
-    file: str | Path, *, output_dir: str | Path | None = None, overrides: Sections | None = None
+    file: str | Path,
+    *,
+    output_dir: str | Path | None = None,
+    overrides: Sections | None = None,
+    trust_code: bool = False,
 ) -> list[SweepRun]:
     """Read a sweep file and check the parameters of every run, seed by seed.
 
     Args:
         output_dir: holds the runs as `<override>/<seed>/`; default: `outputs/<name of the file>`.
         overrides: sections that are laid over those of the file in every run.
+        trust_code: whether the file may name code of its own (`params/trust.py`).
 
     Raises:
         ParamsError: there is no such file, or a section, key or value in it is wrong.
@@ -119,9 +137,12 @@ def load_sweep(
     runs = []
     for seed in dict.fromkeys(sweep.seeds):
         for name, own in sweep.overrides.items():
-            sections = _laid_over(sweep.common, own or {}, overrides or {}, {"training": {"seed": seed}})
+            in_file = _laid_over(sweep.common, own or {})
+            sections = _laid_over(in_file, overrides or {}, {"training": {"seed": seed}})
             place, source = folder / name / str(seed), f"{file}, {name}"
-            params = RunParams.load(sweep.preset, output_dir=place, source=source, **sections)
+            layers = [Layer(source, in_file, is_data=True), Layer("--set", overrides or {}, is_data=False)]
+            refuse_code_from_data(layers, trust_code)
+            params = RunParams.load(sweep.preset, output_dir=place, source=source, trust_code=trust_code, **sections)
             runs.append(SweepRun(name, seed, params, [*_settings(sections), sweep.preset]))
     return runs
 
@@ -158,7 +179,8 @@ def run_sweep(runs: Sequence[SweepRun], *, jobs: int = 1, echo: Callable[[str], 
     waiting = [one for one in runs if not one.finished]
     echo(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished earlier; {jobs} at a time")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ, "NBHELPERS_BATCH": "1"}
+    with trusting(any(one.params.needs_trust for one in waiting)):
+        environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ, "NBHELPERS_BATCH": "1"}
     started, running, failed = time.monotonic(), set(), {}
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(_in_a_process, one, environment, running): one for one in waiting}

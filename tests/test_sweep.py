@@ -80,7 +80,7 @@ def test_what_is_wrong_in_a_sweep_file_is_said_before_anything_runs(tmp_path, co
 
 @pytest.mark.parametrize("file", sorted((presets_folder() / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_shipped_sweeps_keep_the_problems_and_the_completions_per_step(file, tmp_path):
-    runs = sweep.load_sweep(file, output_dir=tmp_path)
+    runs = sweep.load_sweep(file, output_dir=tmp_path, trust_code=True)
     assert {one.seed for one in runs} == {1, 2, 3, 4, 5}
     dataset = runs[0].params.dataset
     assert all(one.params.dataset == dataset for one in runs)
@@ -146,7 +146,7 @@ def test_finished_runs_are_not_made_again_and_a_failed_one_stops_no_other(tmp_pa
 def test_a_sweep_runs_from_the_command_and_goes_on_where_a_run_was_cut_off(tmp_path, capsys):
     tiny = TINY | {"reward": {"functions": ["tests.benchmarks.coin:coin"]}}
     file = sweep_file(tmp_path, common=tiny, seeds=[3], overrides={"coin": {}})
-    command = ["sweep", str(file), "--output-dir", str(tmp_path / "out"), "--jobs", "2"]
+    command = ["sweep", str(file), "--output-dir", str(tmp_path / "out"), "--jobs", "2", "--trust-code"]
     assert cli.main(command) == 0
     said = capsys.readouterr().out
     assert "1 runs, 0 of them finished earlier" in said and "| coin | 1 |" in said

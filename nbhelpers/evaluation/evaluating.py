@@ -12,7 +12,7 @@ from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory
+from nbhelpers.runs import RunDirectory, writing
 from nbhelpers.training import check_trained
 
 
@@ -36,8 +36,16 @@ def evaluate(
     Raises:
         TrainingError: `final_model/` is not of the step that the run's records have come to, or was trained with other
             settings than these.
+        RunError: another process is writing in the run directory, or nothing can be written there.
     """
-    check_trained(params, run)
+    with writing(run.path, "evaluation"):
+        check_trained(params, run)
+        return _evaluate(policy, problems, params, run, progress)
+
+
+def _evaluate(
+    policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, progress: Callable | None
+) -> dict:
     settings, chosen = params.evaluation, problems.evaluation
     if settings.num_samples is not None:
         chosen = chosen.select(range(min(settings.num_samples, len(chosen))))

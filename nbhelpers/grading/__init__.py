@@ -6,6 +6,7 @@ Verdict(correct=True, parsed='45', reason='45 is the answer')
 'no single number: several numbers'
 """
 
+from nbhelpers.grading.anywhere import grade_anywhere
 from nbhelpers.grading.blocks import FormatVerdict, check_format, split_completion
 from nbhelpers.grading.compare import MAX_SOLUTION, Verdict
 from nbhelpers.grading.tables import POLICY

@@ -17,4 +17,5 @@ from nbhelpers.params.sections import (
     RewardParams,
     Section,
 )
-from nbhelpers.params.sentences import ParamsError, did_you_mean
+from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
+from nbhelpers.params.trust import Layer, refuse_code_from_data, trusting

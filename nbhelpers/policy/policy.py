@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbhelpers.params import ModelParams
+from nbhelpers.params import ModelParams, PlainError
 from nbhelpers.policy.decoding import generate_groups
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 
 
-class PolicyError(RuntimeError):
+class PolicyError(PlainError, RuntimeError):
     """A policy could not be loaded, adapted or saved; the message says what to do."""
 
 

@@ -12,6 +12,7 @@ from nbhelpers.runs.metrics import (
     reward_functions,
     seconds_left,
 )
+from nbhelpers.runs.one_writer import RunError, writing
 from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter, earned_the_same
 from nbhelpers.runs.seals import flaw, read_seal, seal
 from nbhelpers.runs.tested import check_libraries, compare_library

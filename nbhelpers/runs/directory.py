@@ -58,7 +58,9 @@ class RunDirectory:
                     whole = content.rfind(b"\n") + 1
                 if whole < size:
                     file.truncate(whole)
-            file.write(b"".join(map(to_json, rows)))
+            content = memoryview(b"".join(map(to_json, rows)))
+            while content:  # a disk that is nearly full takes a part and only then raises
+                content = content[file.write(content) :]
 
     def read_jsonl(self, path: Path) -> list[dict[str, Any]]:
         """All rows; none where the file does not exist yet. A line that is still being written is left out.

@@ -32,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("preset", nargs="?", default="smoke")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
     parser.add_argument("--output-dir")
+    parser.add_argument("--trust-code", action="store_true", help="let the parameter file bring code of its own")
     arguments = parser.parse_args(argv)
     try:
         sections = parse_overrides(arguments.overrides)
-        params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **sections)
+        trusted = {"source": "--set", "trust_code": arguments.trust_code}
+        params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **trusted, **sections)
         run = RunDirectory(params.output_dir)
         check(params)
         _take_own_gpu()

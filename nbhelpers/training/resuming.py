@@ -79,6 +79,12 @@ def standing(params: RunParams, run: RunDirectory) -> Standing:
     return Standing(sealed["step"], whole, None, damaged, tuple(said))
 
 
+def last_whole_checkpoint(run: RunDirectory) -> Path | None:
+    """The newest checkpoint of a run that is as it was written."""
+    newest_first = sorted(run.checkpoints_dir.glob("checkpoint-*"), key=_step_of, reverse=True)
+    return next((folder for folder in newest_first if not flaw(folder)), None)
+
+
 def run_facts(params: RunParams, step: int, max_steps: int, seconds: float) -> dict[str, Any]:
     """What the seal of a checkpoint or of `final_model/` says of it."""
     settings = settings_digest(params.as_dict())

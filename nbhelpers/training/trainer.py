@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from nbhelpers.policy import (
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
-from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal
+from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal, writing
 from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
@@ -64,6 +63,7 @@ from nbhelpers.training.resuming import (
     run_facts,
     standing,
 )
+from nbhelpers.training.soundness import soundness_callback
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -101,13 +101,15 @@ def train(
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
         TrainingError: the GPU's memory does not suffice, no problem fits, TRL is not as it was tested, or the run that
             is to go on was begun with other settings.
+        RunError: another process is writing in the run directory, or nothing can be written there.
     """
-    where = standing(params, run)
-    for sentence in where.notices if is_first_process() else ():
-        print(sentence, flush=True)
-    if where.trained:
-        return _take_what_was_trained(policy, params, run, where)
-    return _train(policy, problems, params, run, where, on_log)
+    with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
+        where = standing(params, run)
+        for sentence in where.notices if is_first_process() else ():
+            print(sentence, flush=True)
+        if where.trained:
+            return _take_what_was_trained(policy, params, run, where)
+        return _train(policy, problems, params, run, where, on_log)
 
 
 def _train(
@@ -145,6 +147,7 @@ def _train(
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
     trainer.add_callback(sealing)
+    trainer.add_callback(soundness_callback(run, warn))
 
     _run(trainer, policy, params, where.checkpoint)
     policy.model = trainer.accelerator.unwrap_model(trainer.model)
@@ -234,9 +237,10 @@ def _start_generation(
         return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
-    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
+    full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
+    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
-        run.update_manifest(parity=dataclasses.asdict(report))
+        run.update_manifest(parity=report.as_manifest())
         if warning:
             run.add_warning(warning)
     if policy.backend == "unsloth":
