@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,10 @@ from nbhelpers.training.inside_trl import (
     log_probs_in_chunks,
     rollout_trainer_class,
     sampling_in_groups,
+    scoring_in_groups,
     weights_from_the_loss,
 )
+from nbhelpers.training.packed import packs
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
     Recorder,
@@ -237,14 +238,15 @@ def _start_generation(
     """
     trainer_class = rollout_trainer_class()
     if not params.model.fast_inference:
-        return sampling_in_groups(
-            trainer_class
-        ) if policy.decodes_in_groups else trainer_class, contextlib.nullcontext()
+        trainer_class = sampling_in_groups(trainer_class) if policy.decodes_in_groups else trainer_class
+        trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
+        return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
-    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
+    full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
+    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
-        run.update_manifest(parity=dataclasses.asdict(report))
+        run.update_manifest(parity=report.as_manifest())
         if warning:
             run.add_warning(warning)
     if policy.backend == "unsloth":
