@@ -1,4 +1,4 @@
-"""The command `nbhelpers`: run the series, write a report, compare runs, export the model, look at the machine."""
+"""The command `nbhelpers`: the series, sweeps, reports, comparisons, the exported model, and what the machine is."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _errors_for_a_person() -> tuple[type[Exception], ...]:
-    """Errors whose message says what to do; looked up when one is raised, as their wings take half a second to load."""
-    from nbhelpers.params import ParamsError
-    from nbhelpers.policy import PolicyError
-    from nbhelpers.series import SeriesError
-    from nbhelpers.show import ReportError
+    """Errors whose message says what to do; looked up when one is raised, so that `--help` loads none of the wings."""
+    from nbhelpers.params import PlainError
 
-    return ParamsError, SeriesError, PolicyError, ReportError, FileNotFoundError
+    return PlainError, FileNotFoundError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,12 +38,18 @@ def make_parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
     run.add_argument("preset", help="smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="repeatable"
-    )
+    _add_settings(run)
+    run.add_argument("--report-to", metavar="NAME", help="a logger: wandb, tensorboard, trackio; default: none")
     run.add_argument("--notebooks", metavar="3-4", help="only these")
     run.add_argument("--output-dir", help="default: outputs/<preset>")
     run.set_defaults(command=_run)
+
+    sweep = commands.add_parser("sweep", help="named overrides times seeds from one file, and one table over them")
+    sweep.add_argument("file", type=Path, help="such as params/sweeps/controls.yaml")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, each a process of its own")
+    _add_settings(sweep)
+    sweep.add_argument("--output-dir", help="default: outputs/<name of the file>")
+    sweep.set_defaults(command=_sweep)
 
     report = commands.add_parser("report", help="write report.html for a run directory")
     report.add_argument("run_dir", type=Path)
@@ -69,18 +72,36 @@ def make_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this machine has, what a preset needs, what is missing")
     doctor.add_argument("preset", nargs="?", default="smoke")
-    doctor.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    _add_settings(doctor)
     doctor.set_defaults(command=_doctor)
     return parser
 
 
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """What each command takes that starts from a preset or a parameter file; `_load` makes the parameters of it."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="repeatable"
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the parameter file bring code (module:function) and connections of its own",
+    )
+
+
 def _load(arguments: argparse.Namespace):
+    """The checked parameters of a command with `_add_settings` and an argument `preset` (a name or a file), and the
+    overrides alone, as `run_series` takes them. Stops with a sentence where a file would run code untrusted.
+    """
     from nbhelpers.params import RunParams, parse_overrides
 
-    overrides = parse_overrides(arguments.overrides)
-    return RunParams.load(
-        arguments.preset, output_dir=getattr(arguments, "output_dir", None), source="--set", **overrides
-    ), overrides
+    settings = list(arguments.overrides)
+    if getattr(arguments, "report_to", None):
+        settings.append(f"training.grpo.report_to={arguments.report_to}")
+    overrides = parse_overrides(settings)
+    output_dir = getattr(arguments, "output_dir", None)
+    trusted = {"source": "--set", "trust_code": arguments.trust_code}
+    return RunParams.load(arguments.preset, output_dir=output_dir, **trusted, **overrides), overrides
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -93,6 +114,18 @@ def _run(arguments: argparse.Namespace) -> int:
     run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
     report = write_report(params.output_dir)
     print(f"{len(notebooks)} notebooks in {time.perf_counter() - started:.0f} s; read {report}")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from nbhelpers.params import parse_overrides
+    from nbhelpers.sweep import load_sweep, run_sweep
+
+    overrides = parse_overrides(arguments.overrides)
+    trust, output_dir = arguments.trust_code, arguments.output_dir
+    runs = load_sweep(arguments.file, output_dir=output_dir, overrides=overrides, trust_code=trust)
+    path = run_sweep(runs, jobs=max(1, arguments.jobs), echo=lambda line: print(line, flush=True))
+    print(path.read_text(encoding="utf-8"), path, sep="\n")
     return 0
 
 
@@ -118,7 +151,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if not (arguments.run_dir / "params.yaml").is_file():
         raise FileNotFoundError(f"{arguments.run_dir} is no run directory: it holds no params.yaml.")
     run = RunDirectory(arguments.run_dir)
-    params = RunParams.load(str(run.params_path))
+    params = RunParams.load(str(run.params_path), trust_code=True)  # no reward is run
     output = arguments.output or run.path / "merged"
     print(export_final_model(run.final_model_dir, params.model, output, gguf=arguments.gguf))
     return 0

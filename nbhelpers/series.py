@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbhelpers.params import RunParams
+from nbhelpers.params import PlainError, RunParams, trusting
 from nbhelpers.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().parent / "_notebooks"
 
 
-class SeriesError(RuntimeError):
+class SeriesError(PlainError, RuntimeError):
     """A notebook failed, or the selection of notebooks makes no sense."""
 
 
@@ -86,16 +86,17 @@ def run_series(
         echo(f"[{place}/{len(paths)}] {path.stem} ...")
         started = time.perf_counter()
         try:
-            papermill.execute_notebook(
-                str(path),
-                str(target),
-                parameters=parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=_Echo(echo),
-                cwd=str(Path.cwd()),
-                config=_kernel_config(),
-            )
+            with trusting(params.needs_trust):
+                papermill.execute_notebook(
+                    str(path),
+                    str(target),
+                    parameters=parameters,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    stdout_file=_Echo(echo),
+                    cwd=str(Path.cwd()),
+                    config=_kernel_config(),
+                )
         except papermill.PapermillExecutionError as error:
             raise SeriesError(
                 f"{path.name} failed in cell {error.exec_count or error.cell_index} "

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from nbhelpers.evaluation.evaluating import evaluate, headline
-from nbhelpers.evaluation.statistics import compare, paired_difference
+from nbhelpers.evaluation.evaluating import evaluate, headline, power_sentence
+from nbhelpers.evaluation.statistics import (
+    cluster_interval,
+    compare,
+    detectable_difference,
+    difference_over_seeds,
+    holm,
+    mcnemar,
+    paired_difference,
+    picture_clusters,
+)
 from nbhelpers.problems import loading
 
 
@@ -26,10 +36,8 @@ def test_rates_are_counted_by_phase_and_kind():
     )
     assert result["before"] == {"accuracy": 0.5, "format_rate": 0.5, "unparsed_rate": 0.5, "n": 2}
     assert result["after"]["accuracy"] == 1.0
-    assert result["by_group"] == {
-        "bars": {"before": 1.0, "after": 1.0, "n": 1},
-        "count": {"before": 0.0, "after": 1.0, "n": 1},
-    }
+    rates = {kind: [group[key] for key in ("before", "after", "n")] for kind, group in result["by_group"].items()}
+    assert rates == {"bars": [1.0, 1.0, 1], "count": [0.0, 1.0, 1]}
 
 
 def test_the_interval_is_paired():
@@ -43,8 +51,6 @@ def test_the_interval_is_paired():
 
 
 def test_the_interval_covers_as_often_as_it_says():
-    import numpy as np
-
     rng = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -56,11 +62,8 @@ def test_the_interval_covers_as_often_as_it_says():
 
 
 def test_problems_that_only_one_side_answered_are_not_compared():
-    assert paired_difference({"a": 1.0, "b": 0.0}, {"b": 1.0, "c": 1.0}) == {
-        "accuracy": 1.0,
-        "ci95": [1.0, 1.0],
-        "n_paired": 1,
-    }
+    difference = paired_difference({"a": 1.0, "b": 0.0}, {"b": 1.0, "c": 1.0})
+    assert (difference["accuracy"], difference["ci95"], difference["n_paired"]) == (1.0, [1.0, 1.0], 1)
     assert paired_difference({"a": 1.0}, {"b": 1.0})["n_paired"] == 0
 
 
@@ -68,8 +71,108 @@ def test_several_samples_a_problem_are_averaged_before_they_are_paired():
     result = compare(
         [row("a", "before", False), row("a", "before", True), row("a", "after", True), row("a", "after", True)]
     )
-    assert result["difference"] == {"accuracy": 0.5, "ci95": [0.5, 0.5], "n_paired": 1}
+    difference = result["difference"]
+    assert (difference["accuracy"], difference["ci95"], difference["n_paired"]) == (0.5, [0.5, 0.5], 1)
     assert result["after"]["n"] == 1
+
+
+def clustered(rng, pictures, questions, share=0.9):
+    """Differences of many questions about few pictures, which mostly share what happens to their picture."""
+    of_picture = np.repeat(rng.choice([-1.0, 0.0, 1.0], pictures, p=[0.1, 0.6, 0.3]), questions)
+    alone = rng.choice([-1.0, 0.0, 1.0], pictures * questions, p=[0.1, 0.6, 0.3])
+    return np.where(rng.random(pictures * questions) < share, of_picture, alone)
+
+
+def test_questions_about_one_picture_are_drawn_together():
+    differences = clustered(np.random.default_rng(1), 40, 5)
+    labels = np.repeat(np.arange(40), 5)
+    low, high = cluster_interval(differences, labels)
+    alone = cluster_interval(differences, np.arange(200))
+    assert high - low > 1.7 * (alone[1] - alone[0])
+    first, second = {str(at): 0.0 for at in range(200)}, {str(at): float(d) for at, d in enumerate(differences)}
+    found = paired_difference(first, second, {str(at): int(label) for at, label in enumerate(labels)})
+    assert found["ci95"] == [low, high] and (found["n_paired"], found["n_clusters"]) == (200, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pictures", "questions"), [(20, 4), (100, 3)])
+def test_the_clustered_interval_covers_as_often_as_it_says_and_the_plain_one_does_not(pictures, questions):
+    rng, covered, plain, trials = np.random.default_rng(2), 0, 0, 300
+    labels, alone = np.repeat(np.arange(pictures), questions), np.arange(pictures * questions)
+    for _ in range(trials):
+        differences = clustered(rng, pictures, questions)
+        for name, of in (("clustered", labels), ("plain", alone)):
+            low, high = cluster_interval(differences, of, resamples=999)
+            covered += name == "clustered" and low <= 0.2 <= high
+            plain += name == "plain" and low <= 0.2 <= high
+    assert 0.92 <= covered / trials <= 0.98 and plain / trials < 0.85
+
+
+def test_rows_share_a_cluster_where_they_share_a_picture():
+    rows = [{"pid": "a", "image": "images/1.png"}, {"pid": "b", "image": "images/1.png"}, {"pid": "c"}]
+    clusters = picture_clusters(rows)
+    assert clusters["a"] == clusters["b"] != clusters["c"]
+
+
+def test_mcnemar_is_the_sign_test_of_what_was_fixed_against_what_was_broken():
+    first = {"a": 0.0, "b": 0.0, "c": 0.0, "d": 1.0, "e": 1.0, "f": 0.0, "g": 0.0}
+    second = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0, "e": 1.0, "f": 1.0, "g": 1.0}
+    test = mcnemar(first, second)
+    assert (test["fixed"], test["broken"]) == (5, 1) and test["p"] == pytest.approx(2 * (1 + 6) / 2**6)
+    assert mcnemar(first, first)["p"] == 1.0
+
+
+def test_holm_keeps_the_order_and_never_goes_above_one():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_many_kinds_without_any_change_are_rarely_called_changed():
+    """With 14 kinds and no correction about every second evaluation would find one below 5 %."""
+    rng, called, trials = np.random.default_rng(3), 0, 120
+    for _ in range(trials):
+        flips = rng.binomial(20, 0.5, 14)
+        p = [mcnemar({str(i): float(i >= f) for i in range(20)}, {str(i): float(i < f) for i in range(20)})["p"]
+             for f in flips]  # fmt: skip
+        called += min(holm(p)) < 0.05
+    assert called / trials <= 0.06
+
+
+def test_each_kind_has_its_own_difference_with_a_corrected_p():
+    rows = [row(f"{kind}{at}", phase, phase == "after" and kind == "bars", kind=kind)
+            for kind in ("bars", "dots") for at in range(12) for phase in ("before", "after")]  # fmt: skip
+    groups = compare(rows)["by_group"]
+    assert groups["bars"]["difference"]["accuracy"] == 1.0 and groups["dots"]["difference"]["ci95"] == [0.0, 0.0]
+    tests = {kind: group["difference"]["mcnemar"] for kind, group in groups.items()}
+    assert tests["bars"]["p_holm"] == pytest.approx(2 * tests["bars"]["p"]) and tests["dots"]["p_holm"] == 1.0
+
+
+def test_seeds_are_a_second_level():
+    """Five seeds that disagree say less than the many problems of one of them."""
+    rng, problems = np.random.default_rng(4), [str(at) for at in range(400)]
+    first = {pid: float(rng.random() < 0.5) for pid in problems}
+    gains = [0.02, 0.18, 0.04, 0.16, 0.10]
+    pairs = [(first, {pid: was or float(rng.random() < 2 * g) for pid, was in first.items()}) for g in gains]
+    one = paired_difference(*pairs[4])["ci95"]
+    result = difference_over_seeds(pairs)
+    low, high = result["ci95"]
+    assert low < 0.1 < high and high - low > 1.5 * (one[1] - one[0])
+    assert result["n_seeds"] == 5 and result["accuracy"] == pytest.approx(np.mean(result["by_seed"]))
+    with pytest.raises(ValueError, match="1 pairs"):
+        difference_over_seeds(pairs[:1])
+
+
+def test_what_a_number_of_problems_can_show_holds_in_a_simulation():
+    assert detectable_difference(1000) == pytest.approx(0.03, abs=0.002)
+    assert detectable_difference(200) == pytest.approx(0.07, abs=0.004)
+    shown, rng, trials = detectable_difference(400, flips=0.2), np.random.default_rng(5), 400
+    found = 0
+    for _ in range(trials):
+        change = rng.choice([1, -1, 0], 400, p=[0.1 + shown / 2, 0.1 - shown / 2, 0.8])
+        fixed, broken = int((change > 0).sum()), int((change < 0).sum())
+        found += (fixed - broken) ** 2 > 1.96**2 * (fixed + broken)  # McNemar's test by its normal approximation
+    assert found / trials == pytest.approx(0.8, abs=0.07)
+    assert "512 problems show a true difference of 4.3 points" in power_sentence(512)
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,39 @@ def test_another_decoding_is_a_caution(runs, tmp_path):
     assert "decoded differently" in Page(comparison.path).words
 
 
+def test_every_figure_of_a_comparison_is_over_the_common_problems(runs, tmp_path):
+    """The first run's row once took all of its own problems, so two rows and their difference told three stories."""
+
+    def change(evaluation, rows):
+        rows[:] = [row for row in rows if row["phase"] == "after"][:20]
+
+    comparison = compare_runs([runs / "better", edited(runs, tmp_path, "few", change)], tmp_path / "c.html")
+    first, second = comparison.table
+    assert second["matched"] == 20
+    assert second["accuracy"] - first["accuracy"] == pytest.approx(second["difference"])
+    better = RunDirectory(runs / "better")
+    kept = [row for row in better.read_jsonl(better.predictions_path) if row["phase"] == "after"][:20]
+    assert first["accuracy"] == pytest.approx(sum(row["correct"] for row in kept) / 20)
+
+
+def test_runs_that_differ_only_in_their_seed_are_compared_as_one_setting(runs, tmp_path):
+    folders = []
+    for name, source, seed, rate in (
+        ("a", "better", 1, 1),
+        ("b", "better", 2, 1),
+        ("c", "worse", 1, 2),
+        ("d", "worse", 2, 2),
+    ):
+        folders.append(tmp_path / name)
+        shutil.copytree(runs / source, folders[-1])
+        parameters = {"output_dir": name, "training": {"seed": seed, "learning_rate": rate}}
+        manifest = json.loads((folders[-1] / "manifest.json").read_text())
+        (folders[-1] / "manifest.json").write_text(json.dumps(manifest | {"parameters": parameters}))
+    comparison = compare_runs(folders, tmp_path / "c.html")
+    assert len(comparison.seeds) == 1 and "Mean over 2 seeds, paired by seed, c, d against a, b" in comparison.seeds[0]
+    assert "paired by seed" in Page(comparison.path).words and comparison.seeds[0] in str(comparison)
+
+
 @pytest.mark.parametrize("given", [[], ["better"], ["better", "better"]])
 def test_one_run_cannot_be_compared(runs, given):
     with pytest.raises(standalone.ReportError, match="at least two different runs"):

@@ -18,11 +18,12 @@ from nbhelpers.rewards.functions import (
     closeness_reward_func,
     correctness_reward_func,
     formatting_reward_func,
-    make_reward_funcs,
     overlong_reward_func,
     repetition_reward_func,
 )
 from nbhelpers.rewards.groups import group_statistics, signal_chance
+from nbhelpers.rewards.guarding import RewardError
+from nbhelpers.rewards.making import make_reward_funcs
 
 CASES = [
     json.loads(line)
@@ -148,9 +149,9 @@ def test_a_user_brings_a_reward_of_their_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (function,) = make_reward_funcs(RewardParams(functions=["my_rewards:politeness"]))
     assert function.__name__ == "politeness" and pay(function, "please", "now") == [1.0, 0.0]
-    with pytest.raises(ValueError, match="did you mean politeness"):
+    with pytest.raises(RewardError, match="did you mean politeness"):
         make_reward_funcs(RewardParams(functions=["my_rewards:politenes"]))
-    with pytest.raises(ValueError, match="cannot import module 'no_such_module'"):
+    with pytest.raises(RewardError, match="cannot import module 'no_such_module'"):
         make_reward_funcs(RewardParams(functions=["no_such_module:f"]))
     sys.modules.pop("my_rewards", None)
 

@@ -164,3 +164,20 @@ def test_params_and_run_directory_import_without_torch_and_fast():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_row_that_the_disk_takes_only_in_part_is_an_error_and_leaves_whole_rows(tmp_path):
+    """A write may take a part without an error; here the limit on a file's size stands for a full disk."""
+    code = (
+        "import resource, sys; from nbhelpers.runs import RunDirectory\n"
+        "run = RunDirectory(sys.argv[1]); run.append_jsonl(run.metrics_path, {'step': 1})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "try:\n    run.append_jsonl(run.metrics_path, {'step': 2, 'text': 'x' * 200})\n"
+        "except OSError as error:\n    print('said', error.errno)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("said")
+    run = RunDirectory(tmp_path)
+    assert run.read_jsonl(run.metrics_path) == [{"step": 1}]
+    run.append_jsonl(run.metrics_path, {"step": 3})
+    assert run.read_jsonl(run.metrics_path) == [{"step": 1}, {"step": 3}]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
-from nbhelpers.evaluation.statistics import compare
+from nbhelpers.evaluation.statistics import compare, detectable_difference
 from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory
+from nbhelpers.runs import RunDirectory, writing
+from nbhelpers.training import check_trained
 
 
 def evaluate(
@@ -30,7 +32,20 @@ def evaluate(
     Args:
         policy: with its trained adapter; switching the adapter off gives the policy before training.
         progress: called with (phase, problems done, problems in all).
+
+    Raises:
+        TrainingError: `final_model/` is not of the step that the run's records have come to, or was trained with other
+            settings than these.
+        RunError: another process is writing in the run directory, or nothing can be written there.
     """
+    with writing(run.path, "evaluation"):
+        check_trained(params, run)
+        return _evaluate(policy, problems, params, run, progress)
+
+
+def _evaluate(
+    policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, progress: Callable | None
+) -> dict:
     settings, chosen = params.evaluation, problems.evaluation
     if settings.num_samples is not None:
         chosen = chosen.select(range(min(settings.num_samples, len(chosen))))
@@ -48,7 +63,7 @@ def evaluate(
                 sampling = {"temperature": params.training.temperature, "samples_per_problem": settings.pass_k}
                 rows = predict(policy, few, params, run, phase=phase, progress=progress, **sampling)
                 run.append_jsonl(run.pass_path, *rows)
-                curves[phase] = pass_curve(rows)
+                curves[phase] = pass_curve(rows) | vote_curve(rows, settings.protocol)
     result = compare(predictions, seed=params.dataset.seed) | {
         "protocol": settings.protocol,
         "grader": GRADER_VERSION,
@@ -82,4 +97,14 @@ def headline(result: dict) -> str:
     return (
         f"Accuracy {100 * result['before']['accuracy']:.1f} % → {accuracy} on the same {difference['n_paired']} "
         f"problems: {gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
+    )
+
+
+def power_sentence(problems: int, flips: float | None = None) -> str:
+    """What difference so many problems can show; without `flips`, with the share of changed verdicts that is usual."""
+    shown = detectable_difference(problems) if flips is None else detectable_difference(problems, flips=flips)
+    given = "if 12 % of the verdicts change" if flips is None else f"with {100 * flips:.0f} % of the verdicts changed"
+    return (
+        f"{problems} problems show a true difference of {100 * shown:.1f} points in four of five runs, {given}; "
+        "smaller ones will often look like none."
     )

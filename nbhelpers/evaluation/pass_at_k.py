@@ -5,10 +5,12 @@ does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from nbhelpers.evaluation.statistics import cluster_interval, picture_clusters
 
 
 def pass_at_k(right: int, n: int, k: int) -> float:
@@ -35,7 +37,7 @@ def powers_of_two(n: int) -> list[int]:
 
 
 def pass_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean pass@k over problems, in all and by kind, with a 95 % interval over problems.
+    """Mean pass@k over problems, in all and by kind, with a 95 % interval over their pictures.
 
     Args:
         rows: sampled predictions with `pid`, `kind` and `correct`; every problem has the same number of samples.
@@ -46,8 +48,10 @@ def pass_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     right: dict[str, list[bool]] = defaultdict(list)
     kinds: dict[str, str] = {}
+    pictures: dict[str, Hashable] = {}
     for row in rows:
         right[row["pid"]].append(bool(row["correct"]))
+        pictures |= picture_clusters([row])
         kinds[row["pid"]] = row["kind"]
     if not right:
         return {}
@@ -63,16 +67,9 @@ def pass_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "problems": len(table),
         "k": ks,
         "all": _rounded(table.mean(axis=0)),
-        "interval": [_rounded(pair) for pair in _interval(table)],
+        "interval": [_rounded(cluster_interval(column, [pictures[pid] for pid in by_problem])) for column in table.T],
         "by_group": {kind: _rounded(np.mean(values, axis=0)) for kind, values in sorted(by_group.items())},
     }
-
-
-def _interval(table: np.ndarray, resamples: int = 2_000) -> np.ndarray:
-    """Percentile bootstrap over problems, (k, 2)."""
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(0, len(table), (resamples, len(table)))
-    return np.percentile(table[drawn].mean(axis=1), [2.5, 97.5], axis=0).T
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

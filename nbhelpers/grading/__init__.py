@@ -6,10 +6,11 @@ Verdict(correct=True, parsed='45', reason='45 is the answer')
 'no single number: several numbers'
 """
 
+from nbhelpers.grading.anywhere import grade_anywhere
 from nbhelpers.grading.blocks import FormatVerdict, check_format, split_completion
 from nbhelpers.grading.compare import MAX_SOLUTION, Verdict
 from nbhelpers.grading.tables import POLICY
-from nbhelpers.grading.verdict import GRADING_COLUMNS, PROBLEM_COLUMNS, PROTOCOLS, can_grade, grade
+from nbhelpers.grading.verdict import GRADING_COLUMNS, PROBLEM_COLUMNS, PROTOCOLS, can_grade, grade, same_answer
 from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters
 
 # Raise it whenever a change of the wing changes a verdict; records and evaluations keep it.

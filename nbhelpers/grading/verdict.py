@@ -37,7 +37,7 @@ def _as_choices(choices: Any, question_type: str | None) -> tuple[str, ...] | No
     return tuple(map(str, choices)) or None
 
 
-def _asked(answer, choices=None, unit=None, precision=None, question_type=None, answer_type=None) -> tuple:
+def asked(answer, choices=None, unit=None, precision=None, question_type=None, answer_type=None) -> tuple:
     """A problem's columns as `read_problem` takes them."""
     return _as_text(answer), _as_choices(choices, question_type), unit, _as_places(precision), answer_type
 
@@ -47,7 +47,7 @@ def can_grade(answer: Any, **columns: Any) -> bool:
 
     Without one no completion can be judged.
     """
-    gold = read_problem(*_asked(answer, **columns))
+    gold = read_problem(*asked(answer, **columns))
     return bool(gold.answer) and gold.known
 
 
@@ -87,10 +87,10 @@ def grade(
         raise ValueError(f"protocol {protocol!r} is unknown: use one of {', '.join(PROTOCOLS)}")
     text = completion if isinstance(completion, str) else ""
     solutions, problem = find_solutions(text, delimiters)
-    asked = _asked(answer, choices, unit, precision, question_type, answer_type)
+    columns = asked(answer, choices, unit, precision, question_type, answer_type)
     if protocol == "mathvista":
         solution = solutions[0] if solutions else ""
-        gold, options, _, places, _ = asked
+        gold, options, _, places, _ = columns
         prediction, how = official_prediction(solution, options, places, answer_type)
         correct = prediction == gold
         if not solution:
@@ -98,8 +98,24 @@ def grade(
         return Verdict(correct, prediction, f"{how}: {prediction!r} {'is' if correct else 'is not'} {gold!r}")
     if problem:
         return Verdict(False, None, problem)
-    gold = read_problem(*asked)
+    gold = read_problem(*columns)
     verdict = judge(solutions[0], gold)
     if not all(verdict.correct and judge(other, gold).correct for other in solutions[1:]):
         return Verdict(False, None, "several different solutions")
     return verdict
+
+
+def same_answer(one: str, other: str, *, protocol: str = "strict", **columns: Any) -> bool:
+    """Whether two answers that were read from completions (`Verdict.parsed`) are one.
+
+    Args:
+        columns: of the problem, as `grade` takes them.
+
+    The grader decides: with either as the gold answer, the other is right. The official MathVista protocol compares
+    text.
+    """
+    if one == other or protocol == "mathvista":
+        return one == other
+    return any(
+        judge(said, read_problem(*asked(gold, **columns))).correct for said, gold in ((one, other), (other, one))
+    )

@@ -1,7 +1,8 @@
 """Parameters of a run: sections, presets, overrides, and sentences for what cannot be used."""
 
-from nbhelpers.params.files import parse_overrides
-from nbhelpers.params.places import available_presets, repository_root, resolve_path
+from nbhelpers.params.differing import differing_settings, extends, settings_digest, settings_table
+from nbhelpers.params.files import parse_overrides, read_yaml
+from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sections import (
     DEFAULT_DELIMITERS,
@@ -14,5 +15,7 @@ from nbhelpers.params.sections import (
     LoraParams,
     ModelParams,
     RewardParams,
+    Section,
 )
-from nbhelpers.params.sentences import ParamsError, did_you_mean
+from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
+from nbhelpers.params.trust import Layer, refuse_code_from_data, trusting

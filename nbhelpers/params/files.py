@@ -11,8 +11,10 @@ import yaml
 from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
 from nbhelpers.params.sections import SECTIONS
 from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, one_line, owners
+from nbhelpers.params.trust import Layer
 
 _TOP_LEVEL = ("preset", "output_dir", *SECTIONS)
+LARGEST = 256 * 1024  # bytes; full.yaml, which holds every key, has 5,000
 
 
 def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
@@ -31,7 +33,7 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
             raise ParamsError(f"--set {setting}: no value given; write null for none, '' for an empty text.")
         try:
             value = yaml.load(text, Loader=_UniqueKeys)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise ParamsError(
                 f"--set {setting}: the value cannot be read as YAML ({one_line(error)}); put text with "
                 "special characters between quotes, as in 'key=\"...\"'."
@@ -46,7 +48,16 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, of which YAML would silently keep the last."""
+    """SafeLoader that refuses a key written twice, of which YAML would silently keep the last, and aliases, of which
+    ten lines can stand for a billion values.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            line = event.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: *{event.anchor} is an alias; write the value out in its place")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -78,12 +89,12 @@ def _preset_file(preset: Any, asked_by: str, beside: Path | None) -> Path:
     return presets_folder() / f"{preset}.yaml"
 
 
-def preset_layers(preset: str) -> tuple[list[tuple[str, dict]], list[Path]]:
-    """The chain of parameter files, the most general first, as (name for messages, content), and their paths.
+def preset_layers(preset: str) -> tuple[list[Layer], list[Path]]:
+    """The chain of parameter files, the most general first, and their paths.
 
     The first path is that of a shipped preset, the last that of `preset` itself.
     """
-    layers: list[tuple[str, dict]] = []
+    layers: list[Layer] = []
     chain: list[Path] = []
     asked_by, beside, wanted = "parameters", None, preset
     while True:
@@ -93,8 +104,8 @@ def preset_layers(preset: str) -> tuple[list[tuple[str, dict]], list[Path]]:
             raise ParamsError(f"{asked_by}: the presets build on each other in a circle ({names}).")
         label = _short(file)
         chain.insert(0, file)
-        layers.insert(0, (label, checked_layer(label, _read(file, label))))
-        base = layers[0][1].get("preset")
+        layers.insert(0, Layer(label, checked_layer(label, read_yaml(file, label)), is_data=True))
+        base = layers[0].sections.get("preset")
         if file.parent == presets_folder() and base in (None, file.stem):
             return layers, chain
         if base is None:
@@ -103,9 +114,14 @@ def preset_layers(preset: str) -> tuple[list[tuple[str, dict]], list[Path]]:
         asked_by, beside, wanted = label, file.parent, base
 
 
-def _read(file: Path, label: str) -> Any:
+def read_yaml(file: Path, label: str) -> Any:
+    """What a YAML file holds; `label` is what an error calls it. A key that is written twice is refused."""
     try:
+        if (size := file.stat().st_size) > LARGEST:
+            raise ParamsError(f"{label} has {size:,} bytes, and a parameter file at most {LARGEST:,}")
         return yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except RecursionError:
+        raise ParamsError(f"{label} is nested too deeply") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{label} is not valid YAML: {one_line(error)}.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -22,6 +22,7 @@ from nbhelpers.params.sections import (
     TrainingParams,
 )
 from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, expectation, owners
+from nbhelpers.params.trust import Layer, given_layers, not_only_data, refuse_code_from_data
 
 
 class RunParams(BaseModel):
@@ -51,6 +52,7 @@ class RunParams(BaseModel):
         *,
         output_dir: str | Path | None = None,
         source: str = "parameters cell",
+        trust_code: bool = False,
         **sections: dict[str, Any] | None,
     ) -> RunParams:
         """Read a preset and lay the given sections over it, key by key (`training.grpo` too).
@@ -60,17 +62,19 @@ class RunParams(BaseModel):
         `source` is what an error calls them. A section that sets one of `max_steps` and `num_train_epochs` takes back
         the preset's other one.
 
-        Raises `ParamsError`, before anything is loaded, for unknown presets, sections and keys, and for values of the
-        wrong type or range.
+        Raises `ParamsError`, before anything is loaded, for unknown presets, sections and keys, for values of the
+        wrong type or range, and for code or connections that a file asks for: `trust_code` (or
+        `NBHELPERS_TRUST_CODE=1`) allows those; `params/trust.py` has the rule.
         """
         layers, files = preset_layers(preset)
         given = {"output_dir": output_dir and str(output_dir), **sections}
-        layers.append((source, checked_layer(source, given)))
+        layers += given_layers(source, checked_layer(source, given))
         # `outputs/` of the checkout, wherever the notebook was started; of the current folder for an installed wheel.
         folder = (repository_root() or Path.cwd()) / "outputs" / files[-1].stem
-        for _, layer in layers:
-            folder = Path(layer.get("output_dir") or folder)
+        for layer in layers:
+            folder = Path(layer.sections.get("output_dir") or folder)
         checked = {name: _checked_section(name, layers) for name in SECTIONS}
+        refuse_code_from_data(layers, trust_code)
         window, completion = checked["model"].max_seq_length, checked["training"].max_completion_length
         if completion >= window:
             raise ParamsError(
@@ -82,6 +86,11 @@ class RunParams(BaseModel):
         run._root = files[0].stem
         return run
 
+    @property
+    def needs_trust(self) -> bool:
+        """Whether a file with these values would be refused: they name code, or a connection."""
+        return any(True for _ in not_only_data([Layer("", self.as_dict(), is_data=True)]))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of a parameter file."""
         return self.model_dump(mode="json")
@@ -91,12 +100,12 @@ class RunParams(BaseModel):
         return yaml.safe_dump({**self.as_dict(), "preset": self._root}, sort_keys=False, allow_unicode=True)
 
 
-def _checked_section(name: str, layers: list[tuple[str, dict]]) -> Any:
-    """The section that the layers (source, content) give, the later ones over the earlier."""
+def _checked_section(name: str, layers: list[Layer]) -> Any:
+    """The section that the layers give, the later ones over the earlier."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for source, layer in layers:
-        own = layer.get(name) or {}
+    for source, sections, _ in layers:
+        own = sections.get(name) or {}
         if name == "training":
             for key, other in (("max_steps", "num_train_epochs"), ("num_train_epochs", "max_steps")):
                 if own.get(key) is not None and other not in own:

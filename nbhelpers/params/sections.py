@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from nbhelpers.params.sentences import did_you_mean
+from nbhelpers.params.trust import publishes
 
 # YAML 1.1 reads 5e-6 (no dot, or no sign) as text; a person who writes it means the number.
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
@@ -116,7 +117,8 @@ class RewardParams(Section):
     """The output format that is asked for and what it earns.
 
     `formatting_reward` is paid for each of the two well-formed blocks, `correctness_reward` for a right answer.
-    `functions` names the rewards that are summed, each times its entry in `weights` (null: all 1).
+    `functions` names the rewards that are summed, each times its entry in `weights` (null: all 1). `timeout`: seconds
+    that a call of a function of your own may take.
     """
 
     reasoning_start: str = Field(DEFAULT_DELIMITERS.reasoning_start, min_length=1)
@@ -127,6 +129,7 @@ class RewardParams(Section):
     correctness_reward: Number = Field(2.0, ge=0)
     functions: list[str] = Field(default_factory=lambda: ["formatting", "correctness"], min_length=1)
     weights: list[Number] | None = None
+    timeout: Number = Field(300.0, gt=0)
 
     @property
     def delimiters(self) -> Delimiters:
@@ -195,9 +198,10 @@ class TrainingParams(Section):
     """The GRPO run. Names and meanings are those of TRL's `GRPOConfig`, whose other fields go into `grpo`.
 
     Exactly one of `max_steps` (optimiser steps) and `num_train_epochs` says how long to train.
-    `per_device_train_batch_size` counts completions. `resume`: continue from the last checkpoint in the output folder,
-    where there is one; false starts anew. `probes`: problems that are kept out of training and answered every
-    `probe_steps` steps, so that one problem can be seen early and late; 0 for none.
+    `per_device_train_batch_size` counts completions. `resume`: true continues from the last whole checkpoint in the
+    output folder, where there is one, with the settings of the run; `extend` also with another length; false starts
+    anew. `probes`: problems that are kept out of training and answered every `probe_steps` steps, so that one problem
+    can be seen early and late; 0 for none.
     """
 
     per_device_train_batch_size: int = Field(1, ge=1)
@@ -212,7 +216,7 @@ class TrainingParams(Section):
     save_steps: int = Field(50, ge=1)
     probes: int = Field(8, ge=0)
     probe_steps: int = Field(10, ge=1)
-    resume: bool = False
+    resume: Literal[True, False, "extend"] = False
     seed: int = Field(42, ge=0)
     grpo: dict[str, Any] = Field(
         default_factory=lambda: {
@@ -233,6 +237,10 @@ class TrainingParams(Section):
             place = f"training.{key}" if key in cls.model_fields else _OWN_PLACE.get(key)
             if place:
                 raise ValueError(f"{key} has its own place, {place}: set it there")
+            if publishes(key):
+                raise ValueError(f"{key} would publish the run, which is done by hand, from what it leaves")
+            if key == "trust_remote_code":
+                raise ValueError("trust_remote_code is never on: a model's code comes from transformers alone")
         # YAML leaves 1e-3 as text here too, and TRL would fail on it long after the model has been loaded.
         return {key: _exponent_to_float(value) for key, value in grpo.items()}
 

@@ -9,7 +9,18 @@ from typing import Any
 _BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below"}
 
 
-class ParamsError(ValueError):
+class PlainError(Exception):
+    """An error whose message tells a person what is wrong and what to do.
+
+    A notebook shows the message alone, a command prints it; neither shows the way through the code to it.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParamsError(PlainError, ValueError):
     """A parameter that cannot be used: says where it stands, what was given, what is accepted.
 
     A sentence without its end is given a full stop.

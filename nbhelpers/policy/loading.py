@@ -12,7 +12,7 @@ from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.unsloth import load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
-from nbhelpers.runs import check_libraries
+from nbhelpers.runs import check_libraries, flaw, read_seal
 
 
 def choose_backend(params: ModelParams) -> tuple[str, str]:
@@ -142,7 +142,10 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
     from peft import PeftModel
     from transformers import AutoProcessor
 
+    path = Path(path)
     base = adapter_base(path)
+    if read_seal(path) and (wrong := flaw(path)):
+        raise PolicyError(f"{path} is damaged: {wrong}. Run notebook 03 with training.resume=true to write it again.")
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         base = weights_source(params.name)
     policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))

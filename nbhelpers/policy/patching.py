@@ -9,13 +9,19 @@ from typing import Any
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Inside, a module's or class's own `name` is `value`."""
-    original = vars(owner)[name]
+    """Inside, the own `name` of a module, a class or an object is `value`; what an object has from its class is back
+    afterwards.
+    """
+    inherited = object()
+    original = vars(owner).get(name, inherited)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, original)
+        if original is inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)
 
 
 def override(thing: Any, **members: Any) -> None:

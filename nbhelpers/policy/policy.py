@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbhelpers.params import ModelParams
+from nbhelpers.params import ModelParams, PlainError
+from nbhelpers.policy.decoding import generate_groups
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 
 
-class PolicyError(RuntimeError):
+class PolicyError(PlainError, RuntimeError):
     """A policy could not be loaded, adapted or saved; the message says what to do."""
 
 
@@ -70,6 +71,14 @@ class Policy:
     @property
     def has_adapter(self) -> bool:
         return hasattr(self.model, "peft_config")
+
+    @property
+    def decodes_in_groups(self) -> bool:
+        """Whether the short cuts of `decoding` hold: transformers' own model, on a CPU or a GPU.
+
+        vLLM has the like; Unsloth puts a `generate` of its own in place.
+        """
+        return self.backend == "transformers" and self.sampler is None
 
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:
@@ -156,6 +165,12 @@ class Policy:
         decoding: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
         if temperature > 0:
             decoding = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        decoding |= {
+            "max_new_tokens": max_new_tokens,
+            "eos_token_id": eos_ids,
+            "pad_token_id": self.processor.tokenizer.pad_token_id,
+            "suppress_tokens": never_sampled_ids(self.processor) or None,
+        }
         batch_size = batch_size or max(1, (64 if device.type == "cpu" else 16) // samples_per_problem)
         was_training = self.model.training
         self.model.eval()
@@ -166,15 +181,7 @@ class Policy:
                 for start in range(0, len(conversations), batch_size):
                     end = start + batch_size
                     inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
-                    output = self.model.generate(
-                        **inputs,
-                        max_new_tokens=max_new_tokens,
-                        num_return_sequences=samples_per_problem,
-                        eos_token_id=eos_ids,
-                        pad_token_id=self.processor.tokenizer.pad_token_id,
-                        suppress_tokens=never_sampled_ids(self.processor) or None,
-                        **decoding,
-                    )
+                    output = self._generate(inputs, samples_per_problem, **decoding)
                     tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
                     groups = self.completions(tokens, eos_ids, samples_per_problem)
                     completions += groups
@@ -183,6 +190,11 @@ class Policy:
         finally:
             self.model.train(was_training)
         return completions
+
+    def _generate(self, inputs: Any, group: int, **decoding: Any) -> Any:
+        if self.decodes_in_groups:
+            return generate_groups(self.model, inputs, group, **decoding)
+        return self.model.generate(**inputs, num_return_sequences=group, **decoding)
 
     def completions(self, ids: list[list[int]], eos_ids: list[int], size: int) -> list[list[Completion]]:
         """Sampled tokens (N * size, tokens) as N groups of completions; what stands after an end is not read."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,39 @@ from nbhelpers.policy.loading import load_final_model
 from nbhelpers.policy.mends import keep_one_bos, restore_bos
 from nbhelpers.policy.policy import Policy, PolicyError
 from nbhelpers.policy.unsloth import load_saved
+from nbhelpers.runs import RunDirectory, seal
 
 
-def save_final_model(policy: Policy, path: Path) -> Path:
+def save_final_model(policy: Policy, path: Path, **facts: Any) -> Path:
     """Write the LoRA adapter, tokenizer, processor and the base model's config to `path` (the reference recipe's
-    `final_model/`); it loads with `load_final_model`, with peft, and on a GPU with Unsloth's `FastVisionModel`."""
+    `final_model/`); it loads with `load_final_model`, with peft, and on a GPU with Unsloth's `FastVisionModel`.
+
+    The folder appears whole or not at all, sealed with `facts`, such as its step. An earlier one moves to `previous/`.
+    """
     path = Path(path)
-    policy.model.save_pretrained(path)
-    _save_processor(policy, path)
-    policy.model.config.save_pretrained(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        unfinished.chmod(0o755)  # mkdtemp is for the owner's eyes only
+        policy.model.save_pretrained(unfinished)
+        _save_processor(policy, unfinished)
+        policy.model.config.save_pretrained(unfinished)
+        seal(unfinished, **facts)
+        if path.exists():
+            RunDirectory(path.parent).set_aside(path)
+        unfinished.rename(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     return path
+
+
+def load_weights(policy: Policy, folder: Path) -> None:
+    """Give the policy's adapter the weights of a saved one of the same shape: of `final_model/` or a checkpoint."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    weights = load_peft_weights(str(folder), device=str(policy.model.device))
+    set_peft_model_state_dict(policy.model, weights)
 
 
 def _save_processor(policy: Policy, path: Path) -> None:

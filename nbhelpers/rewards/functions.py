@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbhelpers.grading import GRADING_COLUMNS, Verdict, can_grade, check_format, grade
-from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters, RewardParams, did_you_mean
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters
 
 Reward = Callable[..., list[float | None]]
 
@@ -163,57 +162,3 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "graded": {"reward": {"functions": ["formatting", "correctness", "closeness"]}},
     "length_limited": {"reward": {"functions": ["formatting", "correctness", "overlong", "repetition"]}},
 }
-
-
-def _own_function(name: str) -> Reward:
-    """The user's reward `module:function`."""
-    module_name, _, function_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"reward {name!r}: cannot import module {module_name!r} ({error})") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        hint = did_you_mean(function_name, public)
-        raise ValueError(f"reward {name!r}: module {module_name!r} has no function {function_name!r}{hint}")
-    return function
-
-
-def _named(name: str, function: Reward, **settings: Any) -> Reward:
-    # TRL logs rewards/<__name__>/mean; it would unwrap a functools.partial and log the wrapped function's name.
-    def reward(*args: Any, **kwargs: Any) -> list[float | None]:
-        return function(*args, **kwargs, **settings)
-
-    reward.__name__ = name
-    return reward
-
-
-def make_reward_funcs(reward_params: RewardParams, *, max_completion_length: int | None = None) -> list[Reward]:
-    """The configured rewards, in the order of `reward_params.functions`, each with a `__name__` for the logs.
-
-    Args:
-        reward_params: The section `reward`: delimiters, values, and the names of the functions. A name with a colon is
-            a function of the user's own, `module:function`, with TRL's signature; it receives the data set's columns.
-        max_completion_length: Tokens that a completion may have; only `overlong` needs it.
-
-    Raises:
-        ValueError: The user's own function cannot be found, or `overlong` lacks its length.
-    """
-    delimiters = reward_params.delimiters
-    settings: dict[str, dict[str, Any]] = {
-        "formatting": {"formatting_reward": reward_params.formatting_reward, "delimiters": delimiters},
-        "correctness": {"correctness_reward": reward_params.correctness_reward, "delimiters": delimiters},
-        "closeness": {"delimiters": delimiters},
-        "overlong": {"max_completion_length": max_completion_length},
-    }
-    functions = []
-    for name in reward_params.functions:
-        if ":" in name:
-            own = _own_function(name)  # as it is, so that TRL sees whether it is asynchronous
-            functions.append(own if hasattr(own, "__name__") else _named(name.partition(":")[2], own))
-        elif name == "overlong" and max_completion_length is None:
-            raise ValueError("reward 'overlong' needs max_completion_length, the tokens that a completion may have")
-        else:
-            functions.append(_named(name, BUILT_IN[name], **settings.get(name, {})))
-    return functions

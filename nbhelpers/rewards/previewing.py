@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +14,9 @@ import numpy as np
 
 from nbhelpers.grading import GRADING_COLUMNS, PROBLEM_COLUMNS, Verdict, check_format, grade
 from nbhelpers.params import RewardParams
-from nbhelpers.rewards.functions import completion_text, make_reward_funcs
+from nbhelpers.rewards.functions import completion_text
 from nbhelpers.rewards.groups import GroupStatistics, group_statistics
+from nbhelpers.rewards.making import make_reward_funcs
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,8 @@ def preview(
         columns["completion_ids"] = [range(length) for group in lengths for length in group]
     functions = make_reward_funcs(reward_params, max_completion_length=max_completion_length)
     paid = {
-        function.__name__: function(prompts=columns["question"], completions=texts, **columns) for function in functions
+        function.__name__: _awaited(function(prompts=columns["question"], completions=texts, **columns))
+        for function in functions
     }
     weights = reward_params.weights or [1.0] * len(functions)
     totals = [_weighted(values, weights) for values in zip(*paid.values(), strict=True)]
@@ -128,6 +133,14 @@ def preview(
         groups=group_statistics(totals, size),
         formatted=float(np.mean([form.reasoning and form.solution for form in forms])),
     )
+
+
+def _awaited(paid: Any) -> list[float | None]:
+    """What an asynchronous reward pays, in a thread of its own, as a notebook's thread already has a loop."""
+    if not inspect.iscoroutine(paid):
+        return paid
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, paid).result()
 
 
 def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float | None:

@@ -12,6 +12,7 @@ from nbhelpers.runs.metrics import (
     reward_functions,
     seconds_left,
 )
+from nbhelpers.runs.one_writer import RunError, writing
 from nbhelpers.runs.samples import (
     CHANGES,
     ERRORS,
@@ -23,4 +24,5 @@ from nbhelpers.runs.samples import (
     earned_the_same,
     error_kind,
 )
+from nbhelpers.runs.seals import flaw, read_seal, seal
 from nbhelpers.runs.tested import check_libraries, compare_library

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.params import RunParams
-from nbhelpers.runs.files import json_value, to_json, write_whole
+from nbhelpers.params import RunParams, differing_settings
+from nbhelpers.runs.files import to_json, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class RunDirectory:
         self.samples_path = self.path / "samples.jsonl"
         self.predictions_path = self.path / "predictions.jsonl"
         self.marks_path = self.path / "marks.jsonl"
+        self.dropped_path = self.path / "dropped.jsonl"
         self.pass_path = self.path / "pass_at_k.jsonl"
         self.evaluation_path = self.path / "evaluation.json"
         self.report_path = self.path / "report.html"
@@ -59,7 +60,9 @@ class RunDirectory:
                     whole = content.rfind(b"\n") + 1
                 if whole < size:
                     file.truncate(whole)
-            file.write(b"".join(map(to_json, rows)))
+            content = memoryview(b"".join(map(to_json, rows)))
+            while content:  # a disk that is nearly full takes a part and only then raises
+                content = content[file.write(content) :]
 
     def read_jsonl(self, path: Path) -> list[dict[str, Any]]:
         """All rows; none where the file does not exist yet. A line that is still being written is left out.
@@ -94,16 +97,16 @@ class RunDirectory:
             manifest[key] = manifest[key] | value if both else value
         self.write_json(self.manifest_path, manifest)
 
-    def record_run(self, params: RunParams) -> None:
+    def record_run(self, params: RunParams, *, goes_on: bool = False) -> None:
         """Write `params.yaml`, and into the manifest what the run is made of.
 
-        With the same parameters (`training.resume` apart) the manifest's other entries stay; with different ones they
+        Where the run `goes_on`, or begins again with the same settings, the manifest's other entries stay; else they
         belonged to an earlier run and go.
         """
         self.write_text(self.params_path, params.to_yaml())
         manifest = self.read_manifest()
         parameters = params.as_dict()
-        if _without_resume(manifest.get("parameters", {})) != _without_resume(json_value(parameters)):
+        if not goes_on and differing_settings(manifest.get("parameters", {}), parameters):
             manifest = {}
         manifest |= {
             "created": manifest.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,7 +141,8 @@ class RunDirectory:
         by their content and shared. Returns the folder, None where there was nothing to move.
         """
         results = paths or (
-            self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.pass_path, self.marks_path,
+            self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.pass_path,
+            self.dropped_path, self.marks_path,
             self.evaluation_path, self.report_path, self.checkpoints_dir, self.final_model_dir,
         )  # fmt: skip
         there = [path for path in results if path.exists()]
@@ -176,8 +180,3 @@ class RunDirectory:
             image.save(file := io.BytesIO(), format="PNG")
             write_whole(path, [file.getvalue()])
         return path.relative_to(self.path).as_posix()
-
-
-def _without_resume(parameters: dict[str, Any]) -> dict[str, Any]:
-    training = {key: value for key, value in parameters.get("training", {}).items() if key != "resume"}
-    return {**parameters, "training": training}

@@ -15,6 +15,7 @@ _ROOMS = {
     "report": ("write_report",),
     "samples": ("changed_minds", "probe_strips", "show_samples"),
     "standalone": ("ReportError",),
+    "sweep_plots": ("sweep_figure",),
     "training_plots": ("compare_curves", "training_overview"),
     "viewer": ("SampleViewer",),
     "coloured": ("words",),

@@ -11,7 +11,7 @@ from typing import Any
 from nbhelpers.runs import RunDirectory
 from nbhelpers.show.samples import change_cards, sort_changes
 from nbhelpers.show.standalone import ReportError, figure_uri, render, run_of
-from nbhelpers.show.text import percent, points
+from nbhelpers.show.text import chance, percent, points
 from nbhelpers.show.training_plots import compare_curves
 
 
@@ -22,18 +22,21 @@ class Comparison:
     Attributes:
         path: the written page.
         table: one dict per run: run, model, dataset, steps, accuracy, format_rate, and, against the first run, matched
-            (problems), difference (accuracy of this run less the first's, from -1 to 1), ci95.
+            (problems), difference (accuracy of this run less the first's, from -1 to 1), ci95, p (exact McNemar).
+            All of it is over the problems that all runs answered.
         cautions: sentences on what makes the comparison weaker.
+        seeds: a sentence for each setting of which, as of the first run's, several training seeds are among the runs.
     """
 
     path: Path
     table: list[dict]
     cautions: list[str]
+    seeds: list[str]
 
     def __str__(self) -> str:
         lines = [f"{row['run']}: accuracy {percent(row['accuracy'])}" for row in self.table]
         lines += [_sentence(row, self.table[0]["run"]) for row in self.table[1:]]
-        lines += [f"Note: {sentence}" for sentence in self.cautions]
+        lines += self.seeds + [f"Note: {sentence}" for sentence in self.cautions]
         return "\n".join([*lines, f"Curves and examples: {self.path}"])
 
 
@@ -78,14 +81,16 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
         raise ReportError(
             f"the runs were graded by different protocols, so their accuracies are not comparable: {graded}"
         )
-    table = [_table_row(one, first) for one in found]
-    cautions = _cautions(found)
+    shared = _common_problems(found)
+    table = [_table_row(one, first, shared) for one in found]
+    cautions, seeds = _cautions(found), _over_seeds(found, shared)
     path = Path(output) if output is not None else first.run.path.parent / "comparison.html"
     page = render(
         "compare.html",
         ("page.css", "samples.css"),
         title=" against ".join(one.name for one in found) if len(found) == 2 else f"{len(found)} runs compared",
         lead=" ".join(_sentence(row, first.name) for row in table[1:]),
+        seeds=seeds,
         table=table,
         cautions=cautions,
         curves=figure_uri(compare_curves({one.name: one.metrics for one in found})),
@@ -93,7 +98,7 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
         changes=_disagreements(*found) if len(found) == 2 else [],
     )
     first.run.write_text(path, page)
-    return Comparison(path, table, cautions)
+    return Comparison(path, table, cautions, seeds)
 
 
 def _identity(row: Mapping) -> tuple:
@@ -109,19 +114,31 @@ def _distinct_names(runs: Sequence[RunDirectory]) -> list[str]:
     return [str(run.path) for run in runs]
 
 
-def _table_row(one: _Evaluated, first: _Evaluated) -> dict:
-    from nbhelpers.evaluation import paired_difference, problem_accuracy
-
-    shared = first.problems & one.problems
+def _common_problems(found: Sequence[_Evaluated]) -> set[tuple]:
+    """The problems that all runs answered: every figure of the page is over these and no others."""
+    first = found[0]
+    for one in found[1:]:
+        if not first.problems & one.problems:
+            raise ReportError(
+                f"{first.name} and {one.name} were evaluated on different problems (none has the same id, picture, "
+                "question and answer), so there is nothing to pair: evaluate both on the same data "
+                "(dataset.eval_path, dataset.seed, evaluation.num_samples)"
+            )
+    shared = set.intersection(*(one.problems for one in found))
     if not shared:
-        raise ReportError(
-            f"{first.name} and {one.name} were evaluated on different problems (none has the same id, picture, "
-            "question and answer), so there is nothing to pair: evaluate both on the same data "
-            "(dataset.eval_path, dataset.seed, evaluation.num_samples)"
-        )
+        names = ", ".join(one.name for one in found)
+        raise ReportError(f"no problem was answered by all of {names}: compare fewer of them at a time")
+    return shared
+
+
+def _table_row(one: _Evaluated, first: _Evaluated, shared: set[tuple]) -> dict:
+    from nbhelpers.evaluation import paired_difference, picture_clusters, problem_accuracy
+
     own, base = ([row for row in of.rows if _identity(row) in shared] for of in (one, first))
     accuracy = problem_accuracy(own)
-    difference = {} if one is first else paired_difference(problem_accuracy(base), accuracy)
+    difference = {}
+    if one is not first:
+        difference = paired_difference(problem_accuracy(base), accuracy, picture_clusters(own))
     return {
         "run": one.name,
         "model": str(one.manifest.get("model", "?")),
@@ -132,6 +149,7 @@ def _table_row(one: _Evaluated, first: _Evaluated) -> dict:
         "matched": None if one is first else len(shared),
         "difference": difference.get("accuracy"),
         "ci95": difference.get("ci95"),
+        "p": (difference.get("mcnemar") or {}).get("p"),
     }
 
 
@@ -158,8 +176,40 @@ def _sentence(row: Mapping, first: str) -> str:
     verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable with this many problems"
     return (
         f"{row['run']} against {first}: {points(row['difference'])} points on the same {row['matched']} problems "
-        f"(95 % interval {points(low)} to {points(high)}): {verdict}."
+        f"(95 % interval {points(low)} to {points(high)}; exact McNemar test: p {chance(row['p'])}): {verdict}."
     )
+
+
+def _over_seeds(found: Sequence[_Evaluated], shared: set[tuple]) -> list[str]:
+    """Where runs differ in nothing but their training seed, their mean is compared, paired by seed."""
+    from nbhelpers.evaluation import difference_over_seeds, picture_clusters, problem_accuracy
+
+    settings: dict[str, dict[Any, _Evaluated]] = {}
+    for one in found:
+        flat = dict(_flatten(one.manifest.get("parameters") or {}))
+        seed = flat.pop("training.seed", None)
+        flat.pop("output_dir", None)
+        settings.setdefault(json.dumps(flat, sort_keys=True, default=str), {})[seed] = one
+    first, *others = settings.values()
+    sentences = []
+    for other in others:
+        seeds = sorted(first.keys() & other.keys() - {None})
+        if len(seeds) < 2:
+            continue
+        rows = {
+            one.name: [row for row in one.rows if _identity(row) in shared]
+            for seed in seeds
+            for one in (first[seed], other[seed])
+        }
+        pairs = [tuple(problem_accuracy(rows[of[seed].name]) for of in (first, other)) for seed in seeds]
+        result = difference_over_seeds(pairs, picture_clusters(rows[first[seeds[0]].name]))
+        names = [", ".join(of[seed].name for seed in seeds) for of in (other, first)]
+        interval = " to ".join(map(points, result["ci95"]))
+        sentences.append(
+            f"Mean over {len(seeds)} seeds, paired by seed, {names[0]} against {names[1]}: "
+            f"{points(result['accuracy'])} points (95 % interval over seeds and pictures {interval})."
+        )
+    return sentences
 
 
 def _different_settings(manifests: Sequence[Mapping]) -> list[tuple[str, list[str]]]:

@@ -38,6 +38,7 @@ def write_report(run_dir: str | Path) -> Path:
         manifest=manifest,
         facts=_results(evaluation, metrics) + _circumstances(manifest, metrics, len(store)),
         evaluation=evaluation,
+        power=_power(evaluation),
         before_after=figure_uri(before_after(evaluation)) if evaluation.get("after") else None,
         overview=figure_uri(training_overview(metrics)) if metrics else None,
         everything=figure_uri(training_overview(metrics, everything=True)) if metrics else None,
@@ -68,6 +69,14 @@ def _outcome(evaluation: Mapping, metrics: Sequence[Mapping]) -> str:
     if metrics:
         return f"{metrics[-1].get('step')} optimiser steps so far; not evaluated yet."
     return "Neither trained nor evaluated yet."
+
+
+def _power(evaluation: Mapping) -> str:
+    from nbhelpers.evaluation import power_sentence
+
+    difference = evaluation.get("difference") or {}
+    test, problems = difference.get("mcnemar"), difference.get("n_paired")
+    return power_sentence(problems, (test["fixed"] + test["broken"]) / problems) if test and problems else ""
 
 
 Fact = tuple[str, str, bool]  # name, text, whether it is set large

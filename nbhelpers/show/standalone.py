@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers import __version__
+from nbhelpers.params import PlainError
 from nbhelpers.runs import RunDirectory
 from nbhelpers.show.pages import TEMPLATES, template
 from nbhelpers.show.pictures import data_uri
 
 
-class ReportError(ValueError):
+class ReportError(PlainError, ValueError):
     """A report or a comparison cannot be made; the message says what is missing or differs."""
 
 

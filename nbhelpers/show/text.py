@@ -124,3 +124,8 @@ def percent(share: Any, decimals: int = 1) -> str:
 def points(difference: float) -> str:
     """A difference of two shares in percentage points, with its sign."""
     return f"{100 * difference:+.1f}"
+
+
+def chance(p: float) -> str:
+    """A test's p as "= 0.031", "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"

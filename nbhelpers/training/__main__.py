@@ -10,8 +10,9 @@ from nbhelpers.params import ParamsError, RunParams, parse_overrides
 from nbhelpers.policy import load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
-from nbhelpers.training.configuration import check
+from nbhelpers.training.configuration import is_first_process
 from nbhelpers.training.recording import log_line
+from nbhelpers.training.resuming import check
 from nbhelpers.training.trainer import train
 
 
@@ -31,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("preset", nargs="?", default="smoke")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
     parser.add_argument("--output-dir")
+    parser.add_argument("--trust-code", action="store_true", help="let the parameter file bring code of its own")
     arguments = parser.parse_args(argv)
     try:
         sections = parse_overrides(arguments.overrides)
-        params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **sections)
+        trusted = {"source": "--set", "trust_code": arguments.trust_code}
+        params = RunParams.load(arguments.preset, output_dir=arguments.output_dir, **trusted, **sections)
         run = RunDirectory(params.output_dir)
         check(params)
         _take_own_gpu()
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ParamsError, RuntimeError, OSError) as error:
         print(f"nbhelpers.training: {error}", file=sys.stderr)
         return 1
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
     return 0
 

@@ -17,11 +17,15 @@ Metrics = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Rule:
-    """One alarm: its name, how many steps it wants to have seen, and what it says of the metrics (None: nothing)."""
+    """One alarm: its name, how many steps it wants to have seen, and what it says of the metrics (None: nothing).
+
+    `alone`: it explains whatever the later rules would say, so that they are not asked.
+    """
 
     name: str
     after: int
     says: Callable[[Metrics], str | None]
+    alone: bool = False
 
 
 def alarms(metrics: Metrics, total_steps: int | None = None) -> list[str]:
@@ -32,17 +36,66 @@ def alarms(metrics: Metrics, total_steps: int | None = None) -> list[str]:
         total_steps: of the whole run; rules on standing still wait for a third of it.
     """
     wait = max(5, (total_steps or 0) // 3)
-    found = [rule.says(metrics) for rule in RULES if len(metrics) >= (rule.after or wait)]
-    return [sentence for sentence in found if sentence]
+    found: list[str] = []
+    for rule in RULES:
+        if len(metrics) >= (rule.after or wait) and (sentence := rule.says(metrics)):
+            found.append(sentence)
+            if rule.alone:
+                break
+    return found
 
 
 def _values(metrics: Metrics, key: str) -> np.ndarray:
-    return np.array([row[key] for row in metrics if isinstance(row.get(key), int | float)], float)
+    """The finite values of a key. NaN and infinity are null in `metrics.jsonl`, and themselves while it is written."""
+    values = np.array([row[key] for row in metrics if isinstance(row.get(key), int | float)], float)
+    return values[np.isfinite(values)]
 
 
 def _mean(metrics: Metrics, key: str) -> float | None:
     values = _values(metrics, key)
     return float(values.mean()) if len(values) else None
+
+
+def _not_finite(metrics: Metrics) -> str | None:
+    keys = ("grad_norm", "loss")
+    broken = [row["step"] for row in metrics for key in keys if key in row and not len(_values([row], key))]
+    if not broken:
+        return None
+    return (
+        f"Gradient or loss was NaN or infinite at step {broken[0]}: what was learnt from there on is worth nothing. "
+        "Train anew with a lower training.learning_rate."
+    )
+
+
+def _destroyed(metrics: Metrics) -> str | None:
+    """Hardly any reward is left, and the policy speaks otherwise than at the start: at random, or without an end.
+
+    Seen in the embedded model at learning rates from 0.03, a hundred times the preset's: the reward fell from 2.9 to 0
+    within one to three steps while the entropy rose from 0.13 to 0.6 and more.
+    """
+    rewards, entropies = _values(metrics, "reward"), _values(metrics, "entropy")
+    cut_off = _values(metrics, "completions/clipped_ratio")
+    if len(rewards) < 4 or rewards[-3:].mean() > 0.1 * rewards[:-3].max():
+        return None
+    at_random = len(entropies) > 3 and entropies[-3:].mean() > 3 * entropies[0]
+    without_end = len(cut_off) > 3 and cut_off[-3:].mean() > 0.5 and cut_off[0] < 0.2
+    if not at_random and not without_end:
+        return None
+    return (
+        f"The reward fell from {rewards[:-3].max():.2f} to {rewards[-3:].mean():.2f} and does not come back: the "
+        "policy was destroyed, most likely by a training.learning_rate that is too large. Train anew with a lower one."
+    )
+
+
+def _judges_nothing(metrics: Metrics) -> str | None:
+    keys = {key for row in metrics for key in row if key.startswith("rewards/") and key.endswith("/mean")}
+    silent = sorted(key.split("/")[1] for key in keys if not len(_values(metrics, key)))
+    if not silent:
+        return None
+    return (
+        f"{' and '.join(silent)} gave None for every completion of {len(metrics)} steps: what cannot judge pays nobody "
+        "and teaches nothing."
+    )
 
 
 def _no_signal(metrics: Metrics) -> str | None:
@@ -78,6 +131,25 @@ def _weights_near_zero(metrics: Metrics) -> str | None:
     )
 
 
+def _drift(metrics: Metrics) -> str | None:
+    """By the last five steps' gap. For gaps spread like a normal distribution KL is pi / 4 times their mean size
+    squared, and a completion of n tokens weighs exp(-n KL) as a whole.
+    """
+    gaps, lengths = (
+        _values(metrics, key) for key in ("sampling/sampling_logp_difference/mean", "completions/mean_length")
+    )
+    if not len(gaps) or not len(lengths):
+        return None
+    weight = float(np.exp(-lengths[-5:].mean() * np.pi / 4 * gaps[-5:].mean() ** 2))
+    if weight >= 0.5:
+        return None
+    return (
+        f"vLLM and the trainer drift apart: {gaps[-5:].mean():.3f} nats per token in the last steps, {gaps[0]:.3f} in "
+        f"the first. A completion of mean length would weigh {weight:.2g} as a whole, and 1 is agreement: what is "
+        "sampled is not what the policy would write. Lower the learning rate, or set model.fast_inference=false."
+    )
+
+
 def _no_gradient(metrics: Metrics) -> str | None:
     norms = _values(metrics, "grad_norm")
     if not len(norms) or np.any(norms > 0):
@@ -110,8 +182,12 @@ def _probes_stand_still(metrics: Metrics) -> str | None:
 
 
 RULES = (
+    Rule("not finite", 1, _not_finite, alone=True),
+    Rule("policy destroyed", 4, _destroyed, alone=True),
+    Rule("judges nothing", 3, _judges_nothing),
     Rule("no gradient", 3, _no_gradient),
     Rule("importance weights near 0", 3, _weights_near_zero),
+    Rule("vLLM drifts", 3, _drift),
     Rule("no signal in groups", 3, _no_signal),
     Rule("cut off", 3, _cut_off),
     Rule("reward stands still", 0, _reward_stands_still),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
@@ -12,6 +13,7 @@ from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, SampleWriter, progress_line
 from nbhelpers.training.alarm_rules import alarms
+from nbhelpers.training.resuming import Standing
 
 
 class Recorder:
@@ -77,20 +79,34 @@ def _conversation_text(conversation: list[dict]) -> str:
 
 
 def start_records(
-    run: RunDirectory, params: RunParams, problems: ProblemSets, resumed_from: int, notices: Sequence[str]
+    run: RunDirectory, params: RunParams, problems: ProblemSets, where: Standing, notices: Sequence[str]
 ) -> None:
-    """A resumed run keeps its lines up to the checkpoint; a new one sets earlier results aside, so that nothing is
-    lost.
+    """A run that goes on keeps its lines up to the checkpoint; what was made of a later or an earlier policy moves to
+    `previous/`, so that nothing is lost, and that is said.
     """
-    if resumed_from:
-        kept = [line for line in run.read_jsonl(run.metrics_path) if line["step"] <= resumed_from]
-        run.write_jsonl(run.metrics_path, kept)
-    elif any(path.exists() for path in (run.metrics_path, run.samples_path, run.final_model_dir)):
-        run.set_aside()
-    run.record_run(params)
+    results = (run.metrics_path, run.samples_path, run.final_model_dir, run.checkpoints_dir)
+    if where.step:
+        keep_records_up_to(run, where)
+    elif any(path.exists() for path in results):
+        _say_what_moved(run.set_aside())
+    run.record_run(params, goes_on=where.step > 0)
     run.update_manifest(dataset=problems.as_manifest(), grader=GRADER_VERSION)
-    for notice in notices:
+    run.write_jsonl(run.dropped_path, problems.dropped_rows)
+    for notice in [*notices, *where.notices]:
         run.add_notice(notice)
+
+
+def keep_records_up_to(run: RunDirectory, where: Standing) -> None:
+    """Only the records of the steps that are kept stay; what was made of another step's policy moves to `previous/`."""
+    for path in (run.metrics_path, run.samples_path):
+        run.write_jsonl(path, [row for row in run.read_jsonl(path) if row["step"] <= where.step])
+    made = (run.final_model_dir, run.evaluation_path, run.predictions_path, run.pass_path, run.report_path)
+    _say_what_moved(run.set_aside(*made, *where.damaged))
+
+
+def _say_what_moved(folder: Path | None) -> None:
+    if folder:
+        print(f"Moved to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.", flush=True)
 
 
 def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, more: Callable[[], dict] = dict) -> Any:

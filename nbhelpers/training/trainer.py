@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from nbhelpers.policy import (
     keep_adapter_in_float32,
     kept_activations,
     load_policy,
+    load_weights,
     never_sampled_ids,
     save_final_model,
     start_engine,
@@ -28,11 +27,12 @@ from nbhelpers.policy import (
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
-from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries
+from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal, writing
+from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
-    check,
     grpo_arguments,
+    is_first_process,
     num_processes,
     record_configuration,
 )
@@ -40,10 +40,30 @@ from nbhelpers.training.inside_trl import (
     generating_with,
     log_probs_in_chunks,
     rollout_trainer_class,
+    sampling_in_groups,
+    scoring_in_groups,
     weights_from_the_loss,
 )
+from nbhelpers.training.packed import packs
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
-from nbhelpers.training.recording import Recorder, log_line, metrics_callback, start_records, warn_about_learning
+from nbhelpers.training.recording import (
+    Recorder,
+    keep_records_up_to,
+    log_line,
+    metrics_callback,
+    start_records,
+    warn_about_learning,
+)
+from nbhelpers.training.resuming import (
+    Standing,
+    check,
+    check_trained,
+    how_to_go_on,
+    refuse_other_data,
+    run_facts,
+    standing,
+)
+from nbhelpers.training.soundness import soundness_callback
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -73,13 +93,28 @@ def train(
         problems: from `load_problems`; `problems.train` is used.
         on_log: called with each line of `metrics.jsonl` as it is written, with `max_steps` and `seconds_per_step`.
 
-    Writes `metrics.jsonl`, `samples.jsonl` with `images/`, `checkpoints/`, `final_model/` and the manifest. A run that
-    was interrupted goes on from its last checkpoint when `training.resume` is true.
+    Writes `metrics.jsonl`, `samples.jsonl` with `images/`, `checkpoints/`, `final_model/` and the manifest. With
+    `training.resume` a run that was interrupted goes on from its last whole checkpoint, and in one that is finished
+    nothing is done but that the policy gets its weights.
 
     Raises:
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
-        TrainingError: the GPU's memory does not suffice, no problem fits, or TRL is not as it was tested.
+        TrainingError: the GPU's memory does not suffice, no problem fits, TRL is not as it was tested, or the run that
+            is to go on was begun with other settings.
+        RunError: another process is writing in the run directory, or nothing can be written there.
     """
+    with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
+        where = standing(params, run)
+        for sentence in where.notices if is_first_process() else ():
+            print(sentence, flush=True)
+        if where.trained:
+            return _take_what_was_trained(policy, params, run, where)
+        return _train(policy, problems, params, run, where, on_log)
+
+
+def _train(
+    policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, where: Standing, on_log: Any
+) -> TrainingResult:
     untested = check_libraries("trl", error=TrainingError)
     import torch
     from trl import GRPOConfig
@@ -88,42 +123,75 @@ def train(
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
-    checkpoint, resumed_from = _last_checkpoint(run) if params.training.resume else (None, 0)
     is_main = config.process_index == 0
+    refuse_other_data(run, where, problems.fingerprint, plan)
     tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
     if is_main:
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
-        start_records(run, params, problems, resumed_from, notices)
+        start_records(run, params, problems, where, notices)
 
     learnt, probes = set_aside_probes(problems.train, params.training.probes)
-    dataset, longest = drop_overlong(grpo_dataset(learnt, params), policy, params, warn)
+    dataset, longest, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
+    if left_out and is_main:
+        run.append_jsonl(run.dropped_path, *left_out)
+        warn(f"{len(left_out)} of {len(learnt)} training problems were left out: {left_out[0]['reason']}")
     dataset = decode_once(dataset)
     trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
     if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
     with generating:
         trainer = _build(trainer_class, policy, params, config, dataset)
-    recorder = Recorder(SampleWriter(run, resumed_from or None) if is_main else None, params.reward.delimiters)
+    recorder = Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
     trainer.on_rollout = recorder
     if is_main:
         probing = probes_callback(Probes(policy, probes, params, run))
         for callback in (probing, metrics_callback(run, on_log, more=probing.take)):
             trainer.add_callback(callback)
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
+    sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
+    trainer.add_callback(sealing)
+    trainer.add_callback(soundness_callback(run, warn))
 
-    seconds = _run(trainer, policy, params, checkpoint)
+    _run(trainer, policy, params, where.checkpoint)
     policy.model = trainer.accelerator.unwrap_model(trainer.model)
     if is_main:
-        save_final_model(policy, run.final_model_dir)
-        run.update_manifest(timings={"training_seconds": round(seconds, 2)})
-        warn_about_learning(run)
-    return TrainingResult(trainer.state.global_step, seconds, run.final_model_dir, adapter_norm(policy), resumed_from)
+        _keep(policy, params, run, trainer.state.global_step, sealing.seconds)
+    step, seconds = trainer.state.global_step, sealing.seconds
+    return TrainingResult(step, seconds, run.final_model_dir, adapter_norm(policy), where.step)
+
+
+def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, seconds: float) -> None:
+    """What the end of training leaves: the policy, how long it took, and warnings on what was learnt."""
+    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds))
+    run.update_manifest(timings={"training_seconds": seconds})
+    warn_about_learning(run)
+
+
+def _take_what_was_trained(policy: Policy, params: RunParams, run: RunDirectory, where: Standing) -> TrainingResult:
+    """Give the policy the weights of the last step. A run that was killed between its last checkpoint and
+    `final_model/` gets that now; where it is there, nothing is written.
+    """
+    load_weights(policy, where.trained)
+    seconds = read_seal(where.trained)["seconds"]
+    if where.trained != run.final_model_dir and is_first_process():
+        keep_records_up_to(run, where)
+        _keep(policy, params, run, where.step, seconds)
+    return TrainingResult(where.step, seconds, run.final_model_dir, adapter_norm(policy), where.step)
 
 
 def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
-    """Make `final_model/` where an earlier notebook has not: True if it had to be trained now."""
+    """Make `final_model/` where an earlier notebook has not: True if it had to be trained now.
+
+    Raises:
+        TrainingError: training was interrupted here and `training.resume` does not say to go on, or `final_model/` is
+            not of the step that the records have come to.
+    """
     if (run.final_model_dir / "adapter_config.json").is_file():
+        check_trained(params, run)
         return False
+    steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]
+    if steps and not params.training.resume:
+        raise TrainingError(f"Training in {run.path} was interrupted after step {steps[-1]}. {how_to_go_on(run)}")
     check(params)
     policy = load_policy(params.model, params.lora, seed=params.training.seed)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
@@ -134,26 +202,29 @@ def _unsaid(sentence: str) -> None:
     """What a process that is not the first has to say, the first says too."""
 
 
-def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]) -> tuple[Any, int]:
-    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt
-    among them. A prompt is never cut, because a cut through its image tokens makes every later step fail. `warn` is
-    told how many were left out.
+def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, int, list[dict]]:
+    """The problems whose prompt and completion fit into `model.max_seq_length`, the tokens of the longest prompt among
+    them, and a line of `dropped.jsonl` for each of the others. A prompt is never cut, because a cut through its image
+    tokens makes every later step fail.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
     lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
     kept = [i for i, length in enumerate(lengths) if length <= limit - completion]
-    if len(kept) < len(lengths):
-        warn(
-            f"{len(lengths) - len(kept)} of {len(lengths)} training problems were left out: their prompt is longer "
-            f"than {limit - completion} tokens (model.max_seq_length {limit} less training.max_completion_length "
-            f"{completion}); the longest has {max(lengths)}."
-        )
+    reason = (
+        f"its prompt is longer than {limit - completion} tokens (model.max_seq_length {limit} less "
+        f"training.max_completion_length {completion})"
+    )
+    pids = problems["pid"] if len(kept) < len(lengths) else []
+    left_out = [
+        {"source": "training", "row": i, "pid": pids[i], "reason": reason, "tokens": lengths[i]}
+        for i in sorted(set(range(len(lengths))) - set(kept))
+    ]
     if not kept:
         raise TrainingError(
             f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for "
             f"{limit - completion}."
         )
-    return problems.select(kept), max(lengths[i] for i in kept)
+    return problems.select(kept), max(lengths[i] for i in kept), left_out
 
 
 def _start_generation(
@@ -167,12 +238,15 @@ def _start_generation(
     """
     trainer_class = rollout_trainer_class()
     if not params.model.fast_inference:
+        trainer_class = sampling_in_groups(trainer_class) if policy.decodes_in_groups else trainer_class
+        trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
         return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
-    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
+    full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
+    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
-        run.update_manifest(parity=dataclasses.asdict(report))
+        run.update_manifest(parity=report.as_manifest())
         if warning:
             run.add_warning(warning)
     if policy.backend == "unsloth":
@@ -221,11 +295,10 @@ def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, 
     return trainer
 
 
-def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | None) -> float:
-    """Train to the end; returns the seconds that it took."""
+def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | None) -> None:
+    """Train to the end."""
     import torch
 
-    started = time.perf_counter()
     try:
         with looking_once(policy.model, policy.processor):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -234,13 +307,6 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
             error, params, trainer.state.global_step, recomputes=trainer.args.gradient_checkpointing
         )
         raise TrainingError(sentence) from error
-    return time.perf_counter() - started
-
-
-def _last_checkpoint(run: RunDirectory) -> tuple[Path | None, int]:
-    """The last whole checkpoint and its step."""
-    found = [p for p in run.checkpoints_dir.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return max(((p, int(p.name.rpartition("-")[2])) for p in found), key=lambda pair: pair[1], default=(None, 0))
 
 
 def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:

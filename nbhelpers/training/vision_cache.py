@@ -16,10 +16,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nbhelpers.params import PlainError
 from nbhelpers.policy import override
 
 
-class VisionCacheError(RuntimeError):
+class VisionCacheError(PlainError, RuntimeError):
     """The vision features must not be kept, because training changes them."""
 
 

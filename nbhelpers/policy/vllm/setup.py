@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nbhelpers.params import PlainError
+
 WITHOUT_VLLM = "`nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
 
 
-class GenerationError(RuntimeError):
+class GenerationError(PlainError, RuntimeError):
     """vLLM cannot generate for this policy; the message says what to set."""
 
 
