@@ -9,7 +9,7 @@ _ROOMS = {
     "figures": ("style",),
     "group_plots": ("ratio_figure",),
     "learning_plots": ("learning_by_kind", "pass_figure"),
-    "live": ("count_up", "live_view"),
+    "live": ("count_up", "evaluation_progress", "live_view"),
     "pages": ("Page", "is_interactive"),
     "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
     "report": ("write_report",),
