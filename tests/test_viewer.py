@@ -433,6 +433,10 @@ def test_where_nobody_is_there_the_viewer_is_a_table(run, monkeypatch):
     monkeypatch.setenv("NBHELPERS_BATCH", "1")
     bundle = viewer.SampleViewer(run)._repr_mimebundle_()
     assert "step" in bundle["text/html"] and "application/vnd.jupyter.widget-view+json" not in bundle
+    pages = [viewer.SampleViewer(run, role)._repr_mimebundle_()["text/html"] for role in ("evaluation", "probe")]
+    assert "Fixed: wrong before training" in pages[0] and "a probe: never trained on" in pages[1]
+    with pytest.raises(ValueError, match="did you mean evaluation"):
+        viewer.SampleViewer(run, "evaluatoin")
 
 
 # the live view

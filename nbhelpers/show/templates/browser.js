@@ -274,7 +274,7 @@ const FIRST = { role: "rollout", show: "all", kind: "", error: "", step: "", ord
 
 class Browser {
   constructor(root, source, { perPage, address = null }) {
-    Object.assign(this, { root, source, info: source.info, perPage, address, state: { ...FIRST }, found: [], at: 0, turn: 0 });
+    Object.assign(this, { root, source, info: source.info, perPage, address, state: { ...FIRST, role: source.info.first ?? FIRST.role }, found: [], at: 0, turn: 0 });
     if (!this.view()) this.state.role = this.info.views[0].role;
     root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of here
     this.controls();
