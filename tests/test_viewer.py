@@ -9,6 +9,7 @@ import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -493,9 +494,9 @@ def test_a_failing_training_is_not_hidden_and_the_view_says_how_it_ended(run, ca
     with pytest.raises(RuntimeError, match="out of memory"), live_view(run, 9) as view:
         view.update({"step": 1, "reward": 0.0})
         raise RuntimeError("out of memory")
-    assert "Training stopped by RuntimeError in step 2, at " in capsys.readouterr().out
+    assert "Training stopped by RuntimeError at " in capsys.readouterr().out
     page = Elements(view._page()).text
-    assert "Training stopped: step 1 of 9" in page and re.search(r"stopped by RuntimeError in step 2, at \d\d:", page)
+    assert "Training stopped: step 1 of 9" in page and re.search(r"stopped by RuntimeError at \d\d:", page)
 
 
 def test_before_the_first_step_the_stages_are_shown_with_a_clock(tmp_path):
@@ -551,6 +552,24 @@ def test_an_evaluation_says_how_much_time_is_left(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "16 of 64 problems answered, before, 5 s, about 15 s left" and len(lines) == 4
     assert lines[-1] == "64 of 64 problems answered, before, 35 s"
+
+
+def test_the_live_page_ends_with_what_happened_and_when(run):
+    pages = []
+    with pytest.raises(RuntimeError), live_view(run, 16) as view:
+        view._interactive, view._handle = True, SimpleNamespace(update=lambda page: pages.append(page.data))
+        view.update({"step": 8, "reward": 1.0})
+        raise RuntimeError("<b>Training was stopped by SIGINT after step 8 of 16.")
+    text = re.sub(r"\s+", " ", Elements(pages[-1]).text)
+    assert "Training stopped: step 8 of 16" in text and " left" not in text.split("Training was")[0]
+    assert re.search(r"\d\d:\d\d: <b>Training was stopped by SIGINT after step 8 of 16\.", text)
+
+
+def test_where_nothing_was_left_to_train_the_live_page_shows_the_run(run):
+    pages = []
+    with live_view(run, 8) as view:
+        view._interactive, view._handle = True, SimpleNamespace(update=lambda page: pages.append(page.data))
+    assert "Training done: step 8 of 8" in re.sub(r"\s+", " ", Elements(pages[-1]).text)
 
 
 def test_drawing_is_limited_in_time(run, monkeypatch):

@@ -58,7 +58,7 @@ class LiveView:
         self._printed_step = 0
         self._store = SampleStore(self.run.path)
         self._over = threading.Event()
-        self.end = ""  # how it ended, and when
+        self.end, self.why = "", ""  # how it ended and when; what ended it early
 
     def __enter__(self) -> LiveView:
         self._begun, self._opened = time.monotonic(), time.time()
@@ -74,9 +74,12 @@ class LiveView:
 
     def __exit__(self, kind, error, trace) -> None:
         self._over.set()
+        if error is None and not self.rows:  # nothing was left to train
+            self.rows = self.run.read_jsonl(self.run.metrics_path)
         last = self.rows[-1]["step"] if self.rows else 0
-        at = f"{datetime.now():%H:%M:%S}, after {duration(time.monotonic() - self._begun)}"
-        self.end = f"done at {at}" if error is None else f"stopped by {kind.__name__} in step {last + 1}, at {at}"
+        at = f"at {datetime.now():%H:%M:%S}, after {duration(time.monotonic() - self._begun)}"
+        self.end = f"done {at}" if error is None else f"stopped by {kind.__name__} {at}"
+        self.why = f"{datetime.now():%H:%M}: {str(error) or kind.__name__}" if error else ""
         if self._interactive:
             self._draw()
             return
@@ -153,16 +156,17 @@ class LiveView:
         self._cost = self._drawn_at - begun
 
     def _page(self) -> str:
+        """Progress and curves; `why` is what ended training early, and when."""
         if not self.rows:
-            return note(f"Training {self.end}." if self.end else "No step was logged.")
+            return note(f"Training {self.end or 'has not begun'}: no step was logged. {self.why}")
         last, left = self.rows[-1], seconds_left(self.rows[-1], self.total_steps)
         step = f"step {last['step']}" + (f" of {self.total_steps}" if self.total_steps else "")
         elapsed = f"{duration(time.monotonic() - self._begun)} so far"
         running = elapsed if left is None else f"{elapsed}, about {duration(left)} left"
         body = template("live.html").render(
-            headline=f"Training{' done' if self.end.startswith('done') else ' stopped' if self.end else ''}: {step}",
+            headline=f"Training{' stopped' if self.why else ' done' if self.end else ''}: {step}",
+            why=self.why,
             timing=self.end or running,
-            stopped=self.end.startswith("stopped"),
             share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
             tiles=self._tiles(),
             loss_means=LOSS_MEANS,

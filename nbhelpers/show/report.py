@@ -44,7 +44,7 @@ def write_report(run_dir: str | Path) -> Path:
         evaluation=evaluation,
         power=_power(evaluation),
         result=figure_uri(before_after({**evaluation, "by_group": {}})) if evaluation.get("after") else None,
-        before_after=figure_uri(before_after(evaluation)) if evaluation.get("by_group") else None,
+        by_kind=_by_kind(evaluation),
         overview=figure_uri(training_overview(metrics)) if metrics else None,
         everything=figure_uri(training_overview(metrics, everything=True)) if metrics else None,
         overview_text=_from_first_to_last(metrics),
@@ -57,6 +57,11 @@ def write_report(run_dir: str | Path) -> Path:
     )
     run.write_text(run.report_path, page)
     return run.report_path
+
+
+def _by_kind(evaluation: Mapping) -> str | None:
+    known = evaluation.get("after") and evaluation.get("by_group")
+    return figure_uri(before_after({**evaluation, "difference": None})) if known else None
 
 
 def _title(run: RunDirectory, manifest: Mapping) -> str:
