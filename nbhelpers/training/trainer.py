@@ -27,7 +27,7 @@ from nbhelpers.policy import (
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
-from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal, writing
+from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, log_into, read_seal, stage, writing
 from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
@@ -46,12 +46,14 @@ from nbhelpers.training.inside_trl import (
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
     Recorder,
+    after_first_step,
     keep_records_up_to,
     log_line,
     metrics_callback,
     start_records,
     warn_about_learning,
 )
+from nbhelpers.training.rehearsing import rehearsal_callback
 from nbhelpers.training.resuming import (
     Standing,
     check,
@@ -102,6 +104,7 @@ def train(
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
+        log_into(run.path)
         where = standing(params, run)
         for sentence in where.notices if is_first_process() else ():
             print(sentence, flush=True)
@@ -129,12 +132,12 @@ def _train(
         start_records(run, params, problems, where, notices)
 
     learnt, probes = set_aside_probes(problems.train, params.training.probes)
-    dataset, longest = drop_overlong(grpo_dataset(learnt, params), policy, params, warn)
+    dataset, lengths = drop_overlong(grpo_dataset(learnt, params), policy, params, warn)
     dataset = decode_once(dataset)
     trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
-    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
+    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, max(lengths), tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
-    with generating:
+    with generating, stage("preparing the trainer"):
         trainer = _build(trainer_class, policy, params, config, dataset)
     recorder = Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
     trainer.on_rollout = recorder
@@ -145,6 +148,8 @@ def _train(
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
     trainer.add_callback(sealing)
+    if on_gpu:
+        trainer.add_callback(rehearsal_callback(trainer, policy, dataset, lengths, tell))
     trainer.add_callback(soundness_callback(run, warn))
 
     _run(trainer, policy, params, where.checkpoint)
@@ -197,10 +202,12 @@ def _unsaid(sentence: str) -> None:
     """What a process that is not the first has to say, the first says too."""
 
 
-def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]) -> tuple[Any, int]:
-    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt
-    among them. A prompt is never cut, because a cut through its image tokens makes every later step fail. `warn` is
-    told how many were left out.
+def drop_overlong(
+    problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]
+) -> tuple[Any, list[int]]:
+    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of each one's prompt. A
+    prompt is never cut, because a cut through its image tokens makes every later step fail. `warn` is told how many
+    were left out.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
     lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
@@ -216,7 +223,7 @@ def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callab
             f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for "
             f"{limit - completion}."
         )
-    return problems.select(kept), max(lengths[i] for i in kept)
+    return problems.select(kept), [lengths[i] for i in kept]
 
 
 def _start_generation(
@@ -288,11 +295,14 @@ def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, 
 
 
 def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | None) -> None:
-    """Train to the end."""
+    """Train to the end. On a GPU the first step, with what is compiled in it, is a stage of its own."""
     import torch
 
     try:
-        with looking_once(policy.model, policy.processor):
+        with contextlib.ExitStack() as first, looking_once(policy.model, policy.processor):
+            if torch.cuda.is_available():
+                first.enter_context(stage("first step, which compiles"))
+                trainer.add_callback(after_first_step(first.close))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         sentence = _out_of_memory(
