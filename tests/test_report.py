@@ -13,7 +13,7 @@ import pytest
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import SampleStore
+from nbhelpers.runs.samples import SampleStore, error_kind
 from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
@@ -97,8 +97,8 @@ def test_a_page_loads_nothing_and_runs_only_what_its_policy_names(runs, name):
 
     assert policy["style-src"] == named(page.raw["style"][0])
     scripts = page.raw.get("script", [])
-    assert policy.get("script-src") == (named(scripts[-1]) if scripts else None)
-    assert len(scripts) == (2 if name == "samples.html" else 0)
+    assert policy["script-src"] == named(scripts[-1])
+    assert len(scripts) == (2 if name == "samples.html" else 1)
     assert not [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
     addresses = [value for _, name, value in page.attributes if name in ("src", "href")]
     assert all(re.match("data:image/(webp|png);base64,", value) or value == "samples.html" for value in addresses)
@@ -146,48 +146,55 @@ def test_writing_a_report_again_changes_nothing_but_its_date(runs):
 
 def test_hostile_texts_are_text_in_every_page(hostile):
     page = Page(hostile / "report.html")
-    assert not {"script", "svg", "iframe", "textarea"} & set(page.tags)
+    assert not {"svg", "iframe", "textarea"} & set(page.tags) and page.tags.count("script") == 1
     for name in ("script", "handler", "svg", "closers", "math", "chinese"):
         assert HOSTILE[name] in page.text
     assert "\u202e" not in page.markup and "\x00" not in page.markup
     browser = Page(hostile / "samples.html")
     assert browser.tags.count("script") == 2 and "textarea" not in browser.tags
     assert "<" not in browser.raw["script"][0]
-    texts = {one[0] for group in browser.data()["groups"] for one in group[2]}
+    texts = {one[0] for groups in browser.data()["groups"].values() for group in groups for one in group[3]}
     assert set(HOSTILE.values()) - texts == {HOSTILE["long"]}
     assert any(
-        text.startswith(HOSTILE["long"][:99_000]) and "more characters are in samples.jsonl" in text for text in texts
+        text.startswith(HOSTILE["long"][:99_000]) and "more characters are in the run directory" in text
+        for text in texts
     )
 
 
 def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     page = Page(runs / "better" / "samples.html")
     data = page.data()
-    store = SampleStore(runs / "better")
-    assert "All 320 sampled completions in 80 groups of 10 steps" in page.words
-    assert [one[0] for group in data["groups"] for one in group[2]] == [
-        row["completion"] for group in store.groups() for row in store.group(group).rows
-    ]
-    assert [group[0] for group in data["groups"]] == [store.group(number).step for number in store.groups()]
-    assert len(data["images"]) == len(set(data["images"])) <= 32
-    assert data["rewards"] == ["formatting", "correctness"]
-    step, problem, completions = data["groups"][5]
-    row = store.group(5).rows[0]
+    assert [view["role"] for view in data["info"]["views"]] == ["rollout", "probe", "evaluation"]
+    assert "All 320 sampled completions in 80 groups of 10 steps" in data["info"]["views"][0]["note"]
+    for role, groups in data["groups"].items():
+        store = SampleStore(runs / "better", role)
+        assert [one[0] for group in groups for one in group[3]] == [
+            row["completion"] for group in store.groups() for row in store.group(group).rows
+        ]
+        assert [group[:2] for group in groups] == [
+            [store.group(number).name, store.group(number).step] for number in store.groups()
+        ]
+    assert len(data["images"]) == len(set(data["images"])) <= 32 + 48 + 4
+    assert data["info"]["rewards"] == ["formatting", "correctness"]
+    _, step, problem, completions = data["groups"]["rollout"][5]
+    row = SampleStore(runs / "better").group(5).rows[0]
     assert completions[0][1:] == [
         row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
-        row["correct"],
+        row["correct"], error_kind(row), "", None,
     ]  # fmt: skip
     assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
 
 
 def test_what_does_not_fit_is_left_out_by_whole_steps_and_said(runs, tmp_path):
     shutil.copytree(runs / "better", tmp_path / "run")
-    page = Page(write_sample_browser(tmp_path / "run", budget=40_000))
+    page = Page(write_sample_browser(tmp_path / "run", budget=80_000))
     data = page.data()
-    steps = sorted({group[0] for group in data["groups"]})
+    groups, views = data["groups"], data["info"]["views"]
+    steps = sorted({group[1] for group in groups["rollout"]})
     assert steps[0] == 1 and steps[-1] == 10 and 2 <= len(steps) < 10
-    assert f"{len(data['groups'])} of 80 groups, from {len(steps)} of 10 steps" in page.words
-    assert len(page.raw["script"][0]) < 50_000
+    assert f"{len(groups['rollout'])} of 80 groups, from {len(steps)} of 10 steps" in views[0]["note"]
+    assert f"{len(groups['evaluation'])} of 48 problems" in views[2]["note"] and len(groups["evaluation"]) > 2
+    assert len(page.raw["script"][0]) < 95_000
 
 
 def test_steps_are_taken_from_everywhere_first():

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from nbhelpers.runs import earned_the_same, is_interactive  # noqa: F401 (handed on by the face)
-from nbhelpers.show.text import clipped, number, percent, points, segments, visible
+from nbhelpers.show.text import clipped, number, percent, points, reading_order, segments, visible
+from nbhelpers.show.typeset import markup, typeset
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def _pieces(completion: object, delimiters: Sequence[str]) -> list[tuple[str, str, str, object, bool]]:
+    """(role, label, text, text as markup, whether it was set) of each piece of a completion, solutions first."""
+    found = []
+    for role, label, text in reading_order(segments(completion, delimiters)):
+        tree = typeset(text)
+        plain = tree in ([], [text])
+        found.append((role, label, text, clipped(text, 2000) if plain else markup(tree), not plain))
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -22,7 +33,7 @@ def _environment():
     found.filters |= {
         "visible": visible,
         "clipped": clipped,
-        "segments": segments,
+        "pieces": _pieces,
         "number": number,
         "percent": percent,
         "points": points,
@@ -39,13 +50,17 @@ def template(name: str):
 
 
 def macro(name: str) -> Callable[..., str]:
-    """A macro of `samples.html`: `problem`, `completion`, `group` or `pair`."""
+    """A macro of `samples.html`: `problem`, `completion` or `group`."""
     return getattr(template("samples.html").module, name)
 
 
+def style_of(*parts: str) -> str:
+    """The style sheets of these names, one after the other."""
+    return "".join((TEMPLATES / f"{part}.css").read_text(encoding="utf-8") for part in parts)
+
+
 def in_notebook(body: str) -> str:
-    parts = ("notebook", "samples", "live", "lesson", "words")
-    style = "".join((TEMPLATES / f"{part}.css").read_text() for part in parts)
+    style = style_of("notebook", "samples", "live", "lesson", "words")
     # The two classes keep MathJax (3 in JupyterLab, 2 in nbconvert's pages) from typesetting "$5 and $6" as a formula.
     return f'<style>{style}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
 

@@ -21,12 +21,12 @@ class ReportError(PlainError, ValueError):
     """A report or a comparison cannot be made; the message says what is missing or differs."""
 
 
-def render(name: str, styles: Sequence[str], script: str | None = None, **values: Any) -> str:
+def render(name: str, styles: Sequence[str], scripts: Sequence[str] = (), **values: Any) -> str:
     """The page, whose policy (Content-Security-Policy) lets it use this style and this script and nothing else."""
     from markupsafe import Markup
 
     style = "".join((TEMPLATES / file).read_text(encoding="utf-8") for file in styles)
-    text = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
+    text = "".join((TEMPLATES / file).read_text(encoding="utf-8") for file in (*scripts, "page.js"))
     values |= {"style": Markup(style), "style_hash": _hash(style), "script": Markup(text), "script_hash": _hash(text)}
     written = f"Written by nbhelpers {__version__} on {datetime.now():%Y-%m-%d %H:%M}."
     return template(name).render(footer=f"{written} This file loads nothing from elsewhere.", **values)
