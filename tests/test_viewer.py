@@ -8,6 +8,7 @@ import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -499,6 +500,24 @@ def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
     assert labels[0] == "reward" and "loss" in labels and "KL to the reference policy" not in labels
     assert "length is being paid" in text and "A group of step 8" in text
     assert ("width", "50.00") in page.attributes
+
+
+def test_the_live_page_ends_with_what_happened_and_when(run):
+    pages = []
+    with pytest.raises(RuntimeError), live_view(run, 16) as view:
+        view._interactive, view._handle = True, SimpleNamespace(update=lambda page: pages.append(page.data))
+        view.update({"step": 8, "reward": 1.0})
+        raise RuntimeError("<b>Training was stopped by SIGINT after step 8 of 16.")
+    text = re.sub(r"\s+", " ", Elements(pages[-1]).text)
+    assert "Training stopped: step 8 of 16" in text and " left" not in text.split("Training was")[0]
+    assert re.search(r"\d\d:\d\d: <b>Training was stopped by SIGINT after step 8 of 16\.", text)
+
+
+def test_where_nothing_was_left_to_train_the_live_page_shows_the_run(run):
+    pages = []
+    with live_view(run, 8) as view:
+        view._interactive, view._handle = True, SimpleNamespace(update=lambda page: pages.append(page.data))
+    assert "Training done: step 8 of 8" in re.sub(r"\s+", " ", Elements(pages[-1]).text)
 
 
 def test_drawing_is_limited_in_time(run, monkeypatch):

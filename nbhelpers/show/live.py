@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from nbhelpers.runs import (
     LOSS_MEANS,
@@ -60,8 +61,11 @@ class LiveView:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        if error is None and not self.rows:  # nothing was left to train
+            self.rows = self.run.read_jsonl(self.run.metrics_path)
         if self._interactive:
-            self._draw(done=error is None)
+            said = str(error) or kind.__name__ if error else ""
+            self._draw(done=error is None, why=f"{datetime.now():%H:%M}: {said}" if error else "")
         elif self.rows and self.rows[-1]["step"] != self._printed_step:
             self._print()
 
@@ -97,28 +101,30 @@ class LiveView:
 
     # what a person sees
 
-    def _draw(self, done: bool = False) -> None:
+    def _draw(self, done: bool = False, why: str = "") -> None:
         from IPython.display import HTML
 
         begun = time.monotonic()
         try:
-            self._handle.update(HTML(in_notebook(self._page(done))))
+            self._handle.update(HTML(in_notebook(self._page(done, why))))
         except Exception as error:  # looking on must not end hours of training: lines are printed from here on
             self._interactive = False
             print(f"The live view stopped ({type(error).__name__}: {error}); training goes on.", flush=True)
         self._drawn_at = time.monotonic()
         self._cost = self._drawn_at - begun
 
-    def _page(self, done: bool) -> str:
+    def _page(self, done: bool, why: str = "") -> str:
+        """Progress and curves; `why` is what ended training early, and when."""
         if not self.rows:
-            return note("No step was logged.")
+            return note(f"Training stopped before its first step. {why}" if why else "No step was logged.")
         last, left = self.rows[-1], seconds_left(self.rows[-1], self.total_steps)
         step = f"step {last['step']}" + (f" of {self.total_steps}" if self.total_steps else "")
         elapsed = f"{duration(time.monotonic() - self._begun)} so far"
         finished = done and (not self.total_steps or last["step"] >= self.total_steps)
         body = template("live.html").render(
-            headline=f"Training done: {step}" if finished else f"Training: {step}",
-            timing=elapsed if finished or left is None else f"{elapsed}, about {duration(left)} left",
+            headline=f"Training{' stopped' if why else ' done' if finished else ''}: {step}",
+            why=why,
+            timing=elapsed if finished or why or left is None else f"{elapsed}, about {duration(left)} left",
             share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
             tiles=self._tiles(),
             loss_means=LOSS_MEANS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import BatchPlan, RunParams
+from nbhelpers.params import BatchPlan, RunParams, extends
 from nbhelpers.policy import (
     GIB,
     Policy,
@@ -51,6 +51,7 @@ from nbhelpers.training.recording import (
     keep_records_up_to,
     log_line,
     metrics_callback,
+    note_state,
     start_records,
     warn_about_learning,
 )
@@ -64,6 +65,7 @@ from nbhelpers.training.resuming import (
     standing,
 )
 from nbhelpers.training.soundness import soundness_callback
+from nbhelpers.training.stopping import TrainingStopped, ending_in_words, stop_request, stopping_callback
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -101,6 +103,7 @@ def train(
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
         TrainingError: the GPU's memory does not suffice, no problem fits, TRL is not as it was tested, or the run that
             is to go on was begun with other settings.
+        TrainingStopped: it was interrupted, by SIGINT or SIGTERM.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
@@ -109,7 +112,8 @@ def train(
             print(sentence, flush=True)
         if where.trained:
             return _take_what_was_trained(policy, params, run, where)
-        return _train(policy, problems, params, run, where, on_log)
+        with ending_in_words(run) if is_first_process() else contextlib.nullcontext():
+            return _train(policy, problems, params, run, where, on_log)
 
 
 def _train(
@@ -164,6 +168,7 @@ def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, secon
     """What the end of training leaves: the policy, how long it took, and warnings on what was learnt."""
     save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds))
     run.update_manifest(timings={"training_seconds": seconds})
+    note_state(run, "finished")
     warn_about_learning(run)
 
 
@@ -299,20 +304,27 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
     """Train to the end."""
     import torch
 
+    per_rollout = trainer.args.steps_per_generation * trainer.num_iterations // trainer.args.gradient_accumulation_steps
     try:
-        with looking_once(policy.model, policy.processor):
+        with looking_once(policy.model, policy.processor), stop_request() as request:
+            trainer.add_callback(stopping_callback(request, max(1, per_rollout)))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         sentence = _out_of_memory(
             error, params, trainer.state.global_step, recomputes=trainer.args.gradient_checkpointing
         )
         raise TrainingError(sentence) from error
+    step, last = trainer.state.global_step, trainer.state.max_steps
+    if request.by and step < last:
+        raise TrainingStopped(f"Training was stopped by {request.by} after step {step} of {last}.")
 
 
 def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
     ways = ways_to_fit(params, params.model.gpu_memory_utilization * 0.7, recomputes=recomputes)
+    same = [way for way in ways if extends([way.partition("=")[0]])]
+    goes_on = f" With {' or '.join(same)} the run itself can go on (training.resume=extend)." if same else ""
     return (
         f"The GPU ran out of memory at step {step + 1} ({str(error).splitlines()[0]}). Try, in this order: "
         + ", ".join(f"--set {way}" for way in ways)
-        + ". Checkpoints so far are kept; --set training.resume=true goes on from the last one."
+        + f".{goes_on} The others make another run."
     )
