@@ -146,7 +146,8 @@ def test_the_report_links_to_marked_samples(runs, tmp_path):
 def test_a_partial_run_gets_the_parts_that_it_has(tmp_path, runs):
     with pytest.raises(FileNotFoundError, match="no run directory"):
         report.write_report(tmp_path / "nowhere")
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notebooks").mkdir(parents=True)
+    (tmp_path / "run" / "notebooks" / "01_dataset_exploration.ipynb").touch()
     assert "Neither trained nor evaluated yet" in Page(report.write_report(tmp_path / "run")).words
     for name in ("metrics.jsonl", "samples.jsonl"):
         shutil.copy(runs / "better" / name, tmp_path / "run")
@@ -333,6 +334,7 @@ def test_one_run_cannot_be_compared(runs, given):
 
 def test_a_run_without_evaluation_says_what_to_do(runs, tmp_path):
     (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "metrics.jsonl").touch()
     with pytest.raises(standalone.ReportError, match="young has no predictions after training: run notebook 04"):
         compare_runs([runs / "better", tmp_path / "young"])
 
