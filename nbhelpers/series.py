@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import itertools
 import os
@@ -99,8 +98,8 @@ def run_series(
     with writing(run.notebooks_dir, "nbhelpers run"), _signals_to_the_kernel() as kernels, trusting(params.needs_trust):
         for place, path in enumerate(paths, start=1):
             echo(f"[{place}/{len(paths)}] {path.stem} ...")
-            parameters = {"preset": params.preset, "output_dir": str(run.path.resolve())}
-            parameters |= _sections_for(path, overrides or {}, echo)
+            given = {"preset": params.preset, "output_dir": str(run.path.resolve()), **(overrides or {})}
+            parameters = {**_edited_sections(path, echo), **given}
             started = time.perf_counter()
             unfinished = run.notebooks_dir / f"{path.stem}.running.ipynb"
             _execute(path, unfinished, parameters, run, kernels, echo)
@@ -123,28 +122,6 @@ def _refuse_early(params: RunParams, run: RunDirectory, paths: Sequence[Path]) -
     if run.path.exists():
         with writing(run.path, "nbhelpers run"):
             pass
-
-
-def _sections_for(path: Path, overrides: dict[str, dict], echo: Callable[[str], None]) -> dict[str, dict]:
-    """Every section that a notebook has, as the series runs it: a value that was saved in its parameters cell would
-    otherwise train something else than was asked for. That the cell was edited is said.
-    """
-    import papermill
-
-    found = papermill.inspect_notebook(str(path))
-    edited = [f"{name} = {shown['default']}" for name, shown in found.items() if not _is_as_shipped(shown["default"])]
-    if edited:
-        echo(
-            f"Note: the parameters cell of {path.name} was edited ({', '.join(edited)}); here --set and presets count."
-        )
-    return {name: {} for name in SECTIONS if name in found} | overrides
-
-
-def _is_as_shipped(default: str) -> bool:
-    try:
-        return ast.literal_eval(default) in ("smoke", None, {})
-    except ValueError:
-        return False
 
 
 def _execute(
@@ -237,6 +214,20 @@ def _signals_to_the_kernel() -> Iterator[_Kernels]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _edited_sections(path: Path, echo) -> dict[str, dict]:
+    """The sections that somebody has filled in a notebook's parameters cell and saved, each emptied again: a batch run
+    is what its command says. That they are left out is said.
+    """
+    import papermill
+
+    found = papermill.inspect_notebook(str(path))
+    edited = {name: found[name]["default"] for name in SECTIONS if name in found and found[name]["default"] != "{}"}
+    for name, value in edited.items():
+        shown = value if len(value) <= 80 else f"{value[:80]} …"
+        echo(f"      Note: {path.name} was saved with {name} = {shown}, which a batch run leaves out; --set gives it.")
+    return dict.fromkeys(edited, {})
 
 
 def _kernel_config() -> Config:

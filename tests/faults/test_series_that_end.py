@@ -63,13 +63,6 @@ def test_a_series_that_fails_leaves_the_finished_notebook_and_one_that_succeeds_
     assert f"The earlier 01_a.ipynb moved to {kept}." in lines and "first" in (kept / "01_a.ipynb").read_text()
 
 
-def test_a_saved_parameters_cell_does_not_decide_and_that_is_said(run_notebook):
-    lines = run_notebook("print('steps', training)", parameters="preset = 'smoke'\ntraining = {'max_steps': 8}")
-    assert any("steps {}" in line for line in lines)
-    assert any("the parameters cell of 01_a.ipynb was edited (training = {'max_steps': 8})" in line for line in lines)
-    assert not any("edited" in line for line in run_notebook("print(1)"))
-
-
 def test_an_error_for_a_person_is_one_line_in_the_notebook(run_notebook):
     with pytest.raises(series.SeriesError):
         run_notebook("from nbhelpers.params import RunParams", "RunParams.load('smok')")
