@@ -109,7 +109,12 @@ def load_processor(params: ModelParams) -> Policy:
 
     source = weights_source(params.name)
     with loading(params):
-        policy = Policy(None, AutoProcessor.from_pretrained(source), backend="transformers", source=source)
+        policy = Policy(
+            None,
+            AutoProcessor.from_pretrained(source, revision=params.revision or "main"),
+            backend="transformers",
+            source=source,
+        )
     _ready(policy)
     return policy
 
@@ -119,7 +124,8 @@ def _load_transformers(params: ModelParams, source: str) -> Any:
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     on_gpu = torch.cuda.is_available()
-    kwargs: dict[str, Any] = {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
+    kwargs: dict[str, Any] = {"revision": params.revision or "main"}
+    kwargs |= {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
     if params.load_in_4bit:
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -148,7 +154,8 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
         raise PolicyError(f"{path} is damaged: {wrong}. Run notebook 03 with training.resume=true to write it again.")
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         base = weights_source(params.name)
-    policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
+    revision = params.revision if base == params.name else None  # another repository has other commits
+    policy = load_policy(params.model_copy(update={"name": base, "revision": revision, "backend": "transformers"}))
     policy.model = PeftModel.from_pretrained(policy.model, str(path)).eval()
     policy.processor = AutoProcessor.from_pretrained(str(path))
     _ready(policy)

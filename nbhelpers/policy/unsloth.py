@@ -155,6 +155,8 @@ def load_saved(path: Path, params: ModelParams) -> Policy:
 def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[Any, Any]:
     from unsloth import FastVisionModel
 
+    if source == params.name:
+        options["revision"] = params.revision
     with loading(params):
         return FastVisionModel.from_pretrained(
             model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit, **options

@@ -37,7 +37,7 @@ class ProblemSets:
 
     `dropped` counts the rows that could not be used by reason, `fingerprint` is a digest of the contents of both sets
     (the same problems give the same fingerprint on every machine), `notices` is what a reader of the results should
-    know.
+    know, `revisions` the commits on the hub by the parameter that names the source.
     """
 
     train: datasets.Dataset
@@ -46,6 +46,7 @@ class ProblemSets:
     fingerprint: str
     source: str
     notices: list[str] = field(default_factory=list)
+    revisions: dict[str, str] = field(default_factory=dict)
 
     def as_manifest(self) -> dict[str, Any]:
         """The manifest's entry `dataset`."""
@@ -55,6 +56,7 @@ class ProblemSets:
             "train": len(self.train),
             "evaluation": len(self.evaluation),
             "dropped": self.dropped,
+            "revisions": self.revisions,
         }
 
 
@@ -92,6 +94,7 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
         fingerprint=_fingerprint(train, evaluation),
         source=source,
         notices=list(dict.fromkeys(reader.notices)),
+        revisions=reader.revisions,
     )
 
 
@@ -106,6 +109,7 @@ class _Reader:
     def __init__(self, dataset: DatasetParams) -> None:
         self.dataset = dataset
         self.dropped: Counter[str] = Counter()
+        self.revisions: dict[str, str] = {}
         self.notices = [notice] if (notice := licence_notice(dataset)) else []
 
     def drawn(self, part: str, count: int) -> list[dict]:
@@ -130,7 +134,10 @@ class _Reader:
         if path == "embedded":
             default = EMBEDDED_PROBLEMS if trains else round(EMBEDDED_PROBLEMS * self.dataset.eval_fraction)
             return self.drawn("train" if trains else "evaluation", limit or default), "embedded"
-        source = open_source(path, split, key)
+        own = trains or self.dataset.eval_path is None
+        source = open_source(path, split, key, self.dataset.revision if own else self.dataset.eval_revision)
+        if source.revision:
+            self.revisions[key] = source.revision
         self.notices += source.notices
         if trains and "decoded_image" in source.columns:  # a copy of MathVista by another name
             self.notices.append(MATHVISTA_LICENCE)

@@ -22,12 +22,15 @@ class DataError(ParamsError):
 
 @dataclass(frozen=True)
 class Source:
-    """Undecoded rows by number, the folder where relative picture paths start, and what a reader should know."""
+    """Undecoded rows by number, the folder where relative picture paths start, what a reader should know, and the
+    commit on the hub.
+    """
 
     name: str
     rows: Sequence[Any]
     folder: Path | None = None
     notices: list[str] = field(default_factory=list)
+    revision: str | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -37,17 +40,18 @@ class Source:
         return self.rows.column_names
 
 
-def open_source(path: str, split: str | None, key: str = "dataset.path") -> Source:
+def open_source(path: str, split: str | None, key: str = "dataset.path", revision: str | None = None) -> Source:
     """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet or a JSONL file.
 
     `split` null takes every split. A source without splits, or with a single one, is read whole whatever `split` says,
-    and a notice tells so. `key` is the parameter that an error names. Raises `DataError`.
+    and a notice tells so. `key` is the parameter that an error names, `revision` a commit on the hub. Raises
+    `DataError`.
     """
     found = resolve_path(path)
     if found is None:
         if path.endswith((".parquet", ".jsonl")) or not _HUB_ID.fullmatch(path):
             raise DataError(f"{key}: there is no file or folder {path!r}; {_places(path)}.")
-        source = _from_hub(path, split, key)
+        source = _from_hub(path, split, key, revision)
     elif found.is_dir():
         source = _from_folder(found, split, key)
     elif found.suffix == ".parquet":
@@ -65,11 +69,11 @@ def _places(path: str) -> str:
     return "looked for " + " and ".join(places)
 
 
-def _from_hub(path: str, split: str | None, key: str) -> Source:
+def _from_hub(path: str, split: str | None, key: str, revision: str | None) -> Source:
     import datasets
 
     try:
-        found = datasets.load_dataset(path, split=split)
+        found = datasets.load_dataset(path, split=split, revision=revision)
     except Exception as error:  # the hub fails in many classes, of requests, httpx, huggingface_hub and datasets
         known = re.search(r"Should be one of \[(.*?)\]", str(error))
         if known and split:
@@ -86,7 +90,14 @@ def _from_hub(path: str, split: str | None, key: str) -> Source:
         names, found = list(found), datasets.concatenate_datasets(list(found.values()))
     else:
         names = [split]
-    return Source(f"{path} ({', '.join(names)})", _undecoded(found))
+    return Source(f"{path} ({', '.join(names)})", _undecoded(found), revision=_commit(found))
+
+
+def _commit(found: Any) -> str | None:
+    """The commit that a data set's files were read at, from the addresses that `datasets` keeps of them."""
+    addresses = getattr(found.info, "download_checksums", None) or {}
+    commits = {match[1] for address in addresses if (match := re.search(r"@([0-9a-f]{40})/", str(address)))}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def _from_folder(folder: Path, split: str | None, key: str) -> Source:

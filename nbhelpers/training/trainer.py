@@ -25,6 +25,7 @@ from nbhelpers.policy import (
     start_engine,
     verify,
     ways_to_fit,
+    which_fit,
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
@@ -200,12 +201,10 @@ def _unsaid(sentence: str) -> None:
 
 def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]) -> tuple[Any, int]:
     """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt
-    among them. A prompt is never cut, because a cut through its image tokens makes every later step fail. `warn` is
-    told how many were left out.
+    among them. `warn` is told how many were left out.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
-    lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
-    kept = [i for i, length in enumerate(lengths) if length <= limit - completion]
+    kept, lengths = which_fit(policy, problems["prompt"], params)
     if len(kept) < len(lengths):
         warn(
             f"{len(lengths) - len(kept)} of {len(lengths)} training problems were left out: their prompt is longer "
