@@ -165,6 +165,13 @@ def test_any_other_field_of_grpo_config_can_be_set():
     assert arguments_for(grpo={"beta": 0.04, "epsilon_high": 0.28})["beta"] == 0.04
 
 
+def test_each_token_is_weighed_by_itself_unless_a_person_says_otherwise():
+    """Unsloth's generated configuration has the correction off where it is not named."""
+    mode = "vllm_importance_sampling_mode"
+    assert arguments_for()[mode] == "token_truncate" and arguments_for()["vllm_importance_sampling_correction"]
+    assert arguments_for(grpo={mode: "sequence_mask"})[mode] == "sequence_mask"
+
+
 def test_an_unknown_field_is_refused_before_a_model_is_loaded(tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path, training={"grpo": {"max_grad_nrom": 1.0}})
     with pytest.raises(ParamsError, match="max_grad_nrom.*'max_grad_norm'"):

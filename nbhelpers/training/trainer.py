@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,9 +234,10 @@ def _start_generation(
         ) if policy.decodes_in_groups else trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
-    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
+    full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
+    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
-        run.update_manifest(parity=dataclasses.asdict(report))
+        run.update_manifest(parity=report.as_manifest())
         if warning:
             run.add_warning(warning)
     if policy.backend == "unsloth":
