@@ -8,11 +8,13 @@ import shutil
 
 import pytest
 
+from nbhelpers import cli
 from nbhelpers.evaluation import answering, exporting, protocol
 from nbhelpers.evaluation.evaluating import evaluate
 from nbhelpers.evaluation.repeating import evaluate_model, evaluate_run
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.policy.loading import load_policy
+from nbhelpers.policy.policy import PolicyError
 from nbhelpers.problems import loading
 from nbhelpers.runs.directory import RunDirectory
 
@@ -160,8 +162,18 @@ def test_the_cost_is_said_before_the_first_answer(policy, small, capsys):
     assert "37 completions of at most 24 tokens: about" in out  # 2 x 10, 2 x 3 x 2 and 5
 
 
+def copied(trained_run, folder):
+    """The run of a session, as nobody has evaluated it, with nothing sampled."""
+    run = RunDirectory(shutil.copytree(trained_run["run"].path, folder / "run"))
+    for path in (*run.evaluation_files, run.path / "evaluations"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    quick = run.params_path.read_text().replace("pass_k: 8", "pass_k: null")
+    run.write_text(run.params_path, quick.replace("plain_problems: 128", "plain_problems: 4"))
+    return run
+
+
 def test_an_evaluation_is_repeated_from_its_own_record(trained_run, tmp_path):
-    run = RunDirectory(shutil.copytree(trained_run["run"].path, tmp_path / "run"))
+    run = copied(trained_run, tmp_path)
     first = evaluate_run(run.path)
     assert first.run.path == run.path and first.differences == []
     again = evaluate_run(run.path)
@@ -177,7 +189,7 @@ def test_an_evaluation_is_repeated_from_its_own_record(trained_run, tmp_path):
 
 
 def test_a_checkpoint_is_evaluated_beside_the_run(trained_run, tmp_path):
-    run = RunDirectory(shutil.copytree(trained_run["run"].path, tmp_path / "run"))
+    run = copied(trained_run, tmp_path)
     found = evaluate_run(run.path, checkpoint="2")
     assert found.run.path == run.path / "evaluations" / "checkpoint-2" and found.run.evaluation_path.is_file()
     assert not run.evaluation_path.exists()
@@ -193,6 +205,38 @@ def test_a_model_without_an_adapter_is_evaluated_as_it_is(small):
     assert set(result["anywhere"]) == {"training_prompt", "plain_prompt"}
     assert "under a plain prompt too" in str(found) and "of the base model" in str(found)
     assert evaluate_model("embedded", params).differences[-1] == "predictions.jsonl is the same, byte for byte."
+
+
+def test_the_model_is_loaded_at_its_commit(monkeypatch):
+    import transformers
+
+    asked = []
+
+    def from_pretrained(source, **options):
+        asked.append(options["revision"])
+        raise OSError("not here")
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", from_pretrained)
+    for revision in ("b2" * 20, None):
+        with pytest.raises(PolicyError):
+            load_policy(RunParams.load("smoke", model={"name": "some/model", "revision": revision}).model)
+    assert asked == ["b2" * 20, "main"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "one of the two"),
+        (["RUN", "--model", "x"], "one of the two"),
+        (["--model", "x", "--export", "vlmevalkit"], "are of a run"),
+        (["RUN", "--set", "evaluation.pass_k=2"], "its own settings"),
+        (["RUN"], "no run directory"),
+    ],
+)
+def test_the_command_says_what_it_takes(given, said, tmp_path, capsys):
+    given = [str(tmp_path) if word == "RUN" else word for word in given]
+    assert cli.main(["evaluate", *given]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_predictions_become_the_table_of_vlmevalkit(whole, small):
