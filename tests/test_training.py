@@ -199,16 +199,16 @@ def test_dr_grpo_does_not_divide_by_the_spread_unless_told_to(loss, scale):
 
 def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_policy, tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path, dataset={"max_samples": 20})
-    run = RunDirectory(tmp_path)
     dataset = asking.grpo_dataset(loading.load_problems(params.dataset).train, params)
     lengths = sorted(embedded_policy.prompt_length(prompt) for prompt in dataset["prompt"])
     assert lengths[0] < lengths[-1]
     room = lengths[-1] - 1 + params.training.max_completion_length
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": room})})
-    kept, longest = drop_overlong(dataset, embedded_policy, tight, run.add_warning)
+    kept, longest, left_out = drop_overlong(dataset, embedded_policy, tight)
     assert longest == max(length for length in lengths if length < lengths[-1])
     assert len(kept) == sum(length < lengths[-1] for length in lengths)
-    assert "were left out" in run.read_manifest()["warnings"][0]
+    assert {row["pid"] for row in left_out} == set(dataset["pid"]) - set(kept["pid"])
+    assert all(row["tokens"] == lengths[-1] and "its prompt is longer" in row["reason"] for row in left_out)
 
 
 def test_no_problem_that_fits_is_an_error(embedded_policy):
@@ -216,7 +216,7 @@ def test_no_problem_that_fits_is_an_error(embedded_policy):
     dataset = asking.grpo_dataset(loading.load_problems(params.dataset).train, params)
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": 60})})
     with pytest.raises(TrainingError, match="no training problem fits"):
-        drop_overlong(dataset, embedded_policy, tight, [].append)
+        drop_overlong(dataset, embedded_policy, tight)
 
 
 def test_out_of_memory_names_the_settings_that_would_fit():

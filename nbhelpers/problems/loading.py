@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import DatasetParams
@@ -35,9 +36,10 @@ IN_EVALUATION = "also in the evaluation set"
 class ProblemSets:
     """What a run trains on and is evaluated on.
 
-    `dropped` counts the rows that could not be used by reason, `fingerprint` is a digest of the contents of both sets
-    (the same problems give the same fingerprint on every machine), `notices` is what a reader of the results should
-    know, `revisions` the commits on the hub by the parameter that names the source.
+    `dropped` counts the rows that could not be used by reason, and `dropped_rows` lists them for `dropped.jsonl`:
+    `source` (the parameter that names it), `row` (its number from 0), `pid`, `reason`. `fingerprint` is a digest of the
+    contents of both sets (the same problems give the same fingerprint on every machine), `notices` is what a reader of
+    the results should know, `revisions` the commits on the hub by the parameter that names the source.
     """
 
     train: datasets.Dataset
@@ -47,6 +49,7 @@ class ProblemSets:
     source: str
     notices: list[str] = field(default_factory=list)
     revisions: dict[str, str] = field(default_factory=dict)
+    dropped_rows: list[dict[str, Any]] = field(default_factory=list)
 
     def as_manifest(self) -> dict[str, Any]:
         """The manifest's entry `dataset`."""
@@ -90,7 +93,8 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
     return ProblemSets(
         train=_dataset(train),
         evaluation=_dataset(evaluation),
-        dropped=dict(reader.dropped),
+        dropped=dict(Counter(row["reason"] for row in reader.dropped)),
+        dropped_rows=reader.dropped,
         fingerprint=_fingerprint(train, evaluation),
         source=source,
         notices=list(dict.fromkeys(reader.notices)),
@@ -108,20 +112,21 @@ class _Reader:
 
     def __init__(self, dataset: DatasetParams) -> None:
         self.dataset = dataset
-        self.dropped: Counter[str] = Counter()
+        self.dropped: list[dict[str, Any]] = []
         self.revisions: dict[str, str] = {}
         self.notices = [notice] if (notice := licence_notice(dataset)) else []
 
-    def drawn(self, part: str, count: int) -> list[dict]:
-        """`count` embedded problems of a part, less those of other answer types."""
+    def drawn(self, part: str, number: int) -> list[dict]:
+        """`number` embedded problems of a part, less those of other answer types."""
         types, size = self.dataset.answer_types, self.dataset.image_size
         try:
-            drawn = make_problems(count, seed=self.dataset.seed, part=part)
+            drawn = make_problems(number, seed=self.dataset.seed, part=part)
         except ValueError as error:
             raise DataError(f"dataset.max_samples: {error}") from None
         kept = [row for row in drawn if types is None or row["answer_type"] in types]
-        if len(kept) < len(drawn):
-            self.dropped[OUTSIDE_ANSWER_TYPES] += len(drawn) - len(kept)
+        for place, row in enumerate(drawn):
+            if types is not None and row["answer_type"] not in types:
+                self._drop(f"embedded, {part}", place, row["pid"], OUTSIDE_ANSWER_TYPES)
         if kept and max(kept[0]["image"].size) <= size:
             return kept  # drawn as RGB, all in one size
         return [row | {"image": prepare_image(row["image"], size)} for row in kept]
@@ -145,34 +150,45 @@ class _Reader:
         random.Random(self.dataset.seed).shuffle(order)
         rows: list[dict] = []
         pids: set[str] = set()
+        renamed = 0
         for index in order:
             if limit is not None and len(rows) == limit:
                 break
+            given = None
             try:
-                row = problem_from(source.rows[index], str(index), self.dataset.image_size, source.folder)
+                given = source.rows[index]
+                row = problem_from(given, str(index), self.dataset.image_size, source.folders)
                 if self.dataset.answer_types is not None and row["answer_type"] not in self.dataset.answer_types:
                     raise Unusable(OUTSIDE_ANSWER_TYPES)
                 if leave_out and not leave_out.isdisjoint(contents_of([row])):
                     raise Unusable(IN_EVALUATION)
-            except Unusable as reason:
-                self.dropped[str(reason)] += 1
+            except Exception as error:  # one bad row, however bad, is one row
+                reason = str(error) if isinstance(error, Unusable) else f"unreadable row ({type(error).__name__})"
+                self._drop(key, index, given.get("pid") if isinstance(given, dict) else None, reason)
                 continue
             if row["pid"] in pids:  # predictions before and after are paired by pid
-                row["pid"] = f"{row['pid']}-{index}"
-            else:
-                pids.add(row["pid"])
+                renamed += 1
+                row["pid"] = next(f"{row['pid']}-{n}" for n in count(index) if f"{row['pid']}-{n}" not in pids)
+            pids.add(row["pid"])
             rows.append(row)
+        if renamed:
+            self.notices.append(
+                f"{renamed} rows of {source.name} had the pid of another and were given one of their own."
+            )
         if not rows:
             raise DataError(
                 f"{key}: none of the {len(order)} rows of {source.name} can be used{_reasons(self.dropped)}."
             )
         return rows, source.name
 
+    def _drop(self, source: str, row: int, pid: Any, reason: str) -> None:
+        named = pid if isinstance(pid, str | int) else None
+        self.dropped.append({"source": source, "row": row, "pid": named and str(named)[:200], "reason": reason})
 
-def _reasons(dropped: Mapping[str, int]) -> str:
-    if not dropped:
-        return ""
-    return ": " + ", ".join(f"{reason} ({count})" for reason, count in Counter(dropped).most_common())
+
+def _reasons(dropped: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(row["reason"] for row in dropped).most_common()
+    return ": " + ", ".join(f"{reason} ({number})" for reason, number in counts) if counts else ""
 
 
 def _fingerprint(train: Sequence[dict], evaluation: Sequence[dict]) -> str:

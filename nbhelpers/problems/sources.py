@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,13 +23,13 @@ class DataError(ParamsError):
 
 @dataclass(frozen=True)
 class Source:
-    """Undecoded rows by number, the folder where relative picture paths start, what a reader should know, and the
-    commit on the hub.
+    """Undecoded rows by number, the folders where pictures may lie (relative paths start in the first), what a reader
+    should know, and the commit on the hub.
     """
 
     name: str
     rows: Sequence[Any]
-    folder: Path | None = None
+    folders: tuple[Path, ...] = ()
     notices: list[str] = field(default_factory=list)
     revision: str | None = None
 
@@ -90,7 +91,23 @@ def _from_hub(path: str, split: str | None, key: str, revision: str | None) -> S
         names, found = list(found), datasets.concatenate_datasets(list(found.values()))
     else:
         names = [split]
-    return Source(f"{path} ({', '.join(names)})", _undecoded(found), revision=_commit(found))
+    return Source(f"{path} ({', '.join(names)})", _undecoded(found), _hub_caches(), revision=_commit(found))
+
+
+def _hub_caches() -> tuple[Path, ...]:
+    """Where `datasets` and the hub put what they fetch: paths in a fetched data set lead there."""
+    import datasets
+    from huggingface_hub import constants
+
+    return tuple(map(Path, (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)))
+
+
+def _folders(folder: Path) -> tuple[Path, ...]:
+    """A local folder and, where it is a snapshot in a hub cache, the `blobs` that its links lead to."""
+    resolved = folder.resolve()
+    parents = [parent.parent for parent in (resolved, *resolved.parents) if parent.parent.name == "snapshots"]
+    blobs = [snapshots.parent / "blobs" for snapshots in parents]
+    return folder, *(blob for blob in blobs if blob.is_dir() and not blob.is_symlink())
 
 
 def _commit(found: Any) -> str | None:
@@ -129,14 +146,14 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
         cause = error.__cause__ or error
         raise DataError(f"{key}: {path} cannot be read as parquet ({type(cause).__name__}: {cause}).") from None
     folder = path if path.is_dir() else path.parent
-    return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), folder, notices)
+    return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), _folders(folder), notices)
 
 
 def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
     try:
-        lines = file.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{key}: {file} cannot be read as UTF-8 text ({error}).") from None
+        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
+        raise DataError(f"{key}: {file} cannot be read ({error}).") from None
     rows = [parse_json(line) for line in lines if line.strip()]
     named = (row.get("split") for row in rows if isinstance(row, dict))
     splits = list(dict.fromkeys(split for split in named if isinstance(split, str)))
@@ -145,7 +162,7 @@ def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
         chosen, notices = _choose_split(splits, split, str(file), key)
         # Rows that cannot be read, or name no split, are kept here to be counted or used.
         rows = [row for row in rows if not isinstance(row, dict) or row.get("split", chosen[0]) in chosen]
-    return Source(str(file), rows, file.parent, notices)
+    return Source(str(file), rows, _folders(file.parent), notices)
 
 
 def _choose_split(names: list[str], split: str | None, where: str, key: str) -> tuple[list[str], list[str]]:

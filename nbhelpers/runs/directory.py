@@ -36,6 +36,7 @@ class RunDirectory:
         self.metrics_path = self.path / "metrics.jsonl"
         self.samples_path = self.path / "samples.jsonl"
         self.predictions_path = self.path / "predictions.jsonl"
+        self.dropped_path = self.path / "dropped.jsonl"
         self.pass_path = self.path / "pass_at_k.jsonl"
         self.plain_path = self.path / "plain_prompt.jsonl"
         self.evaluating_path = self.path / "evaluating.json"
@@ -147,8 +148,8 @@ class RunDirectory:
         by their content and shared. Returns the folder, None where there was nothing to move.
         """
         results = paths or (
-            self.metrics_path, *self.path.glob("samples.*"), *self.evaluation_files, self.report_path,
-            self.checkpoints_dir, self.final_model_dir,
+            self.metrics_path, *self.path.glob("samples.*"), *self.evaluation_files, self.dropped_path,
+            self.report_path, self.checkpoints_dir, self.final_model_dir,
         )  # fmt: skip
         there = [path for path in results if path.exists()]
         if not there:

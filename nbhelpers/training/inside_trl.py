@@ -2,7 +2,8 @@
 
 * `_calculate_rewards`, `_generate_and_score_completions`: the only places where a rollout's rewards and advantages are.
 * `_generate_single_turn`: around it, `generate` computes what a group shares once.
-* `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward.
+* `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward;
+  the log-probs of a group's completions after one common prompt.
 * `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: log-probs without all logits.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nbhelpers.policy import Engine, in_groups, replaced
+from nbhelpers.training.packed import packed_log_probs
 
 
 @functools.cache
@@ -53,6 +55,45 @@ def sampling_in_groups(trainer_class: type) -> type:
                 )
 
     return SamplingInGroups
+
+
+@functools.cache
+def scoring_in_groups(trainer_class: type) -> type:
+    """`trainer_class` whose loss takes the log-probs of a group from one row (`packed`), where it has a picture a row.
+
+    A group that earned the same throughout has advantages of 0, and so no part in the gradient: it is left out of the
+    backward pass, and every average and divisor stays as it was.
+    """
+    import torch
+
+    class ScoringInGroups(trainer_class):
+        _loss_inputs: dict | None = None
+
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            if self.model.training:  # TRL shuffles the rows before the loss
+                output["group"] = torch.arange(len(output["prompt_ids"])) // self.num_generations
+            return output
+
+        def _compute_loss(self, model, inputs):
+            self._loss_inputs = inputs if "group" in inputs else None
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                self._loss_inputs = None
+
+        def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
+            inputs = self._loss_inputs
+            alone = inputs is None or len(inputs["pixel_values"]) != len(inputs["group"])
+            if alone or self._entropy_bonus_enabled:  # which asks for the entropies' gradient
+                return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            input_ids, attention_mask = args[:2]
+            batch = {**inputs, "input_ids": input_ids, "attention_mask": attention_mask}
+            learning = inputs["advantages"] != 0 if self.beta == 0 else torch.ones(len(input_ids), dtype=torch.bool)
+            with self.accelerator.autocast():
+                return *packed_log_probs(model, batch, inputs["group"], learning, self.temperature), None
+
+    return ScoringInGroups
 
 
 @functools.cache

@@ -91,6 +91,7 @@ def start_records(
         _say_what_moved(run.set_aside())
     run.record_run(params, goes_on=where.step > 0)
     run.update_manifest(dataset=problems.as_manifest(), grader=GRADER_VERSION)
+    run.write_jsonl(run.dropped_path, problems.dropped_rows)
     for notice in [*notices, *where.notices]:
         run.add_notice(notice)
 

@@ -42,8 +42,10 @@ from nbhelpers.training.inside_trl import (
     log_probs_in_chunks,
     rollout_trainer_class,
     sampling_in_groups,
+    scoring_in_groups,
     weights_from_the_loss,
 )
+from nbhelpers.training.packed import packs
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
     Recorder,
@@ -130,7 +132,10 @@ def _train(
         start_records(run, params, problems, where, notices)
 
     learnt, probes = set_aside_probes(problems.train, params.training.probes)
-    dataset, longest = drop_overlong(grpo_dataset(learnt, params), policy, params, warn)
+    dataset, longest, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
+    if left_out and is_main:
+        run.append_jsonl(run.dropped_path, *left_out)
+        warn(f"{len(left_out)} of {len(learnt)} training problems were left out: {left_out[0]['reason']}")
     dataset = decode_once(dataset)
     trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
     if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
@@ -198,24 +203,27 @@ def _unsaid(sentence: str) -> None:
     """What a process that is not the first has to say, the first says too."""
 
 
-def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]) -> tuple[Any, int]:
-    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt
-    among them. `warn` is told how many were left out.
+def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, int, list[dict]]:
+    """The problems whose prompt and completion fit into `model.max_seq_length`, the tokens of the longest prompt among
+    them, and a line of `dropped.jsonl` for each of the others.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
     kept, lengths = which_fit(policy, problems["prompt"], params)
-    if len(kept) < len(lengths):
-        warn(
-            f"{len(lengths) - len(kept)} of {len(lengths)} training problems were left out: their prompt is longer "
-            f"than {limit - completion} tokens (model.max_seq_length {limit} less training.max_completion_length "
-            f"{completion}); the longest has {max(lengths)}."
-        )
+    reason = (
+        f"its prompt is longer than {limit - completion} tokens (model.max_seq_length {limit} less "
+        f"training.max_completion_length {completion})"
+    )
+    pids = problems["pid"] if len(kept) < len(lengths) else []
+    left_out = [
+        {"source": "training", "row": i, "pid": pids[i], "reason": reason, "tokens": lengths[i]}
+        for i in sorted(set(range(len(lengths))) - set(kept))
+    ]
     if not kept:
         raise TrainingError(
             f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for "
             f"{limit - completion}."
         )
-    return problems.select(kept), max(lengths[i] for i in kept)
+    return problems.select(kept), max(lengths[i] for i in kept), left_out
 
 
 def _start_generation(
@@ -229,9 +237,9 @@ def _start_generation(
     """
     trainer_class = rollout_trainer_class()
     if not params.model.fast_inference:
-        return sampling_in_groups(
-            trainer_class
-        ) if policy.decodes_in_groups else trainer_class, contextlib.nullcontext()
+        trainer_class = sampling_in_groups(trainer_class) if policy.decodes_in_groups else trainer_class
+        trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
+        return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
     full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
