@@ -119,11 +119,13 @@ def _load(arguments: argparse.Namespace):
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.series import run_series, select_notebooks
     from nbhelpers.show import write_report
 
     params, overrides = _load(arguments)
     notebooks = select_notebooks(arguments.notebooks)
+    refuse_what_cannot_run(params)
     started = time.perf_counter()
     run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
     report = write_report(params.output_dir)
@@ -144,7 +146,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit, progress_bar
+    from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit
+    from nbhelpers.show import evaluation_progress
 
     if (arguments.run_dir is None) == (arguments.model is None):
         raise EvaluationError("evaluate takes a run directory or --model PATH_OR_HUB_ID, one of the two.")
@@ -154,13 +157,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         name = arguments.model.rstrip("/").rpartition("/")[2]
         arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", f"{name}-{arguments.preset}")
         params, _ = _load(arguments)
-        print(evaluate_model(arguments.model, params, progress=progress_bar()))
+        print(evaluate_model(arguments.model, params, progress=evaluation_progress()))
     elif arguments.export:
         print(*export_vlmevalkit(arguments.run_dir), sep="\n")
     else:
         if arguments.overrides:
             raise EvaluationError("a run is evaluated with its own settings: --set goes with --model.")
-        print(evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=progress_bar()))
+        print(evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=evaluation_progress()))
     return 0
 
 

@@ -1,7 +1,7 @@
 """What was learnt: before and after on the same problems, with the statistics of it."""
 
 from nbhelpers.evaluation.error_kinds import RULES, error_kind
-from nbhelpers.evaluation.evaluating import evaluate, headline, power_sentence, progress_bar
+from nbhelpers.evaluation.evaluating import evaluate, headline, power_sentence
 from nbhelpers.evaluation.exporting import export_vlmevalkit
 from nbhelpers.evaluation.gain import split_sentence
 from nbhelpers.evaluation.protocol import EvaluationError, problem_digest

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +16,7 @@ from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory, duration, writing
+from nbhelpers.runs import RunDirectory, writing
 from nbhelpers.training import check_trained
 
 
@@ -109,40 +106,6 @@ def _greedy(rows: Sequence[dict], sampled: Sequence[dict], settings: Any) -> dic
 def _mean(values: Any) -> float:
     values = list(values)
     return sum(values) / len(values)
-
-
-def progress_bar() -> Callable[[str, int, int], None]:
-    """What `evaluate(..., progress=...)` may call: a bar with the time left for each pass; in batch runs, whose outputs
-    are kept, a line at its half and its end.
-    """
-    if os.environ.get("NBHELPERS_BATCH") or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
-        return _progress_lines()
-    from tqdm.auto import tqdm
-
-    bars: dict[str, Any] = {}
-
-    def show(name: str, finished: int, total: int) -> None:
-        bar = bars.get(name) or bars.setdefault(name, tqdm(total=total, desc=name, unit="problem"))
-        bar.update(finished - bar.n)
-        if finished == total:
-            bar.close()
-
-    return show
-
-
-def _progress_lines() -> Callable[[str, int, int], None]:
-    started: dict[str, tuple[float, int]] = {}
-
-    def show(name: str, finished: int, total: int) -> None:
-        since, first = started.setdefault(name, (time.perf_counter(), finished))
-        half, passed = total // 2, started.get(f"{name} half")
-        if finished == total or (finished >= half and not passed):
-            started[f"{name} half"] = (0.0, 0)
-            pace = (time.perf_counter() - since) / max(finished - first, 1)
-            left = f", {duration(pace * (total - finished))} left" if first < finished < total else ""
-            print(f"{name}: {finished}/{total} problems answered{left}", flush=True)
-
-    return show
 
 
 def headline(result: dict) -> str:

@@ -2,7 +2,15 @@
 
 from nbhelpers.policy.adapter import adapter_norm, trainable_parameters, weights_digests
 from nbhelpers.policy.decoding import in_groups, merged_adapter
-from nbhelpers.policy.loading import choose_backend, libraries, load_final_model, load_policy, load_processor, needs_gpu
+from nbhelpers.policy.loading import (
+    choose_backend,
+    flaw_of_checkpoint,
+    libraries,
+    load_final_model,
+    load_policy,
+    load_processor,
+    needs_gpu,
+)
 from nbhelpers.policy.memory import (
     GIB,
     TextShape,

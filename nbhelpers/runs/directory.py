@@ -36,6 +36,7 @@ class RunDirectory:
         self.metrics_path = self.path / "metrics.jsonl"
         self.samples_path = self.path / "samples.jsonl"
         self.predictions_path = self.path / "predictions.jsonl"
+        self.marks_path = self.path / "marks.jsonl"
         self.dropped_path = self.path / "dropped.jsonl"
         self.pass_path = self.path / "pass_at_k.jsonl"
         self.plain_path = self.path / "plain_prompt.jsonl"
@@ -149,7 +150,7 @@ class RunDirectory:
         """
         results = paths or (
             self.metrics_path, *self.path.glob("samples.*"), *self.evaluation_files, self.dropped_path,
-            self.report_path, self.checkpoints_dir, self.final_model_dir,
+            self.marks_path, self.report_path, self.checkpoints_dir, self.final_model_dir,
         )  # fmt: skip
         there = [path for path in results if path.exists()]
         if not there:

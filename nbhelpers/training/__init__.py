@@ -6,4 +6,5 @@ from nbhelpers.training.beside_trl import compare_with_trl
 from nbhelpers.training.configuration import TrainingError, grpo_arguments
 from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import check, check_trained
+from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import TrainingResult, train, train_if_missing

@@ -13,6 +13,7 @@ from nbhelpers.runs import RunDirectory
 from nbhelpers.training.configuration import is_first_process
 from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import check
+from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import train
 
 
@@ -43,6 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         _take_own_gpu()
         policy = load_policy(params.model, params.lora, seed=params.training.seed)
         result = train(policy, load_problems(params.dataset), params, run, on_log=log_line)
+    except TrainingStopped as error:
+        if is_first_process():
+            print(f"nbhelpers.training: {error}", file=sys.stderr)
+        return 130
     except (ParamsError, RuntimeError, OSError) as error:
         print(f"nbhelpers.training: {error}", file=sys.stderr)
         return 1
