@@ -12,7 +12,7 @@ from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.unsloth import load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
-from nbhelpers.runs import check_libraries, flaw, read_seal
+from nbhelpers.runs import check_libraries, flaw, read_seal, stage
 
 
 def choose_backend(params: ModelParams) -> tuple[str, str]:
@@ -88,11 +88,13 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
         raise PolicyError(f"model.name={params.name!r} cannot be loaded: {wrong}.")
     if backend == "unsloth":
         prepare_environment()
-        policy = load_unsloth_policy(params, lora, source, seed=seed)
+        with stage("loading weights and starting vLLM" if params.fast_inference else "loading weights"):
+            policy = load_unsloth_policy(params, lora, source, seed=seed)
         _ready(policy)
     else:
-        policy = load_processor(params)
-        policy.model = _load_transformers(params, source)
+        with stage("loading weights"):
+            policy = load_processor(params)
+            policy.model = _load_transformers(params, source)
         if lora is not None:
             attach_lora(policy, lora, seed=seed)
     policy.notices[:0] = [why] * bool(why) + untested

@@ -144,6 +144,17 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, m
     return MetricsCallback()
 
 
+def after_first_step(call: Callable[[], None]) -> Any:
+    """A callback for the trainer that calls `call` after each step, the first time before any line of metrics."""
+    from transformers import TrainerCallback
+
+    class AfterFirstStep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            call()
+
+    return AfterFirstStep()
+
+
 def log_line(metrics: dict) -> None:
     """Print one readable line about a tenth as often as there are steps, and at the first and the last."""
     step, total = metrics["step"], metrics["max_steps"]
