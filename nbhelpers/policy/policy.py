@@ -87,6 +87,11 @@ class Policy:
         """
         return self.backend == "transformers" and self.sampler is None
 
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub that the base weights came from; None for a local folder."""
+        return getattr(self.model.config, "_commit_hash", None)
+
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:
         """The policy as it was before training: the adapter is switched off inside the `with`."""

@@ -24,6 +24,7 @@ from nbhelpers.policy import (
     start_engine,
     verify,
     ways_to_fit,
+    which_fit,
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
@@ -209,12 +210,10 @@ def _unsaid(sentence: str) -> None:
 
 def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, list[int], list[dict]]:
     """The problems whose prompt and completion fit into `model.max_seq_length`, the tokens of each one's prompt, and a
-    line of `dropped.jsonl` for each of the others. A prompt is never cut, because a cut through its image tokens makes
-    every later step fail.
+    line of `dropped.jsonl` for each of the others.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
-    lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
-    kept = [i for i, length in enumerate(lengths) if length <= limit - completion]
+    kept, lengths = which_fit(policy, problems["prompt"], params)
     reason = (
         f"its prompt is longer than {limit - completion} tokens (model.max_seq_length {limit} less "
         f"training.max_completion_length {completion})"
