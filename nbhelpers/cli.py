@@ -37,7 +37,11 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
-    run.add_argument("preset", help="smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own")
+    what = run.add_mutually_exclusive_group(required=True)
+    presets = "smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own"
+    what.add_argument("preset", nargs="?", help=presets)
+    again = "repeat the run of a manifest.json, and say where environment and result differ"
+    what.add_argument("--from-manifest", type=Path, metavar="FILE", help=again)
     _add_settings(run)
     run.add_argument("--report-to", metavar="NAME", help="a logger: wandb, tensorboard, trackio; default: none")
     run.add_argument("--notebooks", metavar="3-4", help="only these")
@@ -120,15 +124,21 @@ def _load(arguments: argparse.Namespace):
 
 def _run(arguments: argparse.Namespace) -> int:
     from nbhelpers.doctor import refuse_what_cannot_run
+    from nbhelpers.repeating import file_of_manifest, report_differences
+    from nbhelpers.runs import RunDirectory
     from nbhelpers.series import run_series, select_notebooks
     from nbhelpers.show import write_report
 
+    if repeated := arguments.from_manifest:
+        arguments.preset = str(file_of_manifest(repeated, arguments.output_dir))
     params, overrides = _load(arguments)
     notebooks = select_notebooks(arguments.notebooks)
     refuse_what_cannot_run(params)
     started = time.perf_counter()
     run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
     report = write_report(params.output_dir)
+    if repeated:
+        print(report_differences(repeated, RunDirectory(params.output_dir)))
     print(f"{len(notebooks)} notebooks in {time.perf_counter() - started:.0f} s; read {report}")
     return 0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, answer, cost_sentence, plan_passes
@@ -10,7 +11,7 @@ from nbhelpers.evaluation.error_kinds import count_errors
 from nbhelpers.evaluation.gain import right_anywhere, split_gain, split_sentence
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
-from nbhelpers.evaluation.protocol import begin, choose_problems, conditions
+from nbhelpers.evaluation.protocol import EvaluationStopped, begin, choose_problems, conditions
 from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
 from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
@@ -46,7 +47,7 @@ def evaluate(
             settings than these.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
-    with writing(run.path, "evaluation"):
+    with writing(run.path, "evaluation"), _interrupted_in_words(run):
         check_trained(params, run)
         chosen, left_out = choose_problems(policy, problems, params)
         passes = plan_passes(params, len(chosen), adapter=policy.has_adapter, run=run)
@@ -64,6 +65,17 @@ def evaluate(
         run.write_json(run.evaluation_path, result)
         run.evaluating_path.unlink()
         return result
+
+
+@contextlib.contextmanager
+def _interrupted_in_words(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise EvaluationStopped(
+            f"Evaluation was interrupted. {run.path}: the answers so far are kept, and notebook 04 goes on with them "
+            f"(nbhelpers run {run.params_path} --notebooks 4)."
+        ) from None
 
 
 def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunParams) -> dict[str, Any]:
