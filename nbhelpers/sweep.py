@@ -103,7 +103,8 @@ class SweepRun:
 def _comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as JSON has them, without what differs between equal runs."""
     parameters = json.loads(json.dumps({key: parameters[key] for key in parameters if key != "output_dir"}))
-    parameters["training"].pop("resume")
+    for key in ("resume", "num_processes"):
+        parameters["training"].pop(key, None)
     return parameters
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbhelpers.params import ModelParams, PlainError
-from nbhelpers.policy.decoding import generate_groups
+from nbhelpers.policy.decoding import draws, generate_groups
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 
 
@@ -122,6 +122,7 @@ class Policy:
         temperature: float = 0.0,
         samples_per_problem: int = 1,
         seed: int = 0,
+        first: int = 0,
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
@@ -133,6 +134,7 @@ class Policy:
             temperature: 0 for greedy decoding; otherwise plain sampling (no top-k, no top-p), as in training.
             samples_per_problem: completions per prompt; more than one needs a temperature.
             seed: of the sampling; torch's own generators are left as they were.
+            first: place of the first conversation among all that are asked, where this process asks a part of them.
             progress: called with the number of prompts finished since its last call.
 
         Returns:
@@ -151,13 +153,15 @@ class Policy:
             temperature=temperature,
             samples_per_problem=samples_per_problem,
             seed=seed,
+            first=first,
             batch_size=batch_size,
             progress=progress,
         )
 
     def _sample_with_transformers(
-        self, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size, progress
-    ) -> list[list[Completion]]:
+        self, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, first=0, batch_size,
+        progress,
+    ) -> list[list[Completion]]:  # fmt: skip
         import torch
 
         device = self.model.device
@@ -181,7 +185,9 @@ class Policy:
                 for start in range(0, len(conversations), batch_size):
                     end = start + batch_size
                     inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
-                    output = self._generate(inputs, samples_per_problem, **decoding)
+                    places = range(first + start, first + min(end, len(conversations)))
+                    drawn = draws(seed, places, samples_per_problem, max_new_tokens) if temperature > 0 else None
+                    output = self._generate(inputs, samples_per_problem, drawn, **decoding)
                     tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
                     groups = self.completions(tokens, eos_ids, samples_per_problem)
                     completions += groups
@@ -191,9 +197,9 @@ class Policy:
             self.model.train(was_training)
         return completions
 
-    def _generate(self, inputs: Any, group: int, **decoding: Any) -> Any:
+    def _generate(self, inputs: Any, group: int, drawn: Any, **decoding: Any) -> Any:
         if self.decodes_in_groups:
-            return generate_groups(self.model, inputs, group, **decoding)
+            return generate_groups(self.model, inputs, group, drawn, **decoding)
         return self.model.generate(**inputs, num_return_sequences=group, **decoding)
 
     def completions(self, ids: list[list[int]], eos_ids: list[int], size: int) -> list[list[Completion]]:

@@ -29,7 +29,7 @@ def check(params: RunParams) -> BatchPlan:
     check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
     if backend != "unsloth":
         _refuse_unknown_fields(params.training.grpo)
-    return params.training.batch_plan(num_processes=num_processes())
+    return params.training.batch_plan(num_processes=num_processes(params))
 
 
 def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ def grpo_arguments(
     arguments: dict[str, Any] = {
         "output_dir": str(run.checkpoints_dir),
         "per_device_train_batch_size": plan.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "num_generations": training.num_generations,
         "learning_rate": training.learning_rate,
         "num_train_epochs": training.num_train_epochs or 1,
@@ -87,17 +87,51 @@ def grpo_arguments(
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
+        # Every step goes through every adapted language layer; the vision tower's last one may be stepped over.
+        "ddp_find_unused_parameters": params.lora.finetune_vision_layers,
         **training.grpo,
     }
+    if arguments.get("steps_per_generation"):  # as many completions at once as one process would generate
+        rounded = training.batch_plan().per_device_train_batch_size
+        arguments["generation_batch_size"] = rounded * arguments.pop("steps_per_generation")
     vllm = model.fast_inference
     ruled_out = {"logit_bias": dict.fromkeys(never, -100.0)} if vllm else {"suppress_tokens": list(never)}
     arguments["generation_kwargs"] = {**ruled_out, **(arguments.get("generation_kwargs") or {})}
     return arguments
 
 
-def num_processes() -> int:
-    """Processes that train together, as their launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def num_processes(params: RunParams) -> int:
+    """Processes that train together: as their launcher says, otherwise as `training.num_processes` does.
+
+    Raises:
+        TrainingError: there are fewer GPUs than processes asked for.
+    """
+    import torch
+
+    if launched():
+        return int(os.environ["WORLD_SIZE"])
+    asked, gpus = params.training.num_processes, torch.cuda.device_count()
+    if asked == "auto":
+        return next(n for n in range(max(1, gpus), 0, -1) if _share_evenly(params, n))
+    if asked > 1 and 0 < gpus < asked:
+        raise TrainingError(
+            f"training.num_processes is {asked}, and there are {gpus} GPUs: each process takes one. Allowed are 1 to "
+            f"{gpus}, or auto."
+        )
+    return asked
+
+
+def launched() -> bool:
+    """Whether this process is one of several that a launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _share_evenly(params: RunParams, processes: int) -> bool:
+    try:
+        params.training.batch_plan(num_processes=processes)
+    except ParamsError:
+        return False
+    return True
 
 
 def is_first_process() -> bool:

@@ -34,6 +34,7 @@ from nbhelpers.training.configuration import (
     TrainingError,
     grpo_arguments,
     is_first_process,
+    launched,
     num_processes,
     record_configuration,
 )
@@ -44,6 +45,7 @@ from nbhelpers.training.inside_trl import (
     sampling_in_groups,
     weights_from_the_loss,
 )
+from nbhelpers.training.launching import MetricsFollower, beside_processes, launch, out_of_the_way
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
     Recorder,
@@ -102,6 +104,8 @@ def train(
             is to go on was begun with other settings.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
+    if not launched() and (processes := num_processes(params)) > 1:
+        return _train_in_processes(policy, params, run, processes, on_log)
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
         where = standing(params, run)
         for sentence in where.notices if is_first_process() else ():
@@ -111,6 +115,21 @@ def train(
         return _train(policy, problems, params, run, where, on_log)
 
 
+def _train_in_processes(
+    policy: Policy, params: RunParams, run: RunDirectory, processes: int, on_log: Any
+) -> TrainingResult:
+    """`train` in other processes, which load the data and the policy themselves; this one gets the weights."""
+    where = standing(params, run)
+    with out_of_the_way(policy):
+        try:
+            launch("nbhelpers.training", params, processes, look=MetricsFollower(run, on_log))
+        except TrainingError as error:
+            raise TrainingError(f"{error}\n{how_to_go_on(run)}") from None
+    load_weights(policy, run.final_model_dir)
+    sealed = read_seal(run.final_model_dir)
+    return TrainingResult(sealed["step"], sealed["seconds"], run.final_model_dir, adapter_norm(policy), where.step)
+
+
 def _train(
     policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, where: Standing, on_log: Any
 ) -> TrainingResult:
@@ -118,7 +137,7 @@ def _train(
     import torch
     from trl import GRPOConfig
 
-    plan = params.training.batch_plan(num_processes=num_processes())
+    plan = params.training.batch_plan(num_processes=num_processes(params))
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
@@ -189,7 +208,8 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
     if steps and not params.training.resume:
         raise TrainingError(f"Training in {run.path} was interrupted after step {steps[-1]}. {how_to_go_on(run)}")
     check(params)
-    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    model = beside_processes(params, num_processes(params))
+    policy = load_policy(model, params.lora, seed=params.training.seed)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
     return True
 

@@ -227,9 +227,12 @@ def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
 
 def sample_with_engine(
     policy: Policy, engine: Engine, conversations, images, *, samples_per_problem, max_new_tokens, batch_size, progress,
-    **sampling,
+    first=0, **sampling,
 ) -> list[list[Completion]]:  # fmt: skip
-    """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
+    """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`.
+
+    Each request has its own generator with `seed`, so `first`, the place among all, does not matter.
+    """
     if policy.has_adapter and not adapter_is_off(policy.model):
         engine.take_adapter(policy.model)
     else:
