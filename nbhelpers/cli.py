@@ -105,11 +105,13 @@ def _load(arguments: argparse.Namespace):
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.series import run_series, select_notebooks
     from nbhelpers.show import write_report
 
     params, overrides = _load(arguments)
     notebooks = select_notebooks(arguments.notebooks)
+    refuse_what_cannot_run(params)
     started = time.perf_counter()
     run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
     report = write_report(params.output_dir)

@@ -139,7 +139,7 @@ def make_run(
     if hostile:
         for problem, text in zip(train, HOSTILE.values(), strict=False):
             problem["question"] = text if len(text) < 1000 else text[:1000]
-    writer = SampleWriter(run)
+    writer, probes = SampleWriter(run), make_problems(4, seed=20_000)
     for step in range(1, steps + 1):
         skill = 0.3 + gain * (1 - math.exp(-3 * step / max(steps, 1)))
         rows, images = [], []
@@ -174,6 +174,10 @@ def make_run(
             images += [problem["image"]] * generations
         writer.write(rows, images)
         run.append_jsonl(run.metrics_path, _metrics(rows, step, generations, rng))
+        if step in (1, steps // 2, steps):
+            asked = random.Random(seed + step)
+            moment = 0 if step == 1 else step
+            run.append_jsonl(run.samples_path, *[_probe(run, problem, moment, skill, asked) for problem in probes])
     held_out = make_problems(evaluation, seed=10_000)
     predictions = []
     for phase, skill in (("before", 0.3), ("after", 0.3 + gain)):
@@ -192,6 +196,14 @@ def make_run(
     run.write_json(run.evaluation_path, _evaluation(predictions))
     run.write_json(run.manifest_path, _manifest(run.path, seed, hostile))
     return run.path
+
+
+def _probe(run, problem: dict, step: int, skill: float, rng: random.Random) -> dict:
+    made = _completion(problem, skill, rng)
+    rewards = {"formatting": 2.0 * made.pop("format_ok"), "correctness": 2.0 * made["correct"]}
+    row = {**_fields(problem), "pid": f"probe-{problem['pid']}", "image": run.image_file(problem["image"]), **made}
+    told = {"role": "probe", "step": step, "group": f"probe-{step}-{problem['pid']}", "index": 0, "advantage": None}
+    return {**row, **told, "rewards": rewards, "reward": sum(rewards.values())}
 
 
 def _metrics(rows: list[dict], step: int, generations: int, rng: random.Random) -> dict:

@@ -12,6 +12,8 @@ HEALTHY = {
     "completions/clipped_ratio": 0.0,
     "grad_norm": 0.5,
     "sampling/importance_sampling_ratio/mean": 0.98,
+    "sampling/sampling_logp_difference/mean": 0.003,
+    "completions/mean_length": 400.0,
 }
 
 
@@ -33,12 +35,22 @@ def test_a_run_that_learns_raises_no_alarm():
     [
         ({"grad_norm": 0.0}, "Every gradient was 0"),
         ({"sampling/importance_sampling_ratio/mean": 1e-6}, "importance weight is 1e-06"),
+        ({"sampling/sampling_logp_difference/mean": 0.13}, "0.130 nats per token in the last steps"),
         ({"frac_reward_zero_std": 0.95}, "95% of the groups"),
         ({"completions/clipped_ratio": 0.5}, "50% of the completions were cut off"),
     ],
 )
 def test_each_cause_is_named(broken, says):
     assert says in " ".join(alarms(run_of(**broken), 60))
+
+
+def test_drift_is_judged_by_the_length_of_the_completions_and_by_the_last_steps():
+    gap = "sampling/sampling_logp_difference/mean"
+    short = run_of(**{gap: 0.06, "completions/mean_length": 30.0})
+    assert alarms(short, 60) == []
+    grown = [{**row, gap: 0.003 if row["step"] < 20 else 0.06} for row in run_of()]
+    (sentence,) = alarms(grown, 60)
+    assert "0.060 nats per token in the last steps, 0.003 in the first" in sentence
 
 
 def test_a_reward_that_stands_still_is_an_alarm_after_a_third_of_the_run_and_not_before():

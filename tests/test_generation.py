@@ -23,38 +23,75 @@ from nbhelpers.training import inside_trl
 from nbhelpers.training.inside_trl import importance_weights
 
 
+def gaps(size, *, tokens=400, length=512, mode="token_truncate", seed=0):
+    """The report on tokens sampled from vLLM's distribution over eight words; the trainer has its logits with noise of
+    this size.
+    """
+    made = torch.Generator().manual_seed(seed)
+    logits = torch.randn(tokens, 8, generator=made, dtype=torch.float64)
+    ours, theirs = logits.log_softmax(-1), (logits + size * torch.randn(tokens, 8, generator=made)).log_softmax(-1)
+    sampled = torch.multinomial(ours.exp(), 1, generator=made)
+    logps = (side.gather(1, sampled).T for side in (ours, theirs))
+    return parity_report(*logps, torch.ones(1, tokens), length=length, mode=mode)
+
+
 class TestParity:
     def test_equal_log_probs_agree_and_say_nothing(self):
-        logps = torch.randn(3, 5)
-        report = parity_report(logps, logps, torch.ones(3, 5))
-        assert (report.mean, report.max, report.tokens, report.weight) == (0.0, 0.0, 15, 1.0)
+        report = gaps(0.0)
+        assert (report.mean, report.max, report.kl, report.weight, report.lowest_weight) == (0, 0, 0, 1, 1)
         assert judge_parity(report) is None
 
     def test_only_tokens_under_the_mask_count(self):
         trainer = torch.tensor([[0.0, 0.0, 9.0]])
-        report = parity_report(torch.tensor([[0.1, -0.3, 0.0]]), trainer, torch.tensor([[1, 1, 0]]))
+        mask = torch.tensor([[1, 1, 0]])
+        report = parity_report(torch.tensor([[0.1, -0.3, 0.0]]), trainer, mask, length=8, mode="token_truncate")
         assert report.tokens == 2
         assert report.mean == pytest.approx(0.2) and report.max == pytest.approx(0.3)
 
-    def test_a_small_gap_is_reported_as_a_warning(self):
-        report = parity_report(torch.zeros(1, 4), torch.full((1, 4), 0.06), torch.ones(1, 4))
-        assert "0.0600" in judge_parity(report)
+    @pytest.mark.parametrize("mode", ["token_truncate", "sequence_mask"])
+    def test_what_rounding_does_is_agreement_at_full_length(self, mode):
+        report = gaps(0.005, mode=mode)
+        assert 0.002 < report.mean < 0.008 and report.lowest_weight > 0.95
+        assert judge_parity(report) is None
 
-    def test_a_gap_that_would_teach_nothing_stops_with_what_to_do(self):
-        report = parity_report(torch.zeros(2, 20), torch.full((2, 20), -1.1), torch.ones(2, 20))
-        assert report.weight < 1e-9
+    def test_the_weight_of_a_completion_falls_with_its_length(self):
+        """0.05 nats per token, which used to pass without a word."""
+        short, long = gaps(0.07, length=32), gaps(0.07, length=512)
+        assert short.mean == long.mean < 0.06
+        assert short.weight > 0.85 and long.weight < 0.5
+        assert judge_parity(short) is None and "A completion of 512 tokens would weigh" in judge_parity(long)
+
+    def test_a_sequence_mode_stops_where_a_token_mode_warns(self):
+        """0.13 nats per token: as a whole a completion of 512 tokens weighs next to nothing, a token nearly all."""
+        whole, each = gaps(0.2, mode="sequence_mask"), gaps(0.2)
+        assert 0.1 < whole.mean < 0.2 and whole.weight < 0.01
         with pytest.raises(GenerationError, match="fast_inference=false"):
+            judge_parity(whole)
+        assert "Each token is weighed by itself" in judge_parity(each)
+
+    def test_the_kl_is_estimated_with_less_noise_than_the_mean_gap(self):
+        """Over ten draws; the estimator's own error is of the size that is seen."""
+        reports = [gaps(0.1, seed=seed) for seed in range(10)]
+        kls = torch.tensor([report.kl for report in reports])
+        assert float(kls.std()) == pytest.approx(sum(report.error for report in reports) / 10, rel=0.6)
+        assert float(kls.std()) < 0.5 * 0.1 / 400**0.5  # the mean gap has 0.1 / sqrt(400)
+
+    def test_a_hand_over_that_failed_stops_whatever_the_mode(self):
+        report = parity_report(
+            torch.zeros(2, 20), torch.full((2, 20), -1.1), torch.ones(2, 20), length=512, mode="token_truncate"
+        )
+        with pytest.raises(GenerationError, match="learn little or nothing"):
             judge_parity(report)
 
     @pytest.mark.parametrize("broken", [math.nan, -math.inf])
     def test_a_token_without_a_log_prob_stops_too(self, broken):
         vllm = torch.zeros(1, 4)
         vllm[0, 2] = broken
-        assert parity_report(vllm, torch.zeros(1, 4), torch.ones(1, 4)).stops
+        assert parity_report(vllm, torch.zeros(1, 4), torch.ones(1, 4), length=4, mode="token_truncate").stops
 
     def test_nothing_to_compare_is_an_error(self):
         with pytest.raises(GenerationError, match="no token"):
-            parity_report(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 4))
+            parity_report(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1, 4), length=4, mode="token_truncate")
 
 
 class TestEngineArguments:
@@ -364,16 +401,14 @@ def engine_for(policy):
 class TestCheckParity:
     def test_two_forwards_of_one_model_agree(self, policy):
         problems = some_problems(4)
-        report = parity.check_parity(
-            policy, engine_for(policy), problems["prompt"], problems["image"], max_new_tokens=12
-        )
+        report = parity.check_parity(policy, engine_for(policy), problems["prompt"], problems["image"], length=12)
         assert report.tokens >= 4 and report.max < 1e-3
 
     def test_a_shifted_engine_is_caught(self, policy):
         engine = engine_for(policy)
         engine.noise = 1.0
         problems = some_problems(2)
-        report = parity.check_parity(policy, engine, problems["prompt"], problems["image"], max_new_tokens=12)
+        report = parity.check_parity(policy, engine, problems["prompt"], problems["image"], length=12)
         assert report.mean == pytest.approx(1.0, abs=1e-3) and report.stops
 
 

@@ -19,7 +19,7 @@ from nbhelpers.params.places import available_presets, presets_folder, repositor
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sections import SECTIONS
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import FILTERS
+from nbhelpers.runs.samples import CHANGES, FILTERS
 from nbhelpers.series import notebook_paths
 
 ROOT = repository_root()
@@ -82,7 +82,7 @@ def test_a_filter_that_is_named_exists(text):
     for sentence in re.split(r"(?<=[.:;])\s", FENCE.sub("", text)):
         if re.search(r"\bfilters?\b", sentence):
             for label in re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", sentence):
-                assert label in {*FILTERS, *FILTERS.values()}, f"{label!r} in: {sentence}"
+                assert label in {*FILTERS, *FILTERS.values(), *CHANGES, *CHANGES.values()}, f"{label!r} in: {sentence}"
 
 
 @each_document
@@ -219,6 +219,7 @@ def test_every_papermill_command_names_files_and_settings_that_there_are():
     for line in lines:
         _, notebook, _, *options = shlex.split(line, comments=True)
         assert (ROOT / notebook).is_file()
+        options = [option for option in options if option != "--log-output"]
         given = dict(zip(options[::2], options[1::2], strict=True))
         assert set(given) <= {"-f", "-y"}
         RunParams.load(str(ROOT / given["-f"]), **yaml.safe_load(given.get("-y", "{}")))

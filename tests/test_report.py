@@ -13,10 +13,11 @@ import pytest
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import SampleStore
+from nbhelpers.runs.samples import SampleStore, error_kind
 from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
+from nbhelpers.show.marks import keep_mark
 
 SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}
 
@@ -97,8 +98,8 @@ def test_a_page_loads_nothing_and_runs_only_what_its_policy_names(runs, name):
 
     assert policy["style-src"] == named(page.raw["style"][0])
     scripts = page.raw.get("script", [])
-    assert policy.get("script-src") == (named(scripts[-1]) if scripts else None)
-    assert len(scripts) == (2 if name == "samples.html" else 0)
+    assert policy["script-src"] == named(scripts[-1])
+    assert len(scripts) == (2 if name == "samples.html" else 1)
     assert not [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
     addresses = [value for _, name, value in page.attributes if name in ("src", "href")]
     assert all(re.match("data:image/(webp|png);base64,", value) or value == "samples.html" for value in addresses)
@@ -121,10 +122,32 @@ def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
         assert heading in words
 
 
+def test_the_report_opens_with_the_result_and_the_figure_that_shows_it(runs):
+    page = Page(runs / "better" / "report.html")
+    markup = page.markup.partition("<main")[2]
+    lead, figure, facts = (markup.index(part) for part in ('class="lead"', "<img", 'class="facts"'))
+    assert lead < figure < markup.index('class="warnings"') < facts
+    rewards = [row["reward"] for row in RunDirectory(runs / "better").read_jsonl(runs / "better/metrics.jsonl")]
+    ends = f"{rewards[0]:.2f} \u2192 {rewards[-1]:.2f}"
+    assert f"mean reward, first and last step{ends}" in page.text and f"reward {ends}" in page.words
+
+
+def test_the_report_links_to_marked_samples(runs, tmp_path):
+    run = RunDirectory(shutil.copytree(runs / "better", tmp_path / "run"))
+    keep_mark(run, "rollout/3-2/1", "<b>odd</b>")
+    keep_mark(run, "nonsense", "")
+    page = Page(report.write_report(run.path))
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href") and "#" in value]
+    assert links == ["samples.html#role=rollout&at=rollout%2F3-2"] and "<b>odd</b>" in page.text
+    said = str(report.report_link(run.path))
+    assert 'run/report.html" target="_blank">report.html</a>' in said and "samples.html</a>" in said
+
+
 def test_a_partial_run_gets_the_parts_that_it_has(tmp_path, runs):
     with pytest.raises(FileNotFoundError, match="no run directory"):
         report.write_report(tmp_path / "nowhere")
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notebooks").mkdir(parents=True)
+    (tmp_path / "run" / "notebooks" / "01_dataset_exploration.ipynb").touch()
     assert "Neither trained nor evaluated yet" in Page(report.write_report(tmp_path / "run")).words
     for name in ("metrics.jsonl", "samples.jsonl"):
         shutil.copy(runs / "better" / name, tmp_path / "run")
@@ -146,48 +169,55 @@ def test_writing_a_report_again_changes_nothing_but_its_date(runs):
 
 def test_hostile_texts_are_text_in_every_page(hostile):
     page = Page(hostile / "report.html")
-    assert not {"script", "svg", "iframe", "textarea"} & set(page.tags)
+    assert not {"svg", "iframe", "textarea"} & set(page.tags) and page.tags.count("script") == 1
     for name in ("script", "handler", "svg", "closers", "math", "chinese"):
         assert HOSTILE[name] in page.text
     assert "\u202e" not in page.markup and "\x00" not in page.markup
     browser = Page(hostile / "samples.html")
     assert browser.tags.count("script") == 2 and "textarea" not in browser.tags
     assert "<" not in browser.raw["script"][0]
-    texts = {one[0] for group in browser.data()["groups"] for one in group[2]}
+    texts = {one[0] for groups in browser.data()["groups"].values() for group in groups for one in group[3]}
     assert set(HOSTILE.values()) - texts == {HOSTILE["long"]}
     assert any(
-        text.startswith(HOSTILE["long"][:99_000]) and "more characters are in samples.jsonl" in text for text in texts
+        text.startswith(HOSTILE["long"][:99_000]) and "more characters are in the run directory" in text
+        for text in texts
     )
 
 
 def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     page = Page(runs / "better" / "samples.html")
     data = page.data()
-    store = SampleStore(runs / "better")
-    assert "All 320 sampled completions in 80 groups of 10 steps" in page.words
-    assert [one[0] for group in data["groups"] for one in group[2]] == [
-        row["completion"] for group in store.groups() for row in store.group(group).rows
-    ]
-    assert [group[0] for group in data["groups"]] == [store.group(number).step for number in store.groups()]
-    assert len(data["images"]) == len(set(data["images"])) <= 32
-    assert data["rewards"] == ["formatting", "correctness"]
-    step, problem, completions = data["groups"][5]
-    row = store.group(5).rows[0]
+    assert [view["role"] for view in data["info"]["views"]] == ["rollout", "probe", "evaluation"]
+    assert "All 320 sampled completions in 80 groups of 10 steps" in data["info"]["views"][0]["note"]
+    for role, groups in data["groups"].items():
+        store = SampleStore(runs / "better", role)
+        assert [one[0] for group in groups for one in group[3]] == [
+            row["completion"] for group in store.groups() for row in store.group(group).rows
+        ]
+        assert [group[:2] for group in groups] == [
+            [store.group(number).name, store.group(number).step] for number in store.groups()
+        ]
+    assert len(data["images"]) == len(set(data["images"])) <= 32 + 48 + 4
+    assert data["info"]["rewards"] == ["formatting", "correctness"]
+    _, step, problem, completions = data["groups"]["rollout"][5]
+    row = SampleStore(runs / "better").group(5).rows[0]
     assert completions[0][1:] == [
         row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
-        row["correct"],
+        row["correct"], error_kind(row), "", None,
     ]  # fmt: skip
     assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
 
 
 def test_what_does_not_fit_is_left_out_by_whole_steps_and_said(runs, tmp_path):
     shutil.copytree(runs / "better", tmp_path / "run")
-    page = Page(write_sample_browser(tmp_path / "run", budget=40_000))
+    page = Page(write_sample_browser(tmp_path / "run", budget=80_000))
     data = page.data()
-    steps = sorted({group[0] for group in data["groups"]})
+    groups, views = data["groups"], data["info"]["views"]
+    steps = sorted({group[1] for group in groups["rollout"]})
     assert steps[0] == 1 and steps[-1] == 10 and 2 <= len(steps) < 10
-    assert f"{len(data['groups'])} of 80 groups, from {len(steps)} of 10 steps" in page.words
-    assert len(page.raw["script"][0]) < 50_000
+    assert f"{len(groups['rollout'])} of 80 groups, from {len(steps)} of 10 steps" in views[0]["note"]
+    assert f"{len(groups['evaluation'])} of 48 problems" in views[2]["note"] and len(groups["evaluation"]) > 2
+    assert len(page.raw["script"][0]) < 95_000
 
 
 def test_steps_are_taken_from_everywhere_first():
@@ -304,6 +334,7 @@ def test_one_run_cannot_be_compared(runs, given):
 
 def test_a_run_without_evaluation_says_what_to_do(runs, tmp_path):
     (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "metrics.jsonl").touch()
     with pytest.raises(standalone.ReportError, match="young has no predictions after training: run notebook 04"):
         compare_runs([runs / "better", tmp_path / "young"])
 

@@ -13,7 +13,7 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
+from nbhelpers.runs.samples import CHANGES, ERRORS, FILTERS, ORDERS, SampleStore, SampleWriter, error_kind
 
 SAMPLES = "samples.jsonl"
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
@@ -187,6 +187,61 @@ def test_filters_find_the_groups_that_they_name(tmp_path):
     found = store.group(1)
     assert (found.name, found.step, found.pid, found.kind) == ("1-1", 1, "b", "sum")
     assert (len(found.rows), found.share) == (2, 0.5)
+
+
+def test_groups_are_sorted_by_what_is_asked_for_and_else_as_sampled(tmp_path):
+    write(
+        tmp_path,
+        [{**r, "length": 9, "advantage": 0.5} for r in group(1, 0, rights=(0,))],
+        [{**r, "length": 3, "advantage": -2.0} for r in group(1, 1, rights=(0, 1))],
+        group(2, 0),
+    )
+    expected = {
+        "sampled": [0, 1, 2],
+        "spread": [0, 1, 2],
+        "advantage": [1, 0, 2],
+        "longest": [0, 2, 1],
+        "shortest": [1, 2, 0],
+        "best paid": [1, 0, 2],
+        "worst paid": [2, 0, 1],
+    }
+    assert {order: SampleStore(tmp_path).groups(order=order) for order in ORDERS} == expected
+    with pytest.raises(ValueError, match="did you mean longest"):
+        SampleStore(tmp_path).groups(order="longets")
+
+
+def test_an_error_has_its_kind():
+    right, wrong = {"correct": True}, {"correct": False, "parsed": "4"}
+    rows = [right, {"correct": None}, wrong, {**wrong, "parsed": None}, {**wrong, "truncated": True}]
+    assert [error_kind(row) for row in rows] == ["", "", "wrong answer", "no answer", "cut off"]
+    assert set(ERRORS) == {error_kind(row) for row in rows} - {""}
+
+
+def test_pairs_and_probes_are_groups_of_one_problem_early_to_late(tmp_path):
+    write(tmp_path, group(1))
+    asked = [{**row(step, pid=pid, correct=step == last), "role": "probe", "group": f"probe-{step}-{pid}"}
+             for step in (0, 5, 9) for pid, last in (("a", 9), ("b", 0))]  # fmt: skip
+    run = RunDirectory(tmp_path)
+    run.append_jsonl(run.samples_path, *asked)
+    probes = SampleStore(tmp_path, "probe")
+    assert [[one["step"] for one in probes.group(number).rows] for number in probes.groups()] == [[0, 5, 9]] * 2
+    assert {show: probes.groups(show=show) for show in CHANGES} == {
+        "all": [0, 1], "fixed": [0], "broken": [1], "still wrong": [], "still right": []
+    }  # fmt: skip
+    answers = {"a": (0, 0), "b": (1, 0), "c": (0, 1), "d": (1, 1)}
+    run.write_jsonl(
+        run.predictions_path,
+        [
+            {"phase": phase, "pid": pid, "kind": "k", "completion": "", "correct": bool(right[at])}
+            for at, phase in enumerate(("before", "after"))
+            for pid, right in answers.items()
+        ],
+    )
+    pairs = SampleStore(tmp_path, "evaluation")
+    assert {show: pairs.groups(show=show) for show in CHANGES} == {
+        "all": [0, 1, 2, 3], "fixed": [2], "broken": [1], "still wrong": [0], "still right": [3]
+    }  # fmt: skip
+    assert len(SampleStore(tmp_path)) == 2
 
 
 def test_a_problem_met_once_has_not_changed(tmp_path):

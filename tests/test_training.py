@@ -165,6 +165,13 @@ def test_any_other_field_of_grpo_config_can_be_set():
     assert arguments_for(grpo={"beta": 0.04, "epsilon_high": 0.28})["beta"] == 0.04
 
 
+def test_each_token_is_weighed_by_itself_unless_a_person_says_otherwise():
+    """Unsloth's generated configuration has the correction off where it is not named."""
+    mode = "vllm_importance_sampling_mode"
+    assert arguments_for()[mode] == "token_truncate" and arguments_for()["vllm_importance_sampling_correction"]
+    assert arguments_for(grpo={mode: "sequence_mask"})[mode] == "sequence_mask"
+
+
 def test_an_unknown_field_is_refused_before_a_model_is_loaded(tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path, training={"grpo": {"max_grad_nrom": 1.0}})
     with pytest.raises(ParamsError, match="max_grad_nrom.*'max_grad_norm'"):
@@ -192,16 +199,16 @@ def test_dr_grpo_does_not_divide_by_the_spread_unless_told_to(loss, scale):
 
 def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_policy, tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path, dataset={"max_samples": 20})
-    run = RunDirectory(tmp_path)
     dataset = asking.grpo_dataset(loading.load_problems(params.dataset).train, params)
     lengths = sorted(embedded_policy.prompt_length(prompt) for prompt in dataset["prompt"])
     assert lengths[0] < lengths[-1]
     room = lengths[-1] - 1 + params.training.max_completion_length
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": room})})
-    kept, longest = drop_overlong(dataset, embedded_policy, tight, run.add_warning)
-    assert longest == max(length for length in lengths if length < lengths[-1])
+    kept, measured, left_out = drop_overlong(dataset, embedded_policy, tight)
+    assert sorted(measured) == [length for length in lengths if length < lengths[-1]]
     assert len(kept) == sum(length < lengths[-1] for length in lengths)
-    assert "were left out" in run.read_manifest()["warnings"][0]
+    assert {row["pid"] for row in left_out} == set(dataset["pid"]) - set(kept["pid"])
+    assert all(row["tokens"] == lengths[-1] and "its prompt is longer" in row["reason"] for row in left_out)
 
 
 def test_no_problem_that_fits_is_an_error(embedded_policy):
@@ -209,7 +216,7 @@ def test_no_problem_that_fits_is_an_error(embedded_policy):
     dataset = asking.grpo_dataset(loading.load_problems(params.dataset).train, params)
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": 60})})
     with pytest.raises(TrainingError, match="no training problem fits"):
-        drop_overlong(dataset, embedded_policy, tight, [].append)
+        drop_overlong(dataset, embedded_policy, tight)
 
 
 def test_out_of_memory_names_the_settings_that_would_fit():

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from synthetic_run import HOSTILE, make_problems, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter
+from nbhelpers.runs.samples import CHANGES, ORDERS, ROLES, SampleStore, SampleWriter
 from nbhelpers.show import pictures, samples, viewer
 from nbhelpers.show.live import LiveView, live_view, sparkline
 from nbhelpers.show.pages import is_interactive
-from nbhelpers.show.text import clipped, number, segments, visible
+from nbhelpers.show.text import clipped, number, reading_order, segments, visible, word_diff
+from nbhelpers.show.typeset import _ATTRIBUTES as ATTRIBUTES
+from nbhelpers.show.typeset import _TAGS as TAGS
+from nbhelpers.show.typeset import markup, typeset
 
 # The script of samples.html passes the same cases: tests/browser/test_pages.py.
 CASES = json.loads((Path(__file__).parent / "data" / "text_cases.json").read_text(encoding="utf-8"))
@@ -106,6 +114,71 @@ def test_a_number_has_three_decimals_at_most(value, expected):
 def test_a_completion_is_taken_apart_and_nothing_is_left_out(completion, delimiters, pieces):
     found = segments(completion, delimiters) if delimiters else segments(completion)
     assert [list(piece) for piece in found] == pieces
+
+
+@pytest.mark.parametrize(("pieces", "expected"), CASES["reading order"])
+def test_solutions_are_read_first(pieces, expected):
+    assert [list(piece) for piece in reading_order([tuple(piece) for piece in pieces])] == expected
+
+
+@pytest.mark.parametrize(("before", "after", "row"), CASES["word diff"])
+def test_words_that_differ_are_told_apart(before, after, row):
+    found = word_diff(before, after)
+    assert [list(pair) for pair in found] == row
+    assert "".join(words for sign, words in found if sign != "+") == before
+    assert "".join(words for sign, words in found if sign != "-") == after
+
+
+# Markdown and LaTeX
+
+
+def test_markdown_and_formulas_are_set_and_other_words_stay():
+    text = "**Step 1:** `a*b` is $x = 45^\\circ$, see \\[ \\frac{1}{2} \\]\n- one\n\\boxed{45} "
+    text += "and 2**3**4, $5 and $6, x^2_{3}"
+    page = assert_harmless(markup(typeset(text)))
+    assert {"b", "code", "math", "msup", "mfrac", "mpadded"} <= set(page.tags)
+    assert "Step 1:" in page.text and "\u2022 one" in page.text and "2**3**4, $5 and $6, x^2_{3}" in page.text
+    assert page.tags.count("math") == 3 and ("display", "block") in page.attributes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *HOSTILE.values(),
+        "$\\text{<script>window.PWNED=1</script>}$",
+        "$\\href{javascript:alert(1)}{x}$ $\\color{red}{x}$ $\\text{<mi onclick=alert(1)>x</mi>}$",
+        "**<img src=x onerror=alert(1)>** `<b>` $\\mathrm{<b>}$ $\\style{x:1}{y}$",
+        "$\\frac{1}{$ $\\left($ ${{{{{$ \\[ \\] \\boxed{} $\\begin{array}{cc}a$",
+    ],
+)
+def test_nothing_that_is_set_becomes_markup_of_its_own(text):
+    page = assert_harmless(markup(typeset(text)))
+    assert set(page.tags) <= TAGS | {"span"}
+    assert {name for name, _ in page.attributes} <= ATTRIBUTES
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*"$`*#\\{}[]()<>&x1 \n-^_", "\\frac", "\\text", "**", "$$", "\\[", "\\]", "\\boxed{", "```"])
+    )
+)
+def test_any_text_is_set_or_left_as_it_is(parts):
+    page = assert_harmless(markup(typeset("".join(parts))))
+    assert set(page.tags) <= TAGS
+
+
+def test_setting_takes_no_longer_than_reading():
+    begun = time.perf_counter()
+    for part in ("\\[", "\\(", "**a", "`", "$x", "```\n", "- ", "# "):
+        typeset((part * 20_000)[:19_000])
+    assert time.perf_counter() - begun < 3
+
+
+def test_what_was_set_can_be_read_as_written(run):
+    row = {"pid": "p", "question": "q", "answer": "1", "completion": "<SOLUTION>$\\frac{1}{2}$</SOLUTION>"}
+    page = assert_harmless(samples.show_samples([row]))
+    assert "mfrac" in page.tags and "as written" in page.text and row["completion"] in page.text
 
 
 # pictures
@@ -222,17 +295,11 @@ def test_hostile_samples_are_shown_as_text(hostile):
     str(samples.show_samples(hostile, n=12)).encode("utf-8")
 
 
-def test_hostile_samples_are_text_in_the_widget_and_the_live_view(hostile):
-    looking = viewer.SampleViewer(hostile)
-    pages = looking.widget.children
-    for _ in range(len(HOSTILE)):
-        assert_harmless(pages[-1].value)
-        assert_harmless(pages[-2].value)
-        looking._move(1)
+def test_hostile_samples_are_text_in_the_live_view(hostile):
     rows = [{"step": 1, "reward": 1.0, "rewards/<script>alert(1)<_script>/mean": 1.0, "max_steps": 2}]
     view = LiveView(hostile)
     view._begun, view.rows = time.monotonic(), rows
-    assert "<script>alert(1)" in assert_harmless_live(view._page(done=False)).text
+    assert "<script>alert(1)" in assert_harmless_live(view._page()).text
 
 
 def assert_harmless_live(markup):
@@ -241,74 +308,104 @@ def assert_harmless_live(markup):
     return page
 
 
-# the viewer
+# the viewer: what the script asks, and what it gets
+
+
+ASKED = {"role": "rollout", "show": "all", "kind": "", "error": "", "step": "", "order": "sampled", "text": "",
+         "pid": "", "marked": ""}  # fmt: skip
+
+
+def find(looking, key=None, step=None, **state) -> dict:
+    return looking.answer({"ask": "find", "state": ASKED | state, "key": key, "step": step})
+
+
+def groups(looking, numbers, role="rollout") -> list[dict]:
+    return looking.answer({"ask": "groups", "role": role, "numbers": list(numbers), "pictures": True})
 
 
 @pytest.fixture
 def looking(run):
-    made = viewer.SampleViewer(run)
-    assert made.widget is made.widget
-    return made
+    return viewer.SampleViewer(run)
 
 
-def shown(looking) -> tuple[int, str]:
-    text = re.sub(r"\s+", " ", Elements(looking._page.value).text)
-    found = re.search(r"step (\d+) problem (\S+)", text)
-    return int(found[1]), found[2]
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_filter_leaves_what_it_names_in_the_order_asked_for(looking, run, role, order):
+    store = SampleStore(run, role)
+    for show in store.filters:
+        assert find(looking, role=role, show=show, order=order)["numbers"] == store.groups(show=show, order=order)
 
 
-def test_the_step_slider_moves_through_training(looking, run):
-    assert shown(looking)[0] == 1
-    looking._step.value = 5
-    assert shown(looking)[0] == 5
-    assert looking._problem.max == 8
+def test_a_group_comes_with_its_problem_its_picture_and_all_that_was_said_of_it(looking, run):
+    (found,) = groups(looking, [2])
+    row = SampleStore(run).group(2).rows[0]
+    assert (found["key"], found["step"], found["problem"][0]) == (f"rollout/{row['group']}", 1, row["pid"])
+    assert found["picture"].startswith("data:image/webp;base64,") and found["visits"] == 4
+    text, reason, rewards, reward, advantage, length, cut, correct, error, when, trees = found["rows"][0]
+    assert (text, reason, rewards) == (row["completion"], row["reason"], list(row["rewards"].values()))
+    assert (reward, advantage, length, cut) == (row["reward"], row["advantage"], row["length"], row["truncated"])
+    assert (correct, when, trees) == (row["correct"], "", None) and (error == "") == row["correct"]
 
 
-def test_the_problem_slider_moves_inside_a_step(looking, run):
-    looking._problem.value = 3
-    assert shown(looking) == (1, SampleStore(run).group(2).pid)
+def test_kind_error_problem_and_search_narrow_down(looking, run):
+    store = SampleStore(run)
+    area = find(looking, kind="area")["numbers"]
+    assert area and all(store.group(number).kind == "area" for number in area)
+    unread = find(looking, error="no answer")["numbers"]
+    assert unread and all(
+        any(not row["correct"] and row["parsed"] is None and not row["truncated"] for row in store.group(number).rows)
+        for number in unread
+    )
+    assert find(looking, text="tallest BAR")["numbers"] == store.groups(kind="bars")
+    assert find(looking, text="bars-0002")["numbers"] == store.groups(pid="bars-0002")
+    assert find(looking, pid="bars-0002")["numbers"] == store.groups(pid="bars-0002")
+    reason = store.group(3).rows[0]["reason"]
+    assert 3 in find(looking, text=reason)["numbers"]
+    assert find(looking, text="no such words") == {"numbers": [], "place": 0}
 
 
-def test_previous_and_next_cross_the_steps(looking):
-    for _ in range(8):
-        looking._next.click()
-    assert shown(looking)[0] == looking._step.value == 2
-    looking._previous.click()
-    assert shown(looking)[0] == looking._step.value == 1
-    assert looking._problem.value == 8
+def test_filtering_keeps_the_group_or_else_the_step(looking, run):
+    store = SampleStore(run)
+    here = store.group(40)
+    found = find(looking, key=f"rollout/{here.name}", step=here.step, kind=here.kind)
+    assert found["numbers"][found["place"]] == 40
+    other = next(kind for kind in store.kinds if kind != here.kind)
+    found = find(looking, key=f"rollout/{here.name}", step=here.step, kind=other)
+    assert store.group(found["numbers"][found["place"]]).step == here.step == 6
 
 
-@pytest.mark.parametrize("show", FILTERS)
-def test_a_filter_leaves_what_it_names(looking, run, show):
-    looking._show.value = show
-    expected = SampleStore(run).groups(show=show)
-    assert looking._found == expected
-    if not expected:
-        assert "No group matches" in looking._page.value
+def test_all_before_and_after_pairs_are_there(looking, run):
+    rows = RunDirectory(run).read_jsonl(RunDirectory(run).predictions_path)
+    counts = {show: len(find(looking, role="evaluation", show=show)["numbers"]) for show in CHANGES}
+    assert counts["all"] == 24 == sum(counts.values()) - 24
+    changes = samples.sort_changes(rows)
+    assert {name: len(pairs) for name, pairs in changes.items()} == {k: v for k, v in counts.items() if k != "all"}
+    (pair,) = groups(looking, find(looking, role="evaluation", show="fixed")["numbers"][:1], "evaluation")
+    assert [row[9] for row in pair["rows"]] == ["before training", "after training"]
+    assert [row[7] for row in pair["rows"]] == [False, True]
 
 
-def test_kind_and_search_narrow_down(looking, run):
-    assert looking._kind.value == "" and looking._kind.options[0] == ("every kind", "")
-    looking._kind.value = "area"
-    assert shown(looking)[1].startswith("area")
-    looking._kind.value = ""
-    looking._text.value = "tallest BAR"
-    assert shown(looking)[1].startswith("bars")
-    looking._text.value = "no such words"
-    assert "No group matches" in looking._page.value
-    looking._text.value = ""
-    assert shown(looking) == (1, "count-0000")
+def test_a_probe_is_one_strip_through_training(looking, run):
+    probes = find(looking, role="probe")["numbers"]
+    assert len(probes) == 4
+    (strip,) = groups(looking, probes[:1], "probe")
+    assert [row[9] for row in strip["rows"]] == ["before training", "after 4 steps", "after 8 steps"]
+    assert all(row[3] is not None and row[5] > 0 for row in strip["rows"])
 
 
-def test_one_problem_is_followed_through_training_and_left_again(looking, run):
-    looking._problem.value = 2
-    pid = shown(looking)[1]
-    looking._through.value = True
-    assert list(looking._step.options) == [1, 3, 5, 7]
-    looking._step.value = 7
-    assert shown(looking) == (7, pid)
-    looking._through.value = False
-    assert shown(looking) == (7, pid)
+def test_marks_are_kept_in_the_run_directory(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    looking, key = viewer.SampleViewer(folder), "rollout/2-1/3"
+    looking.answer({"ask": "keep", "key": key, "note": "reads <b>well</b>"})
+    looking.answer({"ask": "keep", "key": "evaluation/count-0000/1", "note": ""})
+    assert find(looking, marked="1")["numbers"] == [9]
+    again = viewer.SampleViewer(folder)
+    assert again.widget.info["marks"] == {key: "reads <b>well</b>", "evaluation/count-0000/1": ""}
+    again.answer({"ask": "keep", "key": key, "note": None})
+    assert [mark["key"] for mark in RunDirectory(folder).read_jsonl(folder / "marks.jsonl")] == [
+        "evaluation/count-0000/1"
+    ]
+    assert find(again, marked="1")["numbers"] == []
 
 
 def test_a_running_run_is_taken_in_on_refresh(tmp_path):
@@ -324,21 +421,23 @@ def test_a_running_run_is_taken_in_on_refresh(tmp_path):
         "correct": False,
     }
     looking = viewer.SampleViewer(tmp_path)
-    assert "No completion has been sampled yet" in looking.widget.children[-1].value
+    assert [view["count"] for view in looking.widget.info["views"]] == [0]
     writer = SampleWriter(RunDirectory(tmp_path))
     writer.write([{**row, "step": 1}], [picture])
-    assert looking.refresh() == 1
-    assert shown(looking) == (1, "p")
+    assert looking.refresh() == 1 and find(looking)["numbers"] == [0]
     writer.write([{**row, "step": 2, "group": "2-0", "pid": "z", "kind": "new"}], [picture])
-    looking._again.click()
-    assert shown(looking) == (1, "p")
-    assert list(looking._step.options) == [1, 2] and ("new", "new") in looking._kind.options
+    (view,) = looking.answer({"ask": "refresh"})["views"]
+    assert (view["steps"], view["kinds"], view["count"]) == ([1, 2], ["k", "new"], 2)
 
 
 def test_where_nobody_is_there_the_viewer_is_a_table(run, monkeypatch):
     monkeypatch.setenv("NBHELPERS_BATCH", "1")
     bundle = viewer.SampleViewer(run)._repr_mimebundle_()
     assert "step" in bundle["text/html"] and "application/vnd.jupyter.widget-view+json" not in bundle
+    pages = [viewer.SampleViewer(run, role)._repr_mimebundle_()["text/html"] for role in ("evaluation", "probe")]
+    assert "Fixed: wrong before training" in pages[0] and "a probe: never trained on" in pages[1]
+    with pytest.raises(ValueError, match="did you mean evaluation"):
+        viewer.SampleViewer(run, "evaluatoin")
 
 
 # the live view
@@ -354,8 +453,11 @@ def follow_rows(run, view):
 def test_without_a_person_there_are_a_few_lines(run, capsys):
     follow_rows(run, live_view(run))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("step 1/8  reward ") and lines[-1].startswith("step 8/8")
-    assert "formatting" in lines[0] and "zero variance" in lines[0] and "14 s left" in lines[0]
+    assert lines[0].startswith("Preparing the problems") and re.match(
+        r"Training done at \d\d:\d\d:\d\d, after", lines[-1]
+    )
+    assert lines[1].startswith("step 1/8  reward ") and lines[-2].startswith("step 8/8")
+    assert "formatting" in lines[1] and "zero variance" in lines[1] and "14 s left" in lines[1]
 
 
 @pytest.mark.parametrize(("steps", "total"), [(2000, 2000), (2000, None)])
@@ -365,7 +467,7 @@ def test_a_long_run_prints_no_thousand_lines(tmp_path, capsys, steps, total):
             view.update({"step": step, "reward": 0.5})
     lines = capsys.readouterr().out.splitlines()
     assert 10 <= len(lines) <= 35
-    assert lines[-1].startswith("step 2000")
+    assert lines[-2].startswith("step 2000")
 
 
 def test_a_resumed_run_is_shown_from_its_beginning(run):
@@ -388,9 +490,39 @@ def test_a_view_that_fails_does_not_end_the_training(run, capsys):
     assert "The live view stopped (ConnectionError: the front end is gone)" in printed and "step 2/2" in printed
 
 
-def test_a_failing_training_is_not_hidden(run):
-    with pytest.raises(RuntimeError, match="out of memory"), live_view(run):
+def test_a_failing_training_is_not_hidden_and_the_view_says_how_it_ended(run, capsys):
+    with pytest.raises(RuntimeError, match="out of memory"), live_view(run, 9) as view:
+        view.update({"step": 1, "reward": 0.0})
         raise RuntimeError("out of memory")
+    assert "Training stopped by RuntimeError at " in capsys.readouterr().out
+    page = Elements(view._page()).text
+    assert "Training stopped: step 1 of 9" in page and re.search(r"stopped by RuntimeError at \d\d:", page)
+
+
+def test_before_the_first_step_the_stages_are_shown_with_a_clock(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.append_jsonl(run.samples_path, {"step": 1})  # of an earlier run
+    os.utime(run.samples_path, (0, 0))
+    view = LiveView(tmp_path)
+    view._begun, view._opened = time.monotonic() - 75, time.time() - 1
+    stages = []
+    for change in (lambda: None, lambda: run.write_jsonl(run.samples_path, []),
+                   lambda: run.append_jsonl(run.samples_path, {"step": 0, "role": "probe"})):  # fmt: skip
+        change()
+        stages.append(re.search(r'class="now">(\w+)', view._waiting())[1])
+    assert stages == ["Preparing", "Asking", "Sampling"]
+    assert "1 min 15 s so far" in view._waiting()
+
+
+def test_a_tile_has_its_scale_and_a_smoothed_line(run):
+    view = LiveView(run)
+    view.rows = [{"step": step, "reward": float(step % 2) * 3} for step in range(1, 41)]
+    view._begun = time.monotonic()
+    page = Elements(view._page())
+    lines = [value for name, value in page.attributes if name == "points"]
+    heights = [[float(point.split(",")[1]) for point in line.split()] for line in lines]
+    assert "3.00" in page.text and "0.00" in page.text and len(lines) == 2
+    assert max(heights[0]) - min(heights[0]) == 30 > 10 > max(heights[1][4:-4]) - min(heights[1][4:-4])
 
 
 def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
@@ -399,13 +531,45 @@ def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
     view._begun = time.monotonic() - 65
     view.rows = directory.read_jsonl(directory.metrics_path)
     view.rows[-1]["seconds_per_step"] = 1.625  # as train says it
-    page = Elements(view._page(done=False))
+    page = Elements(view._page())
     text = re.sub(r"\s+", " ", page.text)
     assert "Training: step 8 of 16" in text and "1 min 05 s so far, about 13 s left" in text
     labels = [tile["label"] for tile in view._tiles()]
     assert labels[0] == "reward" and "loss" in labels and "KL to the reference policy" not in labels
     assert "length is being paid" in text and "A group of step 8" in text
     assert ("width", "50.00") in page.attributes
+
+
+def test_an_evaluation_says_how_much_time_is_left(capsys, monkeypatch):
+    from nbhelpers.show import live
+
+    now = [10.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    progress = live.evaluation_progress()
+    for done in range(8, 65, 8):
+        progress("before", done, 64)
+        now[0] += 5
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "16 of 64 problems answered, before, 5 s, about 15 s left" and len(lines) == 4
+    assert lines[-1] == "64 of 64 problems answered, before, 35 s"
+
+
+def test_the_live_page_ends_with_what_happened_and_when(run):
+    pages = []
+    with pytest.raises(RuntimeError), live_view(run, 16) as view:
+        view._interactive, view._handle = True, SimpleNamespace(update=lambda page: pages.append(page.data))
+        view.update({"step": 8, "reward": 1.0})
+        raise RuntimeError("<b>Training was stopped by SIGINT after step 8 of 16.")
+    text = re.sub(r"\s+", " ", Elements(pages[-1]).text)
+    assert "Training stopped: step 8 of 16" in text and " left" not in text.split("Training was")[0]
+    assert re.search(r"\d\d:\d\d: <b>Training was stopped by SIGINT after step 8 of 16\.", text)
+
+
+def test_where_nothing_was_left_to_train_the_live_page_shows_the_run(run):
+    pages = []
+    with live_view(run, 8) as view:
+        view._interactive, view._handle = True, SimpleNamespace(update=lambda page: pages.append(page.data))
+    assert "Training done: step 8 of 8" in re.sub(r"\s+", " ", Elements(pages[-1]).text)
 
 
 def test_drawing_is_limited_in_time(run, monkeypatch):
@@ -415,7 +579,7 @@ def test_drawing_is_limited_in_time(run, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("nbhelpers.show.live.time.monotonic", lambda: now[0])
 
-    def draw(done=False):
+    def draw():
         drawn.append(now[0])
         view._drawn_at = now[0]
 
@@ -476,4 +640,4 @@ def test_papermill_gets_lines_a_picture_and_a_table(run, tmp_path, monkeypatch):
     kinds = [output.output_type for output in cells[2].outputs]
     assert set(kinds) == {"stream", "execute_result"} and "image/png" in cells[2].outputs[-1].data
     printed = "".join(output.text for output in cells[2].outputs if output.output_type == "stream")
-    assert len(printed.splitlines()) == 8
+    assert len(printed.splitlines()) == 10  # the stage, eight steps, the end

@@ -18,4 +18,4 @@ from nbhelpers.params.sections import (
     Section,
 )
 from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
-from nbhelpers.params.trust import Layer, refuse_code_from_data, trusting
+from nbhelpers.params.trust import Layer, not_only_data, refuse_code_from_data, trusting

@@ -1,8 +1,16 @@
 """The policy: loading it, sampling from it, saving and exporting it, what it takes of memory."""
 
 from nbhelpers.policy.adapter import adapter_norm, trainable_parameters
-from nbhelpers.policy.decoding import draws, in_groups
-from nbhelpers.policy.loading import choose_backend, libraries, load_final_model, load_policy, load_processor, needs_gpu
+from nbhelpers.policy.decoding import draws, in_groups, merged_adapter
+from nbhelpers.policy.loading import (
+    choose_backend,
+    flaw_of_checkpoint,
+    libraries,
+    load_final_model,
+    load_policy,
+    load_processor,
+    needs_gpu,
+)
 from nbhelpers.policy.memory import (
     GIB,
     TextShape,

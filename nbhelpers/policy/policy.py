@@ -25,7 +25,14 @@ def loading(params: ModelParams) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise PolicyError(
+                f"model.name={params.name!r} brings code of its own, which is never run: use a model whose code is in "
+                "transformers."
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         raise PolicyError(
             f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
             "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "

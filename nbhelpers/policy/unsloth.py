@@ -157,7 +157,11 @@ def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[
 
     with loading(params):
         return FastVisionModel.from_pretrained(
-            model_name=source, max_seq_length=params.max_seq_length, load_in_4bit=params.load_in_4bit, **options
+            model_name=source,
+            max_seq_length=params.max_seq_length,
+            load_in_4bit=params.load_in_4bit,
+            trust_remote_code=False,
+            **options,
         )
 
 

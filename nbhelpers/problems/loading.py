@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import DatasetParams
-from nbhelpers.problems.cutting import contents_of, cut_problems, picture_digest
+from nbhelpers.problems.audit import Looks, Overlap, repetitions
+from nbhelpers.problems.cutting import cut_problems, picture_digest
 from nbhelpers.problems.drawn import make_problems
 from nbhelpers.problems.pictures import Unusable, prepare_image
 from nbhelpers.problems.rows import problem_from
@@ -35,9 +37,11 @@ IN_EVALUATION = "also in the evaluation set"
 class ProblemSets:
     """What a run trains on and is evaluated on.
 
-    `dropped` counts the rows that could not be used by reason, `fingerprint` is a digest of the contents of both sets
-    (the same problems give the same fingerprint on every machine), `notices` is what a reader of the results should
-    know.
+    `dropped` counts the rows that could not be used by reason, and `dropped_rows` lists them for `dropped.jsonl`:
+    `source` (the parameter that names it), `row` (its number from 0), `pid`, `reason`. `fingerprint` is a digest of the
+    contents of both sets (the same problems give the same fingerprint on every machine), `notices` is what a reader of
+    the results should know. `overlaps` are problems that are one: of two sources, a training problem that was taken out
+    because it is in the evaluation set too; of one source, two rows that the cut left on the same side.
     """
 
     train: datasets.Dataset
@@ -46,6 +50,8 @@ class ProblemSets:
     fingerprint: str
     source: str
     notices: list[str] = field(default_factory=list)
+    overlaps: list[Overlap] = field(default_factory=list)
+    dropped_rows: list[dict[str, Any]] = field(default_factory=list)
 
     def as_manifest(self) -> dict[str, Any]:
         """The manifest's entry `dataset`."""
@@ -55,6 +61,7 @@ class ProblemSets:
             "train": len(self.train),
             "evaluation": len(self.evaluation),
             "dropped": self.dropped,
+            "overlaps": dict(Counter(overlap.why for overlap in self.overlaps)),
         }
 
 
@@ -67,7 +74,7 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
     if dataset.eval_path is not None or dataset.eval_split is not None:
         path = dataset.eval_path or dataset.path
         evaluation, held_out = reader.rows("dataset.eval_path", path, dataset.eval_split, dataset.eval_samples)
-        seen = contents_of(evaluation)
+        seen = Looks(evaluation)
         train, source = reader.rows("dataset.path", dataset.path, dataset.split, dataset.max_samples, leave_out=seen)
         source = f"{source}; evaluation: {held_out}"
     elif dataset.path == "embedded":  # drawn as two sets that share no picture
@@ -77,8 +84,8 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
         evaluation = reader.drawn("evaluation", min(held_back, dataset.eval_samples or held_back))
     else:
         rows, source = reader.rows("dataset.path", dataset.path, dataset.split, dataset.max_samples)
-        pictures, questions = [picture_digest(row) for row in rows], [row["question"] for row in rows]
-        cut = cut_problems(pictures, questions, dataset.eval_fraction, dataset.seed)
+        questions = [row["question"] for row in rows]
+        cut = cut_problems(reader.one_picture_each(rows), questions, dataset.eval_fraction, dataset.seed)
         reader.notices += cut.notices
         train = [rows[place] for place in cut.train]
         evaluation = [rows[place] for place in cut.evaluation][: dataset.eval_samples]
@@ -88,10 +95,12 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
     return ProblemSets(
         train=_dataset(train),
         evaluation=_dataset(evaluation),
-        dropped=dict(reader.dropped),
+        dropped=dict(Counter(row["reason"] for row in reader.dropped)),
+        dropped_rows=reader.dropped,
         fingerprint=_fingerprint(train, evaluation),
         source=source,
         notices=list(dict.fromkeys(reader.notices)),
+        overlaps=reader.overlaps,
     )
 
 
@@ -105,25 +114,43 @@ class _Reader:
 
     def __init__(self, dataset: DatasetParams) -> None:
         self.dataset = dataset
-        self.dropped: Counter[str] = Counter()
+        self.dropped: list[dict[str, Any]] = []
         self.notices = [notice] if (notice := licence_notice(dataset)) else []
+        self.overlaps: list[Overlap] = []
 
-    def drawn(self, part: str, count: int) -> list[dict]:
-        """`count` embedded problems of a part, less those of other answer types."""
+    def one_picture_each(self, rows: Sequence[dict]) -> list[int]:
+        """A number for each row, the same for those that are one picture, be it saved again, scaled or recoloured."""
+        first: dict[str, int] = {}
+        exact = [first.setdefault(picture_digest(row), place) for place, row in enumerate(rows)]
+        numbers, found = list(exact), repetitions(rows)
+        for later, earlier, _ in found:
+            if (old := numbers[later]) != (new := numbers[earlier]):
+                numbers = [new if number == old else number for number in numbers]
+        if max(Counter(numbers).values()) > len(rows) / 2:  # of a generator, say, whose pictures are all alike
+            self.notices.append("The pictures look so much alike that only equal ones are kept apart.")
+            return exact
+        self.overlaps = [
+            Overlap(rows[later], rows[earlier], "kept on one side", value) for later, earlier, value in found
+        ]
+        return numbers
+
+    def drawn(self, part: str, number: int) -> list[dict]:
+        """`number` embedded problems of a part, less those of other answer types."""
         types, size = self.dataset.answer_types, self.dataset.image_size
         try:
-            drawn = make_problems(count, seed=self.dataset.seed, part=part)
+            drawn = make_problems(number, seed=self.dataset.seed, part=part)
         except ValueError as error:
             raise DataError(f"dataset.max_samples: {error}") from None
         kept = [row for row in drawn if types is None or row["answer_type"] in types]
-        if len(kept) < len(drawn):
-            self.dropped[OUTSIDE_ANSWER_TYPES] += len(drawn) - len(kept)
+        for place, row in enumerate(drawn):
+            if types is not None and row["answer_type"] not in types:
+                self._drop(f"embedded, {part}", place, row["pid"], OUTSIDE_ANSWER_TYPES)
         if kept and max(kept[0]["image"].size) <= size:
             return kept  # drawn as RGB, all in one size
         return [row | {"image": prepare_image(row["image"], size)} for row in kept]
 
     def rows(
-        self, key: str, path: str, split: str | None, limit: int | None, leave_out: frozenset[Hashable] = frozenset()
+        self, key: str, path: str, split: str | None, limit: int | None, leave_out: Looks | None = None
     ) -> tuple[list[dict], str]:
         """At most `limit` usable rows of the source that the parameter `key` names, in a seeded order; its name."""
         trains = key == "dataset.path"
@@ -138,34 +165,46 @@ class _Reader:
         random.Random(self.dataset.seed).shuffle(order)
         rows: list[dict] = []
         pids: set[str] = set()
+        renamed = 0
         for index in order:
             if limit is not None and len(rows) == limit:
                 break
+            given = None
             try:
-                row = problem_from(source.rows[index], str(index), self.dataset.image_size, source.folder)
+                given = source.rows[index]
+                row = problem_from(given, str(index), self.dataset.image_size, source.folders)
                 if self.dataset.answer_types is not None and row["answer_type"] not in self.dataset.answer_types:
                     raise Unusable(OUTSIDE_ANSWER_TYPES)
-                if leave_out and not leave_out.isdisjoint(contents_of([row])):
+                if leave_out and (overlap := leave_out.find(row)):
+                    self.overlaps.append(overlap)
                     raise Unusable(IN_EVALUATION)
-            except Unusable as reason:
-                self.dropped[str(reason)] += 1
+            except Exception as error:  # one bad row, however bad, is one row
+                reason = str(error) if isinstance(error, Unusable) else f"unreadable row ({type(error).__name__})"
+                self._drop(key, index, given.get("pid") if isinstance(given, dict) else None, reason)
                 continue
             if row["pid"] in pids:  # predictions before and after are paired by pid
-                row["pid"] = f"{row['pid']}-{index}"
-            else:
-                pids.add(row["pid"])
+                renamed += 1
+                row["pid"] = next(f"{row['pid']}-{n}" for n in count(index) if f"{row['pid']}-{n}" not in pids)
+            pids.add(row["pid"])
             rows.append(row)
+        if renamed:
+            self.notices.append(
+                f"{renamed} rows of {source.name} had the pid of another and were given one of their own."
+            )
         if not rows:
             raise DataError(
                 f"{key}: none of the {len(order)} rows of {source.name} can be used{_reasons(self.dropped)}."
             )
         return rows, source.name
 
+    def _drop(self, source: str, row: int, pid: Any, reason: str) -> None:
+        named = pid if isinstance(pid, str | int) else None
+        self.dropped.append({"source": source, "row": row, "pid": named and str(named)[:200], "reason": reason})
 
-def _reasons(dropped: Mapping[str, int]) -> str:
-    if not dropped:
-        return ""
-    return ": " + ", ".join(f"{reason} ({count})" for reason, count in Counter(dropped).most_common())
+
+def _reasons(dropped: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(row["reason"] for row in dropped).most_common()
+    return ": " + ", ".join(f"{reason} ({number})" for reason, number in counts) if counts else ""
 
 
 def _fingerprint(train: Sequence[dict], evaluation: Sequence[dict]) -> str:

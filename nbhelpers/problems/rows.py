@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,9 @@ from nbhelpers.problems.pictures import Unusable, prepare_image
 
 QUESTION_TYPES = ("multi_choice", "free_form")
 MAX_CHOICES = 26  # one letter each
+MAX_TEXT = 20_000  # characters of a field; the longest prompt that fits into 2,048 tokens has some 8,000
+MAX_DEPTH = 32  # of nested metadata
+MAX_DECIMALS = 15  # that a float holds
 
 # The names under which sources have them.
 QUESTION_COLUMNS = ("question", "problem")
@@ -23,14 +27,15 @@ _SPECIAL_TOKEN = re.compile(
 )
 
 
-def parse_json(line: str) -> Any:
+def parse_json(line: str | bytes) -> Any:
+    """A line's JSON value, None where it is none: not JSON, not UTF-8, nested too deeply, an endless number."""
     try:
-        return json.loads(line)
-    except ValueError:
+        return json.loads(line if isinstance(line, str) else line.decode("utf-8"))
+    except (ValueError, RecursionError):
         return None
 
 
-def problem_from(row: Any, name: str, image_size: int, folder: Path | None = None) -> dict[str, Any]:
+def problem_from(row: Any, name: str, image_size: int, folders: Sequence[Path] = ()) -> dict[str, Any]:
     """One source row as a problem, its picture ready for the model.
 
     Raises `Unusable` with the reason.
@@ -39,7 +44,7 @@ def problem_from(row: Any, name: str, image_size: int, folder: Path | None = Non
         row: a mapping with MathVista's or Geometry3K's columns; pictures as bytes, path, or PIL image.
         name: the `pid` where the row has none.
         image_size: longest side of the picture in pixels.
-        folder: where relative picture paths start.
+        folders: where pictures may lie; relative paths start in the first one.
     """
     if not isinstance(row, dict):
         raise Unusable("not a JSON object")
@@ -63,14 +68,14 @@ def problem_from(row: Any, name: str, image_size: int, folder: Path | None = Non
     answer_type, precision = row.get("answer_type"), row.get("precision")
     if answer_type not in get_args(AnswerType):
         answer, answer_type, decimals = (answer, "text", None) if choices else _read_off(answer)
-        precision = decimals if precision is None else precision
+        precision = decimals if _decimals(precision) is None else precision
     return {
         "pid": _text(row.get("pid")) or name,
         "question": question,
-        "image": prepare_image(_picture(row, folder), image_size),
+        "image": prepare_image(_picture(row, folders), image_size),
         "choices": choices or None,
         "unit": unit,
-        "precision": float(precision) if isinstance(precision, int | float) else None,
+        "precision": _decimals(precision),
         "answer": answer,
         "question_type": question_type,
         "answer_type": answer_type,
@@ -79,15 +84,45 @@ def problem_from(row: Any, name: str, image_size: int, folder: Path | None = Non
 
 
 def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool | dict):
+    if value is None or isinstance(value, bool | dict | bytes) or value != value:  # NaN is how tables say "nothing"
         return ""
-    return str(value).replace("\r\n", "\n").strip()
+    text = str(value).replace("\r\n", "\n").strip()
+    if len(text) > MAX_TEXT:
+        raise Unusable(f"a text of more than {MAX_TEXT:,} characters")
+    return _sound(text)
+
+
+def _sound(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Unusable("half a character (a lone surrogate) in the text") from None
+    return text
+
+
+def _decimals(precision: Any) -> float | None:
+    """MathVista's `precision`, the decimals of the answer; NaN stands for none in a column of numbers."""
+    if isinstance(precision, bool) or not isinstance(precision, int | float) or precision != precision:
+        return None
+    if not 0 <= precision <= MAX_DECIMALS:
+        raise Unusable(f"a precision that is no number of decimals from 0 to {MAX_DECIMALS}")
+    return float(precision)
 
 
 def _metadata(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         value = parse_json(value)
-    return dict(value) if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    if _is_deep(value, MAX_DEPTH):
+        raise Unusable("metadata nested too deeply")
+    # What JSON has no type for, a date of a parquet file say, becomes text.
+    return json.loads(_sound(json.dumps(value, ensure_ascii=False, default=str)))
+
+
+def _is_deep(value: Any, left: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return left == 0 or any(_is_deep(one, left - 1) for one in inner)
 
 
 def _chosen(answer: str, choices: list[str]) -> str:
@@ -118,7 +153,7 @@ def _read_off(answer: str) -> tuple[str, str, int | None]:
     return answer, "text", None
 
 
-def _picture(row: dict[str, Any], folder: Path | None) -> Any:
+def _picture(row: dict[str, Any], folders: Sequence[Path]) -> Any:
     given = next((row[key] for key in PICTURE_COLUMNS if row.get(key) is not None), None)
     if isinstance(given, list | tuple):
         if len(given) > 1:
@@ -128,9 +163,17 @@ def _picture(row: dict[str, Any], folder: Path | None) -> Any:
         given = given.get("bytes") or given.get("path")
     if given is None or given == "":
         raise Unusable("no picture")
-    if isinstance(given, str):
-        file = Path(given) if folder is None else folder / given
-        if not file.is_file():
+    return _picture_file(given, folders) if isinstance(given, str) else given
+
+
+def _picture_file(given: str, folders: Sequence[Path]) -> Path:
+    """The file that a row names, where it lies in one of the folders once every link and `..` is followed."""
+    try:
+        file = folders[0].joinpath(given).resolve(strict=True) if folders else None
+        if file is None or not file.is_file():
             raise Unusable("no picture")
-        return file
-    return given
+    except (OSError, ValueError, RuntimeError):  # not there, too long, a NUL, links in a circle
+        raise Unusable("no picture") from None
+    if not any(file.is_relative_to(folder.resolve()) for folder in folders):
+        raise Unusable("a picture outside the data's folder")
+    return file

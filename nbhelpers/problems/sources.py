@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ class DataError(ParamsError):
 
 @dataclass(frozen=True)
 class Source:
-    """Undecoded rows by number, the folder where relative picture paths start, and what a reader should know."""
+    """Undecoded rows by number, the folders where pictures may lie (relative paths start in the first), and what a
+    reader should know.
+    """
 
     name: str
     rows: Sequence[Any]
-    folder: Path | None = None
+    folders: tuple[Path, ...] = ()
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -43,21 +46,54 @@ def open_source(path: str, split: str | None, key: str = "dataset.path") -> Sour
     `split` null takes every split. A source without splits, or with a single one, is read whole whatever `split` says,
     and a notice tells so. `key` is the parameter that an error names. Raises `DataError`.
     """
+    found = local_source(path, key)
+    if found is None:
+        source = _from_hub(path, split, key)
+    elif found.suffix == ".parquet" and found.is_file():
+        source = _from_parquet({split or found.stem: [found]}, split, found, key)
+    elif found.suffix == ".jsonl" and found.is_file():
+        source = _from_jsonl(found, split, key)
+    else:
+        source = _from_parquet(_shards(found), split, found, key)
+    _check_columns(source, key)
+    return source
+
+
+def local_source(path: str, key: str = "dataset.path") -> Path | None:
+    """The local data behind `path`, looked for and not yet read: a JSONL or parquet file, or a folder of parquet files;
+    None for a hub id.
+
+    Raises:
+        DataError: there is no such file or folder, or nothing in it that could be read.
+    """
     found = resolve_path(path)
     if found is None:
         if path.endswith((".parquet", ".jsonl")) or not _HUB_ID.fullmatch(path):
             raise DataError(f"{key}: there is no file or folder {path!r}; {_places(path)}.")
-        source = _from_hub(path, split, key)
-    elif found.is_dir():
-        source = _from_folder(found, split, key)
-    elif found.suffix == ".parquet":
-        source = _from_parquet({split or found.stem: [found]}, split, found, key)
-    elif found.suffix == ".jsonl":
-        source = _from_jsonl(found, split, key)
-    else:
-        raise DataError(f"{key}: {found} is neither a folder nor a .parquet or .jsonl file.")
-    _check_columns(source, key)
-    return source
+        return None
+    if not found.is_dir():
+        if found.suffix not in (".parquet", ".jsonl"):
+            raise DataError(f"{key}: {found} is neither a folder nor a .parquet or .jsonl file.")
+        return found
+    lines = sorted(found.glob("*.jsonl"))
+    if (found / "items.jsonl").is_file():
+        return found / "items.jsonl"
+    if _shards(found):
+        return found
+    if len(lines) == 1:
+        return lines[0]
+    raise DataError(
+        f"{key}: {found} holds neither items.jsonl, nor parquet files (here or in data/), nor exactly one .jsonl file"
+        + (f" but {len(lines)} of them." if lines else ".")
+    )
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """The parquet files of a folder by split."""
+    shards: dict[str, list[Path]] = {}
+    for file in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+        shards.setdefault(_SHARD.fullmatch(file.name)[1], []).append(file)
+    return shards
 
 
 def _places(path: str) -> str:
@@ -86,24 +122,23 @@ def _from_hub(path: str, split: str | None, key: str) -> Source:
         names, found = list(found), datasets.concatenate_datasets(list(found.values()))
     else:
         names = [split]
-    return Source(f"{path} ({', '.join(names)})", _undecoded(found))
+    return Source(f"{path} ({', '.join(names)})", _undecoded(found), _hub_caches())
 
 
-def _from_folder(folder: Path, split: str | None, key: str) -> Source:
-    if (folder / "items.jsonl").is_file():
-        return _from_jsonl(folder / "items.jsonl", split, key)
-    shards: dict[str, list[Path]] = {}
-    for file in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
-        shards.setdefault(_SHARD.fullmatch(file.name)[1], []).append(file)
-    if shards:
-        return _from_parquet(shards, split, folder, key)
-    lines = sorted(folder.glob("*.jsonl"))
-    if len(lines) == 1:
-        return _from_jsonl(lines[0], split, key)
-    raise DataError(
-        f"{key}: {folder} holds neither items.jsonl, nor parquet files (here or in data/), nor exactly one .jsonl file"
-        + (f" but {len(lines)} of them." if lines else ".")
-    )
+def _hub_caches() -> tuple[Path, ...]:
+    """Where `datasets` and the hub put what they fetch: paths in a fetched data set lead there."""
+    import datasets
+    from huggingface_hub import constants
+
+    return tuple(map(Path, (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)))
+
+
+def _folders(folder: Path) -> tuple[Path, ...]:
+    """A local folder and, where it is a snapshot in a hub cache, the `blobs` that its links lead to."""
+    resolved = folder.resolve()
+    parents = [parent.parent for parent in (resolved, *resolved.parents) if parent.parent.name == "snapshots"]
+    blobs = [snapshots.parent / "blobs" for snapshots in parents]
+    return folder, *(blob for blob in blobs if blob.is_dir() and not blob.is_symlink())
 
 
 def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, key: str) -> Source:
@@ -118,14 +153,14 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
         cause = error.__cause__ or error
         raise DataError(f"{key}: {path} cannot be read as parquet ({type(cause).__name__}: {cause}).") from None
     folder = path if path.is_dir() else path.parent
-    return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), folder, notices)
+    return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), _folders(folder), notices)
 
 
 def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
     try:
-        lines = file.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{key}: {file} cannot be read as UTF-8 text ({error}).") from None
+        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
+        raise DataError(f"{key}: {file} cannot be read ({error}).") from None
     rows = [parse_json(line) for line in lines if line.strip()]
     named = (row.get("split") for row in rows if isinstance(row, dict))
     splits = list(dict.fromkeys(split for split in named if isinstance(split, str)))
@@ -134,7 +169,7 @@ def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
         chosen, notices = _choose_split(splits, split, str(file), key)
         # Rows that cannot be read, or name no split, are kept here to be counted or used.
         rows = [row for row in rows if not isinstance(row, dict) or row.get("split", chosen[0]) in chosen]
-    return Source(str(file), rows, file.parent, notices)
+    return Source(str(file), rows, _folders(file.parent), notices)
 
 
 def _choose_split(names: list[str], split: str | None, where: str, key: str) -> tuple[list[str], list[str]]:

@@ -13,6 +13,17 @@ from nbhelpers.runs.metrics import (
     seconds_left,
 )
 from nbhelpers.runs.one_writer import RunError, writing
-from nbhelpers.runs.samples import FILTERS, SampleStore, SampleWriter, earned_the_same
+from nbhelpers.runs.samples import (
+    CHANGES,
+    ERRORS,
+    FILTERS,
+    ORDERS,
+    ROLES,
+    SampleStore,
+    SampleWriter,
+    earned_the_same,
+    error_kind,
+)
 from nbhelpers.runs.seals import flaw, read_seal, seal
+from nbhelpers.runs.stages import is_interactive, log_into, shown_by, stage
 from nbhelpers.runs.tested import check_libraries, compare_library

@@ -36,6 +36,8 @@ class RunDirectory:
         self.metrics_path = self.path / "metrics.jsonl"
         self.samples_path = self.path / "samples.jsonl"
         self.predictions_path = self.path / "predictions.jsonl"
+        self.marks_path = self.path / "marks.jsonl"
+        self.dropped_path = self.path / "dropped.jsonl"
         self.pass_path = self.path / "pass_at_k.jsonl"
         self.evaluation_path = self.path / "evaluation.json"
         self.report_path = self.path / "report.html"
@@ -140,6 +142,7 @@ class RunDirectory:
         """
         results = paths or (
             self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.pass_path,
+            self.dropped_path, self.marks_path,
             self.evaluation_path, self.report_path, self.checkpoints_dir, self.final_model_dir,
         )  # fmt: skip
         there = [path for path in results if path.exists()]

@@ -53,6 +53,8 @@ METRICS = (
     Metric("completions/clipped_ratio", "completions cut off", "%", "rest tile compare report line", "cut off"),
     Metric("entropy", "entropy of the policy", "nats per token", "rest tile compare report"),
     Metric("kl", "KL to the reference policy", "nats per token", "rest tile compare report line", "KL"),
+    Metric("sampling/sampling_logp_difference/mean", "gap between vLLM and the trainer", "nats per token", "rest tile"),
+    Metric("sampling/importance_sampling_ratio/mean", "importance weight", "1: no correction", "rest tile"),
     Metric("grad_norm", "gradient norm before clipping", "", "rest"),
     Metric("step_time", "time of a step", "seconds", "rest"),
 )

@@ -51,9 +51,21 @@ def earned_the_same(rows: Sequence[Mapping]) -> bool:
     return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
 
 
+def error_kind(row: Mapping) -> str:
+    """What is wrong with a completion: a key of `ERRORS`, or "" where it is right or was not judged."""
+    if row.get("correct") in (True, None):
+        return ""
+    return "cut off" if row.get("truncated") else "no answer" if row.get("parsed") is None else "wrong answer"
+
+
+ERRORS = {"cut off": "cut off", "no answer": "no answer found", "wrong answer": "wrong answer"}
+
+
 @dataclass(slots=True)
 class Group:
-    """The completions of one prompt in one rollout, as rows of `samples.jsonl`."""
+    """Completions of one problem, as rows of `samples.jsonl` or `predictions.jsonl`: of one rollout, of a probe through
+    training, or of an evaluation before and after.
+    """
 
     name: str
     step: int
@@ -64,29 +76,73 @@ class Group:
     @property
     def share(self) -> float:
         """Share of right completions, 0 to 1."""
-        return sum(bool(row.get("correct")) for row in self.rows) / len(self.rows)
+        return share_right(self.rows)
 
 
-# What a viewer can ask for: the label that it shows, and what holds of a group and of all groups of its problem, the
-# visits, in the order of sampling.
-_FILTERS: dict[str, tuple[str, Callable[[Group, list[Group]], bool]]] = {
-    "all": ("all groups", lambda group, visits: True),
-    "some wrong": ("at least one wrong", lambda group, visits: group.share < 1),
-    "all wrong": ("every completion wrong", lambda group, visits: group.share == 0),
-    "mixed": ("right and wrong together", lambda group, visits: 0 < group.share < 1),
-    "all right": ("every completion right", lambda group, visits: group.share == 1),
-    "zero variance": ("zero variance: same reward for all", lambda group, visits: earned_the_same(group.rows)),
-    "wrong to right": (
-        "problems that went from wrong to right",
-        lambda group, visits: visits[0].share < 0.5 <= visits[-1].share,
-    ),
-    "right to wrong": (
-        "problems that went from right to wrong",
-        lambda group, visits: visits[-1].share < 0.5 <= visits[0].share,
-    ),
-    "cut off": ("at least one cut off", lambda group, visits: any(row.get("truncated") for row in group.rows)),
+def share_right(rows: Sequence[Mapping]) -> float:
+    return sum(bool(row.get("correct")) for row in rows) / len(rows)
+
+
+# What a viewer can ask for: the label that it shows, and what holds of a group and of the shares of right completions
+# at its problem's first and last visit.
+_FILTERS: dict[str, tuple[str, Callable[[Group, float, float], bool]]] = {
+    "all": ("all groups", lambda group, first, last: True),
+    "some wrong": ("at least one wrong", lambda group, first, last: group.share < 1),
+    "all wrong": ("every completion wrong", lambda group, first, last: group.share == 0),
+    "mixed": ("right and wrong together", lambda group, first, last: 0 < group.share < 1),
+    "all right": ("every completion right", lambda group, first, last: group.share == 1),
+    "zero variance": ("zero variance: same reward for all", lambda group, first, last: earned_the_same(group.rows)),
+    "wrong to right": ("problems that went from wrong to right", lambda group, first, last: first < 0.5 <= last),
+    "right to wrong": ("problems that went from right to wrong", lambda group, first, last: last < 0.5 <= first),
+    "cut off": ("at least one cut off", lambda group, first, last: any(row.get("truncated") for row in group.rows)),
+}
+_CHANGES: dict[str, tuple[str, Callable[[Group, float, float], bool]]] = {
+    "all": ("all problems", lambda group, first, last: True),
+    "fixed": ("fixed: wrong at first, right at last", lambda group, first, last: first < 0.5 <= last),
+    "broken": ("broken: right at first, wrong at last", lambda group, first, last: last < 0.5 <= first),
+    "still wrong": ("still wrong", lambda group, first, last: max(first, last) < 0.5),
+    "still right": ("still right", lambda group, first, last: min(first, last) >= 0.5),
 }
 FILTERS = {name: label for name, (label, _) in _FILTERS.items()}
+CHANGES = {name: label for name, (label, _) in _CHANGES.items()}
+
+
+def _paid(row: Mapping) -> float:
+    """The reward, 1 or 0 for right or wrong where there is none."""
+    reward = row.get("reward")
+    return float(reward) if isinstance(reward, (int, float)) else float(bool(row.get("correct")))
+
+
+def _lengths(group: Group) -> list[int]:
+    return [row.get("length") or 0 for row in group.rows]
+
+
+# Sorted by these in ascending order; equal groups stay in the order of sampling.
+_ORDERS: dict[str, tuple[str, Callable[[Group], float]]] = {
+    "sampled": ("as sampled", lambda group: 0.0),
+    "spread": ("largest spread of rewards", lambda group: -_spread([_paid(row) for row in group.rows])),
+    "advantage": (
+        "largest |advantage|",
+        lambda group: -max(abs(row.get("advantage") or 0.0) for row in group.rows),
+    ),
+    "longest": ("longest completion", lambda group: -max(_lengths(group))),
+    "shortest": ("shortest completion", lambda group: min(_lengths(group))),
+    "best paid": ("highest mean reward", lambda group: -sum(map(_paid, group.rows)) / len(group.rows)),
+    "worst paid": ("lowest mean reward", lambda group: sum(map(_paid, group.rows)) / len(group.rows)),
+}
+ORDERS = {name: label for name, (label, _) in _ORDERS.items()}
+
+
+def _spread(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+
+
+ROLES = {
+    "rollout": "sampled while training",
+    "probe": "the same problem through training",
+    "evaluation": "before and after training",
+}
 
 
 class SampleStore:
@@ -97,19 +153,21 @@ class SampleStore:
 
     Args:
         path: a run directory.
-        role: "rollout" for what was trained on, "probe" for the probes.
+        role: a key of `ROLES`: "rollout" for what was trained on, a group for each prompt and step; "probe" for the
+            probes and "evaluation" for `predictions.jsonl`, a group for each problem, early or before to late or after.
     """
 
     def __init__(self, path: str | os.PathLike, role: str = "rollout"):
         self.role = role
         self.folder = Path(path)
-        self.path = RunDirectory(path).samples_path
+        run = RunDirectory(path)
+        self.path = run.predictions_path if role == "evaluation" else run.samples_path
         self._clear()
         self.refresh()
 
     def _clear(self) -> None:
         self._groups: list[Group] = []
-        self._visits: dict[str, list[Group]] = {}
+        self._visits: dict[str, list[Group]] = {}  # a problem's groups; of a probe or an evaluation there is one
         self._end, self._last = 0, b""
 
     def __len__(self) -> int:
@@ -135,17 +193,41 @@ class SampleStore:
         return len(self) - before
 
     def _take_in(self, line: bytes) -> None:
+        if self.role == "probe" and b'"probe"' not in line:  # a few among many: not worth reading the others
+            return
         try:
             row = json.loads(str(line, "utf-8"))
-            name, step, pid = row["group"], row["step"], row["pid"]
+            pid = row["pid"]
+            name, step = (pid, 0) if self.role == "evaluation" else (row["group"], row["step"])
         except (ValueError, KeyError, TypeError):  # a damaged line
             return
-        if row.get("role", "rollout") != self.role:
+        if self.role != "evaluation" and row.get("role", "rollout") != self.role:
             return
-        if not self._groups or self._groups[-1].name != name:
-            self._groups.append(Group(name, step, pid, row.get("kind")))
-            self._visits.setdefault(pid, []).append(self._groups[-1])
-        self._groups[-1].rows.append(row)
+        if self.role != "rollout" and pid in self._visits:
+            group = self._visits[pid][0]
+        elif self._groups and self._groups[-1].name == name:
+            group = self._groups[-1]
+        else:
+            group = Group(name if self.role == "rollout" else pid, step, pid, row.get("kind"))
+            self._groups.append(group)
+            self._visits.setdefault(pid, []).append(group)
+        group.rows.append(row)
+
+    def _first_and_last(self, group: Group) -> tuple[float, float]:
+        """Shares of right completions at this problem's first and last visit."""
+        visits = self._visits[group.pid]
+        if self.role == "rollout":
+            return visits[0].share, visits[-1].share
+        turns = [row.get("phase", row.get("step")) for row in group.rows]
+        first, last = (
+            [row for row, turn in zip(group.rows, turns, strict=True) if turn == turns[at]] for at in (0, -1)
+        )
+        return share_right(first), share_right(last)
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """What `groups(show=...)` can be asked for, with labels."""
+        return FILTERS if self.role == "rollout" else CHANGES
 
     @property
     def steps(self) -> list[int]:
@@ -165,35 +247,51 @@ class SampleStore:
         kind: str | None = None,
         show: str = "all",
         text: str = "",
+        error: str = "",
+        order: str = "sampled",
     ) -> list[int]:
-        """Numbers of the groups that match every condition given, in the order of sampling.
+        """Numbers of the groups that match every condition given.
 
         Args:
             step: optimiser step of the rollout.
             pid: one problem, through training.
             kind: problem kind.
-            show: a key of `FILTERS`. "wrong to right": the problem was met more than once, first with less than half of
+            show: a key of `filters`. "wrong to right": the problem was met more than once, first with less than half of
                 its completions right, last with at least half; "right to wrong" the other way.
-            text: found in question, answer or any completion, whatever the case.
+            text: found in id, question, answer, any completion or its reason, whatever the case.
+            error: a key of `ERRORS` that any of the completions has.
+            order: a key of `ORDERS`.
         """
-        if show not in FILTERS:
-            known = ", ".join(map(repr, FILTERS))
-            raise ValueError(f"show={show!r} is not one of {known}{did_you_mean(show, FILTERS)}")
-        matches, wanted = _FILTERS[show][1], text.strip().casefold()
-        return [
+        for name, given, known in (("show", show, self.filters), ("order", order, ORDERS)):
+            if given not in known:
+                listed = ", ".join(map(repr, known))
+                raise ValueError(f"{name}={given!r} is not one of {listed}{did_you_mean(given, known)}")
+        matches = (_FILTERS if self.role == "rollout" else _CHANGES)[show][1]
+        wanted = text.strip().casefold()
+        found = [
             number
             for number, group in enumerate(self._groups)
             if step in (None, group.step)
             and pid in (None, group.pid)
             and kind in (None, group.kind)
-            and matches(group, self._visits[group.pid])
+            and matches(group, *self._first_and_last(group))
+            and (not error or any(error_kind(row) == error for row in group.rows))
             and (not wanted or any(wanted in _searchable(row) for row in group.rows))
         ]
+        by = _ORDERS[order][1]
+        return found if order == "sampled" else sorted(found, key=lambda number: round(by(self._groups[number]), 3))
+
+    def visits(self, pid: str) -> list[Group]:
+        """The groups of one problem, in the order of sampling."""
+        return self._visits.get(pid, [])
 
     def group(self, number: int) -> Group:
         """Group `number`, from 0."""
         return self._groups[number]
 
 
+_SEARCHED = ("pid", "question", "answer", "completion", "reason")
+
+
 def _searchable(row: Mapping) -> str:
-    return "\n".join(str(row.get(key) or "") for key in ("question", "answer", "completion")).casefold()
+    return "\n".join(str(row.get(key) or "") for key in _SEARCHED).casefold()

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from nbhelpers.runs import earned_the_same
-from nbhelpers.show.text import clipped, number, percent, points, segments, visible
+from nbhelpers.runs import earned_the_same, is_interactive  # noqa: F401 (handed on by the face)
+from nbhelpers.show.text import clipped, number, percent, points, reading_order, segments, visible
+from nbhelpers.show.typeset import markup, typeset
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
-def is_interactive() -> bool:
-    """Whether a person can answer this kernel.
-
-    `NBHELPERS_BATCH` decides where it is set (`nbhelpers run` sets it to 1; 0 says that somebody is there). Otherwise
-    the kernel is asked whether its front end takes input: JupyterLab, VS Code and Colab say yes, papermill and
-    nbconvert say no. Outside a notebook nobody is there.
-    """
-    batch = os.environ.get("NBHELPERS_BATCH", "").strip()
-    if batch:
-        return batch == "0"
-    from IPython import get_ipython
-
-    kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
+def _pieces(completion: object, delimiters: Sequence[str]) -> list[tuple[str, str, str, object, bool]]:
+    """(role, label, text, text as markup, whether it was set) of each piece of a completion, solutions first."""
+    found = []
+    for role, label, text in reading_order(segments(completion, delimiters)):
+        tree = typeset(text)
+        plain = tree in ([], [text])
+        found.append((role, label, text, clipped(text, 2000) if plain else markup(tree), not plain))
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -39,7 +33,7 @@ def _environment():
     found.filters |= {
         "visible": visible,
         "clipped": clipped,
-        "segments": segments,
+        "pieces": _pieces,
         "number": number,
         "percent": percent,
         "points": points,
@@ -56,13 +50,17 @@ def template(name: str):
 
 
 def macro(name: str) -> Callable[..., str]:
-    """A macro of `samples.html`: `problem`, `completion`, `group` or `pair`."""
+    """A macro of `samples.html`: `problem`, `completion` or `group`."""
     return getattr(template("samples.html").module, name)
 
 
+def style_of(*parts: str) -> str:
+    """The style sheets of these names, one after the other."""
+    return "".join((TEMPLATES / f"{part}.css").read_text(encoding="utf-8") for part in parts)
+
+
 def in_notebook(body: str) -> str:
-    parts = ("notebook", "samples", "live", "lesson", "words")
-    style = "".join((TEMPLATES / f"{part}.css").read_text() for part in parts)
+    style = style_of("notebook", "samples", "live", "lesson", "words")
     # The two classes keep MathJax (3 in JupyterLab, 2 in nbconvert's pages) from typesetting "$5 and $6" as a formula.
     return f'<style>{style}</style><div class="nbh mathjax_ignore tex2jax_ignore">{body}</div>'
 

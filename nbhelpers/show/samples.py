@@ -31,6 +31,15 @@ def group_card(store: SampleStore, number: int, limit: int | None = None) -> str
     return macro("group")(rows, picture_uri(store.folder, rows[0].get("image")), delimiters_of_run(store.folder))
 
 
+def moment(row: Mapping) -> str:
+    """When a row was answered, where that tells a group's rows apart: a probe's step, or the phase of an evaluation."""
+    if row.get("phase"):
+        return f"{row['phase']} training"
+    if row.get("role") == "probe":
+        return f"after {row['step']} steps" if row["step"] else "before training"
+    return ""
+
+
 def telling_group(store: SampleStore, step: int) -> int:
     """A group of this step with right and wrong completions where there is one, else its first."""
     return (store.groups(step=step, show="mixed") or store.groups(step=step))[0]
@@ -89,16 +98,15 @@ def probe_strips(run_dir: str | os.PathLike, n: int = 2, visits: int = 4) -> Pag
     store = SampleStore(run_dir, role="probe")
     if not len(store):
         return Page(note("This run asked no probes (training.probes)."))
-    shows = ("wrong to right", "right to wrong", "all")
-    order = dict.fromkeys(store.group(number).pid for show in shows for number in store.groups(show=show))
+    order = dict.fromkeys(number for show in ("fixed", "broken", "all") for number in store.groups(show=show))
     cards = []
-    for pid in list(order)[:n]:
-        numbers = store.groups(pid=pid)
-        chosen = sorted({numbers[place * (len(numbers) - 1) // max(1, visits - 1)] for place in range(visits)})
-        rows = [store.group(number).rows[0] for number in chosen]
-        titles = [f"after {row['step']} steps" if row["step"] else "before training" for row in rows]
+    for number in list(order)[:n]:
+        asked = store.group(number).rows
+        rows = [asked[at] for at in sorted({place * (len(asked) - 1) // max(1, visits - 1) for place in range(visits)})]
+        told = "a probe: never trained on, answered greedily"
         picture = picture_uri(store.folder, rows[0].get("image"))
-        cards.append(macro("strip")(rows, titles, picture, delimiters_of_run(store.folder)))
+        titles = [moment(row) for row in rows]
+        cards.append(macro("group")(rows, picture, delimiters_of_run(store.folder), titles, told))
     return Page("".join(cards))
 
 
@@ -155,9 +163,10 @@ def change_cards(
     for name, heading in headings.items():
         pairs = most_instructive(changes[name], limit)
         counts = f" ({len(pairs)} of {len(changes[name])})" if pairs else ": none"
-        cards = [
-            macro("pair")(*pair, picture_uri(run.path, pair[1].get("image")), delimiters, *titles) for pair in pairs
-        ]
+        cards = []
+        for pair in pairs:
+            rows, heads = zip(*[(row, title) for row, title in zip(pair, titles, strict=True) if row], strict=True)
+            cards.append(macro("group")(rows, picture_uri(run.path, pair[1].get("image")), delimiters, heads))
         result.append((heading + counts, cards))
     return result
 

@@ -12,7 +12,7 @@ from nbhelpers.params import DEFAULT_DELIMITERS
 _LONGEST = 200_000  # characters of one text in a page, whatever a model wrote
 _BLANK = " \t\r\n\f\v"
 
-# The first four functions have twins in templates/browser.js, and both pass tests/data/text_cases.json.
+# The functions down to `number` have twins in templates/browser.js, and both pass tests/data/text_cases.json.
 
 
 def visible(value: Any) -> Any:
@@ -65,6 +65,46 @@ def segments(completion: Any, delimiters: Sequence[str] = DEFAULT_DELIMITERS) ->
         pieces.append((role, label, text[found.end() : stop].strip(_BLANK)))
         place = stop + len(end)
     return pieces
+
+
+def reading_order(pieces: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """`segments` with the solutions first; a solution that was not written last says so."""
+    last = max((place for place, piece in enumerate(pieces) if piece[0] != "solution"), default=-1)
+    solutions = [
+        (role, f"{label}, before other text" if place < last else label, text)
+        for place, (role, label, text) in enumerate(pieces)
+        if role == "solution"
+    ]
+    return solutions + [piece for piece in pieces if piece[0] != "solution"]
+
+
+_WORDS = re.compile(rf"[{_BLANK}]+|\w+[{_BLANK}]*|[^\w{_BLANK}][{_BLANK}]*")
+
+
+def word_diff(before: str, after: str) -> list[tuple[str, str]]:
+    """The words of two texts in one row of (sign, words): "=" in both, "-" in the first only, "+" in the second only.
+
+    By the longest common subsequence; of each text the first 1,200 words and marks.
+    """
+    a, b = _WORDS.findall(before)[:1200], _WORDS.findall(after)[:1200]
+    common = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i in reversed(range(len(a))):
+        for j in reversed(range(len(b))):
+            common[i][j] = common[i + 1][j + 1] + 1 if a[i] == b[j] else max(common[i + 1][j], common[i][j + 1])
+    row: list[list[str]] = []
+    i = j = 0
+    while i < len(a) or j < len(b):
+        if i < len(a) and j < len(b) and a[i] == b[j]:
+            sign, word, i, j = "=", a[i], i + 1, j + 1
+        elif j >= len(b) or (i < len(a) and common[i + 1][j] >= common[i][j + 1]):
+            sign, word, i = "-", a[i], i + 1
+        else:
+            sign, word, j = "+", b[j], j + 1
+        if row and row[-1][0] == sign:
+            row[-1][1] += word
+        else:
+            row.append([sign, word])
+    return [(sign, words) for sign, words in row]
 
 
 def number(value: Any) -> str:

@@ -1,33 +1,47 @@
-"""The viewer of notebook 03: every completion of a run, behind sliders and filters."""
+"""The viewer of notebook 03: every completion of a run, with the script of `samples.html` and the run behind it."""
 
 from __future__ import annotations
 
 import os
 from functools import cached_property
+from typing import Any
 
-from nbhelpers.runs import FILTERS, SampleStore
-from nbhelpers.show.pages import in_notebook, is_interactive, note
-from nbhelpers.show.samples import group_card, show_samples
+from nbhelpers.params import did_you_mean
+from nbhelpers.runs import ROLES
+from nbhelpers.show.marks import keep_mark, read_marks
+from nbhelpers.show.packing import Packer, problem_of
+from nbhelpers.show.pages import TEMPLATES, is_interactive, style_of
+from nbhelpers.show.pictures import picture_uri
+from nbhelpers.show.samples import changed_minds, probe_strips, show_samples
 
 
 class SampleViewer:
-    """Click through a run's completions: sliders for step and problem, filters, text search, one problem through
-    training.
+    """Read a run's completions: what was sampled, the same problem through training, answers before and after.
 
-    The last expression of a cell shows it; where nobody is there to click, two groups of the last step are shown
-    instead. Tab moves between the controls, the arrow keys move a slider.
+    The last expression of a cell shows it; where nobody is there to click, a few are shown instead. Its line of keys
+    says how to move; marks are kept in the run directory.
 
     Args:
         run_dir: a finished or a running run.
+        role: what is looked at first: "rollout" for what was sampled while training, "probe" for the same problem
+            through training, "evaluation" for answers before and after.
     """
 
-    def __init__(self, run_dir: str | os.PathLike):
-        self.store = SampleStore(run_dir)
+    def __init__(self, run_dir: str | os.PathLike, role: str = "rollout"):
+        if role not in ROLES:
+            raise ValueError(f"role={role!r} is not one of {', '.join(map(repr, ROLES))}{did_you_mean(role, ROLES)}")
+        self._role = role
+        self._packer = Packer(run_dir)
+        self.store = self._packer.stores["rollout"]
 
     def _repr_mimebundle_(self, include=None, exclude=None, **kwargs):
         if is_interactive():
             return self.widget._repr_mimebundle_(include=include, exclude=exclude, **kwargs)
-        page = show_samples(self.store.folder, step=-1 if len(self.store) else None)
+        folder = self.store.folder
+        if self._role == "rollout":
+            page = show_samples(folder, step=-1 if len(self.store) else None)
+        else:
+            page = probe_strips(folder) if self._role == "probe" else changed_minds(folder)
         return {"text/html": str(page), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
@@ -35,118 +49,65 @@ class SampleViewer:
 
     @cached_property
     def widget(self):
-        """The ipywidgets box, made when first asked for."""
-        import ipywidgets as widgets
+        """The widget (anywidget), made when first asked for."""
+        import anywidget
+        import traitlets
 
-        def wide(width: str, description: str) -> dict:
-            layout = widgets.Layout(width=width)
-            return {"style": {"description_width": "56px"}, "layout": layout, "description": description}
+        script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("browser.js", "kernel_source.js"))
 
-        def button(description: str, tooltip: str, act) -> widgets.Button:
-            made = widgets.Button(description=description, tooltip=tooltip, layout=widgets.Layout(width="96px"))
-            made.on_click(lambda _: act())
-            return made
+        class Reader(anywidget.AnyWidget):
+            _esm = script
+            _css = style_of("notebook", "samples", "browser")
+            info = traitlets.Dict().tag(sync=True)
 
-        filters = [(label, key) for key, label in FILTERS.items()]
-        self._show = widgets.Dropdown(options=filters, **wide("310px", "show"))
-        self._kind = widgets.Dropdown(options=[("every kind", "")], **wide("190px", "kind"))
-        self._text = widgets.Text(
-            placeholder="question, answer, completion", continuous_update=False, tooltip="press Enter to search",
-            **wide("290px", "search"),
-        )  # fmt: skip
-        self._through = widgets.Checkbox(
-            description="this problem through training", indent=False, layout=widgets.Layout(width="auto"),
-            tooltip="keep the problem; the step slider moves through its visits",
-        )  # fmt: skip
-        self._step = widgets.SelectionSlider(options=[("\u2013", 0)], **wide("460px", "step"))
-        self._problem = widgets.IntSlider(min=1, max=1, **wide("460px", "problem"))
-        self._previous = button("\u2039 previous", "the group before", lambda: self._move(-1))
-        self._next = button("next \u203a", "the next group", lambda: self._move(1))
-        self._again = button("refresh", "take in what a running run has written since", self.refresh)
-        self._status = widgets.HTML()
-        self._page = widgets.HTML()
-        rows = ([self._show, self._kind, self._text], [self._step, self._previous, self._next])
-        rows = (*rows, [self._problem, self._through, self._again])
-        boxes = [widgets.Box(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
-        for control in (self._show, self._kind, self._text):
-            control.observe(lambda change: self._select(), "value")
-        self._through.observe(lambda change: self._select(keep=True), "value")
-        self._step.observe(lambda change: self._enter_step(), "value")
-        self._problem.observe(lambda change: self._draw(), "value")
-        self._quiet = False
-        self._current: int | None = None
-        self._fill_kinds()
-        self._select()
-        return widgets.VBox([*boxes, self._status, self._page])
+        made = Reader(info=self._packer.info() | {"first": self._role})
+        made.on_msg(lambda widget, message, buffers: widget.send({"id": message["id"], "answer": self.answer(message)}))
+        return made
 
     def refresh(self) -> int:
         """Takes in what a running run has written since; gives the number of new completions."""
-        new = self.store.refresh()
-        if "widget" in self.__dict__:
-            self._fill_kinds()
-            self._select(keep=True)
-        return new
+        return self._packer.refresh()
 
-    def _fill_kinds(self) -> None:
-        options = [("every kind", ""), *[(str(kind), kind) for kind in self.store.kinds]]
-        if tuple(options) != tuple(self._kind.options):
-            chosen, self._quiet = self._kind.value, True
-            self._kind.options = options
-            self._kind.value = chosen if chosen in self.store.kinds else ""
-            self._quiet = False
+    def answer(self, message: dict[str, Any]) -> Any:
+        """What the script asks for: to find groups, to have them, to keep a mark, or to look at the run again."""
+        if message["ask"] == "find":
+            return self._find(message["state"], message["key"], message["step"])
+        if message["ask"] == "groups":
+            return [self._group(message["role"], number, message["pictures"]) for number in message["numbers"]]
+        if message["ask"] == "keep":
+            return keep_mark(self._packer.run, message["key"], message["note"])
+        self.refresh()
+        return self._packer.info()
 
-    def _select(self, keep: bool = False) -> None:
-        """Sets the sliders to the groups that the filters ask for; `keep` stays at the one on show if it can."""
-        if self._quiet:
-            return
-        wanted = self._current if keep or self._through.value else None
-        if self._through.value and self._current is not None:
-            found = self.store.groups(pid=self.store.group(self._current).pid)
-        else:
-            found = self.store.groups(show=self._show.value, kind=self._kind.value or None, text=self._text.value)
-        self._by_step: dict[int, list[int]] = {}
-        for group in found:
-            self._by_step.setdefault(self.store.group(group).step, []).append(group)
-        self._found = found
-        self._quiet = True
-        self._step.options = list(self._by_step) or [("\u2013", 0)]
-        self._step.disabled = not found
-        self._quiet = False
-        self._go_to(wanted if wanted in found else found[0] if found else None)
+    def _find(self, state: dict[str, str], key: str | None, step: int | None) -> dict[str, Any]:
+        role, store = state["role"], self._packer.stores[state["role"]]
+        numbers = store.groups(
+            step=int(state["step"]) if state["step"] else None,
+            pid=state["pid"] or None,
+            kind=state["kind"] or None,
+            show=state["show"],
+            text=state["text"],
+            error=state["error"],
+            order=state["order"],
+        )
+        if state["marked"]:
+            marked = {mark.rpartition("/")[0] for mark in read_marks(self._packer.run)}
+            numbers = [number for number in numbers if f"{role}/{store.group(number).name}" in marked]
+        groups = [store.group(number) for number in numbers]
+        places = [place for place, group in enumerate(groups) if f"{role}/{group.name}" == key]
+        if not places and step is not None:
+            places = [place for place, group in enumerate(groups) if group.step >= step]
+        return {"numbers": numbers, "place": places[0] if places else 0}
 
-    def _go_to(self, group: int | None) -> None:
-        """Sets both sliders to this group and shows it."""
-        self._quiet = True
-        if group is None:
-            self._problem.value = self._problem.max = 1
-        else:
-            self._step.value = self.store.group(group).step
-            of_step = self._by_step[self._step.value]
-            self._problem.max = len(of_step)
-            self._problem.value = 1 + of_step.index(group)
-        self._quiet = False
-        self._draw()
-
-    def _enter_step(self) -> None:
-        if not self._quiet:
-            of_step = self._by_step[self._step.value]
-            self._go_to(of_step[min(self._problem.value, len(of_step)) - 1])
-
-    def _move(self, by: int) -> None:
-        if self._current in self._found:
-            self._go_to(self._found[min(max(self._found.index(self._current) + by, 0), len(self._found) - 1)])
-
-    def _draw(self) -> None:
-        if self._quiet:
-            return
-        if not self._found:
-            nothing = (
-                "No group matches; widen the filters." if len(self.store) else "No completion has been sampled yet."
-            )
-            self._status.value, self._page.value = "", in_notebook(note(nothing))
-            return
-        self._current = self._by_step[self._step.value][self._problem.value - 1]
-        place, unit = self._found.index(self._current) + 1, "visit" if self._through.value else "group"
-        status = f"{unit} {place:,} of {len(self._found):,} \u00b7 {len(self.store):,} completions in this run"
-        self._status.value = in_notebook(note(status))
-        self._page.value = in_notebook(group_card(self.store, self._current))
+    def _group(self, role: str, number: int, pictures: bool) -> dict[str, Any]:
+        store = self._packer.stores[role]
+        group = store.group(number)
+        picture = picture_uri(self._packer.run.path, group.rows[0].get("image")) if pictures else None
+        return {
+            "key": f"{role}/{group.name}",
+            "step": group.step if role == "rollout" else None,
+            "problem": problem_of(group.rows[0])[:-1],
+            "picture": picture,
+            "visits": len(store.visits(group.pid)),
+            "rows": self._packer.rows(role, number),
+        }

@@ -7,4 +7,5 @@ from nbhelpers.training.configuration import TrainingError, grpo_arguments, laun
 from nbhelpers.training.launching import beside_processes, launch, out_of_the_way, take_place
 from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import check, check_trained
+from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import TrainingResult, train, train_if_missing

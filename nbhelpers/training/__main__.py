@@ -13,6 +13,7 @@ from nbhelpers.training.configuration import is_first_process, launched, num_pro
 from nbhelpers.training.launching import beside_processes, is_followed, take_place
 from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import check
+from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import train
 
 
@@ -38,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         policy = load_policy(model, params.lora, seed=params.training.seed)
         on_log = None if is_followed() else log_line
         result = train(policy, load_problems(params.dataset), params, run, on_log=on_log)
+    except TrainingStopped as error:
+        if is_first_process():
+            print(f"nbhelpers.training: {error}", file=sys.stderr)
+        return 130
     except (ParamsError, RuntimeError, OSError) as error:
         print(f"nbhelpers.training: {error}", file=sys.stderr)
         return 1

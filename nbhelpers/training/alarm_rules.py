@@ -131,6 +131,25 @@ def _weights_near_zero(metrics: Metrics) -> str | None:
     )
 
 
+def _drift(metrics: Metrics) -> str | None:
+    """By the last five steps' gap. For gaps spread like a normal distribution KL is pi / 4 times their mean size
+    squared, and a completion of n tokens weighs exp(-n KL) as a whole.
+    """
+    gaps, lengths = (
+        _values(metrics, key) for key in ("sampling/sampling_logp_difference/mean", "completions/mean_length")
+    )
+    if not len(gaps) or not len(lengths):
+        return None
+    weight = float(np.exp(-lengths[-5:].mean() * np.pi / 4 * gaps[-5:].mean() ** 2))
+    if weight >= 0.5:
+        return None
+    return (
+        f"vLLM and the trainer drift apart: {gaps[-5:].mean():.3f} nats per token in the last steps, {gaps[0]:.3f} in "
+        f"the first. A completion of mean length would weigh {weight:.2g} as a whole, and 1 is agreement: what is "
+        "sampled is not what the policy would write. Lower the learning rate, or set model.fast_inference=false."
+    )
+
+
 def _no_gradient(metrics: Metrics) -> str | None:
     norms = _values(metrics, "grad_norm")
     if not len(norms) or np.any(norms > 0):
@@ -168,6 +187,7 @@ RULES = (
     Rule("judges nothing", 3, _judges_nothing),
     Rule("no gradient", 3, _no_gradient),
     Rule("importance weights near 0", 3, _weights_near_zero),
+    Rule("vLLM drifts", 3, _drift),
     Rule("no signal in groups", 3, _no_signal),
     Rule("cut off", 3, _cut_off),
     Rule("reward stands still", 0, _reward_stands_still),

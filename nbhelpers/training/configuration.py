@@ -52,6 +52,12 @@ def grpo_arguments(
     the group's spread (https://arxiv.org/abs/2503.20783), so `scale_rewards` is "none" with it; bfloat16 only where a
     GPU is.
 
+    vLLM's log-probs differ from the trainer's, by rounding at least, and the loss weighs with their ratio. TRL's
+    `sequence_mask` weighs a completion by the product over its tokens, whose spread grows with the length: at 0.13 nats
+    per token others saw weights of 1e-6 and gradients of 1e-9, and 0.99 again with `token_truncate`
+    (williamium3000/trl-projects, 2026-05). Unsloth 2026.10 switches the correction off, and with it every line on it,
+    where it is not asked for by name; it costs Unsloth one forward pass without gradients per batch.
+
     Args:
         never: token ids that no completion may hold.
 
@@ -83,6 +89,8 @@ def grpo_arguments(
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": model.gpu_memory_utilization,
         "vllm_max_model_length": model.max_seq_length,
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "token_truncate",
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,

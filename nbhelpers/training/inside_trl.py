@@ -2,7 +2,9 @@
 
 * `_calculate_rewards`, `_generate_and_score_completions`: the only places where a rollout's rewards and advantages are.
 * `_generate_single_turn`: around it, `generate` computes what a group shares once.
-* `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward.
+* `_metrics`: what a rehearsed loss adds to it is taken out again.
+* `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward;
+  the log-probs of a group's completions after one common prompt.
 * `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: log-probs without all logits.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
 """
@@ -10,11 +12,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nbhelpers.policy import Engine, draws, in_groups, replaced
+from nbhelpers.training.packed import packed_log_probs
 
 
 @functools.cache
@@ -72,6 +76,45 @@ def sampling_in_groups(trainer_class: type) -> type:
 
 
 @functools.cache
+def scoring_in_groups(trainer_class: type) -> type:
+    """`trainer_class` whose loss takes the log-probs of a group from one row (`packed`), where it has a picture a row.
+
+    A group that earned the same throughout has advantages of 0, and so no part in the gradient: it is left out of the
+    backward pass, and every average and divisor stays as it was.
+    """
+    import torch
+
+    class ScoringInGroups(trainer_class):
+        _loss_inputs: dict | None = None
+
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            if self.model.training:  # TRL shuffles the rows before the loss
+                output["group"] = torch.arange(len(output["prompt_ids"])) // self.num_generations
+            return output
+
+        def _compute_loss(self, model, inputs):
+            self._loss_inputs = inputs if "group" in inputs else None
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                self._loss_inputs = None
+
+        def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
+            inputs = self._loss_inputs
+            alone = inputs is None or len(inputs["pixel_values"]) != len(inputs["group"])
+            if alone or self._entropy_bonus_enabled:  # which asks for the entropies' gradient
+                return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            input_ids, attention_mask = args[:2]
+            batch = {**inputs, "input_ids": input_ids, "attention_mask": attention_mask}
+            learning = inputs["advantages"] != 0 if self.beta == 0 else torch.ones(len(input_ids), dtype=torch.bool)
+            with self.accelerator.autocast():
+                return *packed_log_probs(model, batch, inputs["group"], learning, self.temperature), None
+
+    return ScoringInGroups
+
+
+@functools.cache
 def listening_trainer_class() -> type:
     """`GRPOTrainer` that keeps the log-probs of its last loss: `logps`, (completions, tokens), without a graph."""
     from trl import GRPOTrainer
@@ -83,6 +126,30 @@ def listening_trainer_class() -> type:
             return result
 
     return ListeningTrainer
+
+
+def loss_inputs(inputs: dict[str, Any], ids_NT: Any, mask_NT: Any, advantages_N: Any) -> dict[str, Any]:
+    """What `GRPOTrainer._compute_loss` takes, from what `policy.completions_as_inputs` gives."""
+    whole, N, T = ("input_ids", "attention_mask"), *ids_NT.shape
+    return {key: value for key, value in inputs.items() if key not in whole} | {
+        "prompt_ids": inputs["input_ids"][:, :-T], "prompt_mask": inputs["attention_mask"][:, :-T],
+        "completion_ids": ids_NT, "completion_mask": mask_NT, "advantages": advantages_N,
+        "num_items_in_batch": mask_NT.sum(), "num_images": [1] * N,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def without_a_trace(trainer: Any) -> Iterator[None]:
+    """Inside, losses may be computed that stand in no metric and draw nothing from the sampling's random numbers."""
+    import torch
+
+    kept = copy.deepcopy(trainer._metrics)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        trainer._metrics = kept
 
 
 def generating_with(engine: Engine) -> contextlib.AbstractContextManager:

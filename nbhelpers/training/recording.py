@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +93,20 @@ def start_records(
         _say_what_moved(run.set_aside())
     run.record_run(params, goes_on=where.step > 0)
     run.update_manifest(dataset=problems.as_manifest(), grader=GRADER_VERSION)
+    run.write_jsonl(run.dropped_path, problems.dropped_rows)
+    note_state(run, "running")
     for notice in [*notices, *where.notices]:
         run.add_notice(notice)
+
+
+def note_state(run: RunDirectory, state: str, why: str = "") -> None:
+    """Put into the manifest how training stands: `running`, `finished`, `stopped` or `failed`, since when, and why.
+
+    `running` without a process that holds the directory's lock: it was killed.
+    """
+    with contextlib.suppress(OSError):  # the disk may be what has failed
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        run.update_manifest(training={"state": state, "at": at, "why": why})
 
 
 def keep_records_up_to(run: RunDirectory, where: Standing) -> None:
@@ -129,6 +143,17 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, m
                 on_log({**line, "max_steps": state.max_steps, "seconds_per_step": pace})
 
     return MetricsCallback()
+
+
+def after_first_step(call: Callable[[], None]) -> Any:
+    """A callback for the trainer that calls `call` after each step, the first time before any line of metrics."""
+    from transformers import TrainerCallback
+
+    class AfterFirstStep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            call()
+
+    return AfterFirstStep()
 
 
 def log_line(metrics: dict) -> None:

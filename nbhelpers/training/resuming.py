@@ -7,10 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import BatchPlan, RunParams, differing_settings, extends, settings_digest, settings_table
+from nbhelpers.params import (
+    BatchPlan,
+    Layer,
+    RunParams,
+    differing_settings,
+    extends,
+    not_only_data,
+    settings_digest,
+    settings_table,
+)
 from nbhelpers.runs import RunDirectory, flaw, read_seal
 from nbhelpers.training.configuration import TrainingError
 from nbhelpers.training.configuration import check as check_settings
+
+
+class TrainingRefused(TrainingError):
+    """A run directory is not trained in, because what is there was made with something else."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +60,13 @@ def standing(params: RunParams, run: RunDirectory) -> Standing:
     """Look at a run directory before training in it; nothing is changed and no model is loaded.
 
     Raises:
-        TrainingError: `training.resume` is set, and the run there was made with other settings, or cannot go on.
+        TrainingRefused: `training.resume` is set, and the run there was made with other settings, or cannot go on.
     """
     mode = params.training.resume
     if not mode:
         return Standing()
     final = None if flaw(run.final_model_dir) else read_seal(run.final_model_dir)
-    checkpoints = sorted(run.checkpoints_dir.glob("checkpoint-*"), key=_step_of, reverse=True)
+    checkpoints = _checkpoints(run)
     if not checkpoints and final is None:
         return Standing(notices=(f"There is no checkpoint in {run.path}: training begins at step 1.",))
     _refuse_other_settings(params, run)
@@ -66,7 +79,7 @@ def standing(params: RunParams, run: RunDirectory) -> Standing:
     said = [f"{folder.name} cannot be used: {flaws[folder]}." for folder in damaged]
     if whole is None:
         if final or any(map(read_seal, damaged)):  # what was whole once is not given up without being asked
-            raise TrainingError(
+            raise TrainingRefused(
                 f"{run.path} has no checkpoint to go on from. {' '.join(said)} training.resume=false begins anew and "
                 "moves what is there to previous/."
             )
@@ -81,8 +94,7 @@ def standing(params: RunParams, run: RunDirectory) -> Standing:
 
 def last_whole_checkpoint(run: RunDirectory) -> Path | None:
     """The newest checkpoint of a run that is as it was written."""
-    newest_first = sorted(run.checkpoints_dir.glob("checkpoint-*"), key=_step_of, reverse=True)
-    return next((folder for folder in newest_first if not flaw(folder)), None)
+    return next((folder for folder in _checkpoints(run) if not flaw(folder)), None)
 
 
 def run_facts(params: RunParams, step: int, max_steps: int, seconds: float) -> dict[str, Any]:
@@ -96,18 +108,18 @@ def refuse_other_data(run: RunDirectory, where: Standing, fingerprint: str, plan
     """What the settings alone do not show: a run goes on with the problems and the completions per step that it had.
 
     Raises:
-        TrainingError: the data behind the same settings are other ones, or other processes make other steps.
+        TrainingRefused: the data behind the same settings are other ones, or other processes make other steps.
     """
     recorded = run.read_manifest() if where.step else {}
     was = recorded.get("dataset", {}).get("fingerprint", fingerprint)
     if was != fingerprint:
-        raise TrainingError(
+        raise TrainingRefused(
             f"The problems are no longer those that {run.path} was begun with (fingerprint {was} then, {fingerprint} "
             "now): data never change inside a run. Bring the old data back, or begin another run with --output-dir."
         )
     then = recorded.get("batch", {}).get("completions_per_step", plan.completions_per_step)
     if then != plan.completions_per_step:
-        raise TrainingError(
+        raise TrainingRefused(
             f"{run.path} was begun with {then} completions a step, and would go on with {plan.completions_per_step}: "
             "start as many processes as before, or begin another run with --output-dir."
         )
@@ -141,15 +153,26 @@ def check_trained(params: RunParams, run: RunDirectory) -> None:
         )
 
 
+def what_is_kept(run: RunDirectory) -> str:
+    """The steps that are on the disk after training has ended early, and how it goes on; empty where it never began."""
+    steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]
+    if not steps:
+        return ""
+    whole = last_whole_checkpoint(run)
+    kept = f"{whole.name} is whole" if whole else "there is no checkpoint yet, so it will begin at step 1 again"
+    return f"{run.path}: steps up to {steps[-1]} are recorded, and {kept}. {how_to_go_on(run)}"
+
+
 def how_to_go_on(run: RunDirectory) -> str:
     """The command that goes on with a run, and the same for a notebook."""
     place = run.params_path
     if place.is_relative_to(Path.cwd()):
         place = place.relative_to(Path.cwd())
-    elsewhere = run.read_manifest().get("parameters", {}).get("output_dir") != str(run.path)
-    moved = f" --output-dir {run.path}" if elsewhere else ""
+    recorded = run.read_manifest().get("parameters", {})
+    more = "" if recorded.get("output_dir") == str(run.path) else f" --output-dir {run.path}"
+    more += " --trust-code" if any(not_only_data([Layer("", recorded, is_data=True)])) else ""
     return (
-        f"To go on: nbhelpers run {place} --notebooks 3-4 --set training.resume=true{moved}, or in notebook 03 "
+        f"To go on: nbhelpers run {place} --notebooks 3-4 --set training.resume=true{more}, or in notebook 03 "
         "training = {..., 'resume': True}. To begin anew, run notebook 03 with training.resume=false."
     )
 
@@ -162,7 +185,7 @@ def _is_read(key: str) -> bool:
 def _refuse_other_settings(params: RunParams, run: RunDirectory) -> None:
     recorded = run.read_manifest().get("parameters")
     if recorded is None:
-        raise TrainingError(
+        raise TrainingRefused(
             f"{run.path} holds a model and no manifest.json that says what it was trained with, so it cannot go on: "
             "use another --output-dir, or training.resume=false, which moves what is there to previous/."
         )
@@ -178,7 +201,7 @@ def _refuse_other_settings(params: RunParams, run: RunDirectory) -> None:
         advice = "training.resume=extend goes on with them; without these settings, true goes on as the run began."
     else:
         return
-    raise TrainingError(f"{run.path} was begun with other settings:\n{settings_table(differences)}\n{advice}")
+    raise TrainingRefused(f"{run.path} was begun with other settings:\n{settings_table(differences)}\n{advice}")
 
 
 def _end(params: RunParams, sealed: Mapping[str, Any]) -> float:
@@ -189,6 +212,11 @@ def _end(params: RunParams, sealed: Mapping[str, Any]) -> float:
 
 def _length(params: RunParams) -> list:
     return [params.training.max_steps, params.training.num_train_epochs]
+
+
+def _checkpoints(run: RunDirectory) -> list[Path]:
+    """The newest first."""
+    return sorted(run.checkpoints_dir.glob("checkpoint-*"), key=_step_of, reverse=True)
 
 
 def _step_of(folder: Path) -> int:

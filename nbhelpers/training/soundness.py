@@ -10,6 +10,10 @@ from nbhelpers.training.configuration import TrainingError
 from nbhelpers.training.resuming import last_whole_checkpoint
 
 
+class UnsoundError(TrainingError):
+    """The policy or its gradient is no longer made of numbers; going on would not help."""
+
+
 def soundness_callback(run: RunDirectory, warn: Callable[[str], None]) -> Any:
     """A callback for the trainer that looks at every gradient before it reaches the weights, and at the weights after.
 
@@ -17,7 +21,7 @@ def soundness_callback(run: RunDirectory, warn: Callable[[str], None]) -> Any:
     gradient is left to its scaler, which skips such steps on purpose.
 
     Args:
-        warn: told what was found before the `TrainingError` is raised.
+        warn: told what was found before the `UnsoundError` is raised.
     """
     from transformers import TrainerCallback
 
@@ -29,7 +33,7 @@ def soundness_callback(run: RunDirectory, warn: Callable[[str], None]) -> Any:
             "training.learning_rate, and look at the rewards of the last steps."
         )
         warn(sentence)
-        raise TrainingError(sentence)
+        raise UnsoundError(sentence)
 
     class SoundnessCallback(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):

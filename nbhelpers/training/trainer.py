@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import BatchPlan, RunParams
+from nbhelpers.params import BatchPlan, RunParams, extends
 from nbhelpers.policy import (
     GIB,
     Policy,
@@ -28,7 +27,7 @@ from nbhelpers.policy import (
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
-from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal, writing
+from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, log_into, read_seal, stage, writing
 from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
@@ -43,18 +42,23 @@ from nbhelpers.training.inside_trl import (
     log_probs_in_chunks,
     rollout_trainer_class,
     sampling_in_groups,
+    scoring_in_groups,
     weights_from_the_loss,
 )
 from nbhelpers.training.launching import MetricsFollower, beside_processes, launch, out_of_the_way
+from nbhelpers.training.packed import packs
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
     Recorder,
+    after_first_step,
     keep_records_up_to,
     log_line,
     metrics_callback,
+    note_state,
     start_records,
     warn_about_learning,
 )
+from nbhelpers.training.rehearsing import rehearsal_callback
 from nbhelpers.training.resuming import (
     Standing,
     check,
@@ -65,6 +69,7 @@ from nbhelpers.training.resuming import (
     standing,
 )
 from nbhelpers.training.soundness import soundness_callback
+from nbhelpers.training.stopping import TrainingStopped, ending_in_words, stop_request, stopping_callback
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -102,17 +107,20 @@ def train(
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
         TrainingError: the GPU's memory does not suffice, no problem fits, TRL is not as it was tested, or the run that
             is to go on was begun with other settings.
+        TrainingStopped: it was interrupted, by SIGINT or SIGTERM.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     if not launched() and (processes := num_processes(params)) > 1:
         return _train_in_processes(policy, params, run, processes, on_log)
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
+        log_into(run.path)
         where = standing(params, run)
         for sentence in where.notices if is_first_process() else ():
             print(sentence, flush=True)
         if where.trained:
             return _take_what_was_trained(policy, params, run, where)
-        return _train(policy, problems, params, run, where, on_log)
+        with ending_in_words(run) if is_first_process() else contextlib.nullcontext():
+            return _train(policy, problems, params, run, where, on_log)
 
 
 def _train_in_processes(
@@ -149,12 +157,15 @@ def _train(
         start_records(run, params, problems, where, notices)
 
     learnt, probes = set_aside_probes(problems.train, params.training.probes)
-    dataset, longest = drop_overlong(grpo_dataset(learnt, params), policy, params, warn)
+    dataset, lengths, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
+    if left_out and is_main:
+        run.append_jsonl(run.dropped_path, *left_out)
+        warn(f"{len(left_out)} of {len(learnt)} training problems were left out: {left_out[0]['reason']}")
     dataset = decode_once(dataset)
     trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
-    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
+    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, max(lengths), tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
-    with generating:
+    with generating, stage("preparing the trainer"):
         trainer = _build(trainer_class, policy, params, config, dataset)
     recorder = Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
     trainer.on_rollout = recorder
@@ -165,6 +176,8 @@ def _train(
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
     trainer.add_callback(sealing)
+    if on_gpu:
+        trainer.add_callback(rehearsal_callback(trainer, policy, dataset, lengths, tell))
     trainer.add_callback(soundness_callback(run, warn))
 
     _run(trainer, policy, params, where.checkpoint)
@@ -179,6 +192,7 @@ def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, secon
     """What the end of training leaves: the policy, how long it took, and warnings on what was learnt."""
     save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds))
     run.update_manifest(timings={"training_seconds": seconds})
+    note_state(run, "finished")
     warn_about_learning(run)
 
 
@@ -218,26 +232,29 @@ def _unsaid(sentence: str) -> None:
     """What a process that is not the first has to say, the first says too."""
 
 
-def drop_overlong(problems: Any, policy: Policy, params: RunParams, warn: Callable[[str], None]) -> tuple[Any, int]:
-    """The problems whose prompt and completion fit into `model.max_seq_length`, and the tokens of the longest prompt
-    among them. A prompt is never cut, because a cut through its image tokens makes every later step fail. `warn` is
-    told how many were left out.
+def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, list[int], list[dict]]:
+    """The problems whose prompt and completion fit into `model.max_seq_length`, the tokens of each one's prompt, and a
+    line of `dropped.jsonl` for each of the others. A prompt is never cut, because a cut through its image tokens makes
+    every later step fail.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
     lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
     kept = [i for i, length in enumerate(lengths) if length <= limit - completion]
-    if len(kept) < len(lengths):
-        warn(
-            f"{len(lengths) - len(kept)} of {len(lengths)} training problems were left out: their prompt is longer "
-            f"than {limit - completion} tokens (model.max_seq_length {limit} less training.max_completion_length "
-            f"{completion}); the longest has {max(lengths)}."
-        )
+    reason = (
+        f"its prompt is longer than {limit - completion} tokens (model.max_seq_length {limit} less "
+        f"training.max_completion_length {completion})"
+    )
+    pids = problems["pid"] if len(kept) < len(lengths) else []
+    left_out = [
+        {"source": "training", "row": i, "pid": pids[i], "reason": reason, "tokens": lengths[i]}
+        for i in sorted(set(range(len(lengths))) - set(kept))
+    ]
     if not kept:
         raise TrainingError(
             f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for "
             f"{limit - completion}."
         )
-    return problems.select(kept), max(lengths[i] for i in kept)
+    return problems.select(kept), [lengths[i] for i in kept], left_out
 
 
 def _start_generation(
@@ -251,14 +268,15 @@ def _start_generation(
     """
     trainer_class = rollout_trainer_class()
     if not params.model.fast_inference:
-        return sampling_in_groups(
-            trainer_class
-        ) if policy.decodes_in_groups else trainer_class, contextlib.nullcontext()
+        trainer_class = sampling_in_groups(trainer_class) if policy.decodes_in_groups else trainer_class
+        trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
+        return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, completions=completions)
-    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"])
+    full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
+    report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
-        run.update_manifest(parity=dataclasses.asdict(report))
+        run.update_manifest(parity=report.as_manifest())
         if warning:
             run.add_warning(warning)
     if policy.backend == "unsloth":
@@ -308,23 +326,37 @@ def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, 
 
 
 def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | None) -> None:
-    """Train to the end."""
+    """Train to the end. On a GPU the first step, with what is compiled in it, is a stage of its own."""
     import torch
 
+    per_rollout = trainer.args.steps_per_generation * trainer.num_iterations // trainer.args.gradient_accumulation_steps
     try:
-        with looking_once(policy.model, policy.processor):
+        with (
+            contextlib.ExitStack() as first,
+            looking_once(policy.model, policy.processor),
+            stop_request() as request,
+        ):
+            trainer.add_callback(stopping_callback(request, max(1, per_rollout)))
+            if torch.cuda.is_available():
+                first.enter_context(stage("first step, which compiles"))
+                trainer.add_callback(after_first_step(first.close))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         sentence = _out_of_memory(
             error, params, trainer.state.global_step, recomputes=trainer.args.gradient_checkpointing
         )
         raise TrainingError(sentence) from error
+    step, last = trainer.state.global_step, trainer.state.max_steps
+    if request.by and step < last:
+        raise TrainingStopped(f"Training was stopped by {request.by} after step {step} of {last}.")
 
 
 def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
     ways = ways_to_fit(params, params.model.gpu_memory_utilization * 0.7, recomputes=recomputes)
+    same = [way for way in ways if extends([way.partition("=")[0]])]
+    goes_on = f" With {' or '.join(same)} the run itself can go on (training.resume=extend)." if same else ""
     return (
         f"The GPU ran out of memory at step {step + 1} ({str(error).splitlines()[0]}). Try, in this order: "
         + ", ".join(f"--set {way}" for way in ways)
-        + ". Checkpoints so far are kept; --set training.resume=true goes on from the last one."
+        + f".{goes_on} The others make another run."
     )

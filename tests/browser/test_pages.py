@@ -4,6 +4,8 @@ else.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -15,9 +17,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from synthetic_run import HOSTILE, make_run
 
-from nbhelpers.runs.samples import SampleStore
+from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.samples import ERRORS, ORDERS, ROLES, SampleStore
 from nbhelpers.show.comparison import compare_runs
 from nbhelpers.show.report import write_report
+from nbhelpers.show.samples import sort_changes
+from nbhelpers.show.typeset import markup, typeset
 
 pytestmark = pytest.mark.browser
 
@@ -27,6 +32,9 @@ CASES = json.loads((Path(__file__).parents[1] / "data" / "text_cases.json").read
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     run = make_run(tmp_path_factory.mktemp("runs") / "run", steps=12, prompts=8, problems=32, evaluation=32)
+    RunDirectory(run).write_json(
+        run / "final_model/processor_config.json", {"image_processor": {"size": {"height": 160}}}
+    )
     write_report(run)
     return run
 
@@ -36,6 +44,21 @@ def hostile(tmp_path_factory):
     run = make_run(
         tmp_path_factory.mktemp("hostile") / "run", steps=2, prompts=12, problems=12, evaluation=8, hostile=True
     )
+    write_report(run)
+    return run
+
+
+LONG = (
+    "<REASONING>**Step 1:** Read the figure. " + "The angle $x$ is opposite, so $\\frac{180 - 90}{2} = 45$. " * 28
+    + "\n- first\n- second</REASONING><SOLUTION>$\\frac{1}{2}$</SOLUTION>"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("long") / "run", steps=1, prompts=4, problems=4, evaluation=4)
+    rows = [row | {"completion": LONG} for row in RunDirectory(run).read_jsonl(run / "samples.jsonl")]
+    RunDirectory(run).write_jsonl(run / "samples.jsonl", rows)
     write_report(run)
     return run
 
@@ -56,7 +79,53 @@ def groups(browser) -> list[str]:
 
 
 def place(browser) -> str:
-    return browser.find_element(By.ID, "place").text
+    return browser.find_element(By.CSS_SELECTOR, ".place").text
+
+
+def ready(browser, path, address="", count=1):
+    visit(browser, path / "samples.html")
+    if address:
+        browser.get((path / "samples.html").as_uri() + address)
+        browser.refresh()
+    wait_for(browser, f"return document.querySelectorAll('.group').length >= {count}")
+
+
+def control(browser, label):
+    xpath = f"//label[starts-with(normalize-space(.), '{label}')]//*[self::select or self::input]"
+    return browser.find_element(By.XPATH, xpath)
+
+
+def choose(browser, label, value):
+    Select(control(browser, label)).select_by_value(value)
+
+
+def becomes(browser, words):
+    wait_for(browser, f"return document.querySelector('.place').textContent.includes({words!r})")
+
+
+def press(browser, *keys):
+    for key in keys:
+        browser.find_element(By.TAG_NAME, "body").send_keys(key)
+
+
+def theme(browser, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}] if scheme else []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def findings(browser) -> list[str]:
+    """What axe-core finds to be serious or critical for people who read with the keyboard or by ear."""
+    import axe_core_python
+
+    script = (Path(axe_core_python.__path__[0]) / "axe.min.js").read_text(encoding="utf-8")
+    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": script})
+    found = browser.execute_async_script(
+        "axe.run(document, {resultTypes: ['violations']}).then((found) => arguments[0](found.violations"
+        ".filter((one) => ['serious', 'critical'].includes(one.impact))"
+        ".map((one) => `${one.id}: ${one.nodes.length} x ${one.nodes[0].html.slice(0, 200)} `"
+        " + one.nodes[0].any.map((check) => check.message).join('; '))))"
+    )
+    return found
 
 
 def test_the_report_opens_from_a_file_with_its_pictures(browser, run):
@@ -88,60 +157,243 @@ def test_the_report_follows_the_dark_theme(browser, run):
 
 
 def test_samples_turn_pages_by_button_and_by_key(browser, run):
-    visit(browser, run / "samples.html")
+    ready(browser, run)
     assert place(browser) == "page 1 of 20 (96 groups)"
     first = groups(browser)
-    browser.find_element(By.ID, "forward").click()
-    assert place(browser).startswith("page 2 of 20") and groups(browser) != first
-    browser.find_element(By.TAG_NAME, "body").send_keys(2 * Keys.ARROW_RIGHT, 3 * Keys.ARROW_LEFT)
-    assert place(browser).startswith("page 1 of 20") and groups(browser) == first
-    assert not browser.find_element(By.ID, "back").is_enabled()
+    browser.find_element(By.CSS_SELECTOR, ".forward").click()
+    becomes(browser, "page 2 of 20")
+    assert groups(browser) != first
+    press(browser, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    becomes(browser, "page 1 of 20")
+    assert groups(browser) == first
+    assert not browser.find_element(By.CSS_SELECTOR, ".back").is_enabled()
+    press(browser, *"jjjjj")
+    becomes(browser, "page 2 of 20")
+    assert "j, k" in browser.find_element(By.CSS_SELECTOR, ".keys").text
     assert complaints(browser) == []
 
 
-def test_every_filter_finds_what_the_store_finds(browser, run):
-    visit(browser, run / "samples.html")
-    store = SampleStore(run)
-    show = Select(browser.find_element(By.ID, "show"))
-    for option in [option.get_attribute("value") for option in show.options]:
-        show.select_by_value(option)
-        expected = len(store.groups(show=option))
-        wanted = f"({expected} groups)" if expected else "no group matches"
-        wait_for(browser, f"return document.getElementById('place').textContent.includes('{wanted}')")
+def test_every_filter_and_order_finds_what_the_store_finds(browser, run):
+    """The twin: `findGroups` of page_source.js and `SampleStore.groups` on the same run."""
+    ready(browser, run)
+    count = 0
+    for role in ROLES:
+        store = SampleStore(run, role)
+        asked = [{"show": show, "order": order} for show in store.filters for order in ORDERS]
+        asked += [{"error": error} for error in ERRORS] + [{"kind": kind} for kind in store.kinds]
+        asked += [{"text": text} for text in ("TALLEST bar", "count-0000", "is the answer", "no such", "\u00df")]
+        asked += [{"pid": store.group(3).pid}, {"step": 3}]
+        for one in asked:
+            state = {"role": role, "kind": "", "error": "", "text": "", "pid": "", "marked": "", "show": "all"}
+            state |= {"step": "", "order": "sampled"} | one
+            found = browser.execute_script("return findGroups(arguments[0])", state | {"step": str(state["step"])})
+            assert found == store.groups(**one), (role, one)
+            count += len(found)
+    assert count > 2000
 
 
 def test_step_kind_and_search_narrow_down(browser, run):
-    visit(browser, run / "samples.html")
-    browser.find_element(By.ID, "step").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    wait_for(browser, "return document.getElementById('place').textContent.includes('(8 groups)')")
-    assert browser.find_element(By.ID, "step-name").text == "2"
+    ready(browser, run)
+    control(browser, "step").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    becomes(browser, "(8 groups)")
+    assert browser.find_element(By.CSS_SELECTOR, ".step-name").text == "2"
     assert all(head.startswith("step 2 ") for head in groups(browser))
-    Select(browser.find_element(By.ID, "kind")).select_by_value("area")
-    wait_for(browser, "return document.getElementById('place').textContent.includes('(2 groups)')")
-    browser.find_element(By.ID, "text").send_keys("no such words")
-    wait_for(browser, "return document.getElementById('place').textContent === 'no group matches'")
+    choose(browser, "kind", "area")
+    becomes(browser, "(2 groups)")
+    assert all(head.startswith("step 2 ") for head in groups(browser))
+    control(browser, "search").send_keys("no such words")
+    becomes(browser, "no group matches")
 
 
 def test_one_problem_is_followed_through_training(browser, run):
-    visit(browser, run / "samples.html")
-    browser.find_element(By.CSS_SELECTOR, ".group .link").click()
+    ready(browser, run)
+    browser.find_element(By.CSS_SELECTOR, ".group .link:not(.diff-button)").click()
+    becomes(browser, "(3 groups)")
     assert [head.split(" kind")[0] for head in groups(browser)] == [
         f"step {step} problem count-0000" for step in (1, 5, 9)
     ]
-    browser.find_element(By.ID, "all").click()
-    assert place(browser) == "page 1 of 20 (96 groups)"
+    browser.find_element(By.CSS_SELECTOR, ".all").click()
+    becomes(browser, "(96 groups)")
+
+
+def test_all_pairs_of_the_evaluation_can_be_read(browser, run):
+    ready(browser, run)
+    choose(browser, "look at", "evaluation")
+    becomes(browser, "(32 problems)")
+    rows = RunDirectory(run).read_jsonl(RunDirectory(run).predictions_path)
+    fixed = sort_changes(rows)["fixed"]
+    choose(browser, "show", "fixed")
+    becomes(browser, f"({len(fixed)} problems)")
+    said = [one.text for one in browser.find_elements(By.CSS_SELECTOR, ".group:first-child .verdict")]
+    assert "wrong" in said[0] and "before training" in said[0] and "right" in said[1] and "after training" in said[1]
+    choose(browser, "error", "wrong answer")
+    wait_for(browser, "return [...document.querySelectorAll('.group')].every((one) => one.querySelector('.wrong'))")
+
+
+def test_a_probe_is_a_strip_through_training(browser, run):
+    ready(browser, run, "#role=probe")
+    assert place(browser) == "page 1 of 1 (4 problems)"
+    said = [one.text for one in browser.find_elements(By.CSS_SELECTOR, ".group:first-child .verdict")]
+    for words, moment in zip(said, ("before training", "after 6 steps", "after 12 steps"), strict=True):
+        assert moment in words and "reward" in words
+    assert "tokens" in browser.find_element(By.CSS_SELECTOR, ".group .chips").text
+
+
+def test_hits_are_highlighted_and_walked_through_across_pages(browser, run):
+    ready(browser, run)
+    press(browser, "/")
+    browser.switch_to.active_element.send_keys("IS THE Answer", Keys.ENTER)
+    wait_for(browser, "return document.querySelectorAll('mark.hit').length > 3")
+    hits = [hit.text for hit in browser.find_elements(By.CSS_SELECTOR, "mark.hit") if hit.text]
+    assert {hit.lower() for hit in hits} == {"is the answer"}
+    assert "hits here" in browser.find_element(By.CSS_SELECTOR, ".hits").text
+    for count in range(1, len(browser.find_elements(By.CSS_SELECTOR, "mark.hit")) + 1):
+        press(browser, "n")
+        wait_for(browser, f"return document.querySelector('.hits').textContent.startsWith('hit {count} of')")
+    press(browser, "n")
+    becomes(browser, "page 2 of")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "mark.hit.now")) == 1
+    press(browser, "p")
+    becomes(browser, "page 1 of")
+
+
+def test_the_address_holds_filters_and_group(browser, run):
+    ready(browser, run)
+    choose(browser, "show", "mixed")
+    choose(browser, "kind", "bars")
+    choose(browser, "sort by", "longest")
+    wait_for(browser, "return location.hash.includes('order=longest')")
+    before = browser.current_url
+    press(browser, Keys.ESCAPE, "j")
+    wait_for(browser, f"return location.href !== {before!r}")
+    address, seen, at = browser.current_url, groups(browser), place(browser)
+    current = browser.find_element(By.CSS_SELECTOR, ".group.current .head").text
+    visit(browser, run / "report.html")
+    browser.get(address)
+    wait_for(browser, "return document.querySelector('.group.current')")
+    assert (groups(browser), place(browser)) == (seen, at)
+    assert browser.find_element(By.CSS_SELECTOR, ".group.current .head").text == current
+    assert [Select(control(browser, name)).first_selected_option.get_attribute("value")
+            for name in ("show", "kind", "sort by")] == ["mixed", "bars", "longest"]  # fmt: skip
+
+
+def test_marks_and_notes_are_kept_and_exported(browser, run):
+    ready(browser, run)
+    browser.execute_script("localStorage.clear()")
+    ready(browser, run)
+    browser.find_elements(By.CSS_SELECTOR, ".star")[1].click()
+    note = browser.find_elements(By.CSS_SELECTOR, ".remark")[1]
+    note.send_keys('=HYPERLINK("x"), reads "well"', Keys.TAB)
+    visit(browser, run / "report.html")
+    ready(browser, run)
+    assert [star.text for star in browser.find_elements(By.CSS_SELECTOR, ".star")[:3]] == [
+        "\u2606 mark", "\u2605 marked", "\u2606 mark"
+    ]  # fmt: skip
+    control(browser, "marked").click()
+    becomes(browser, "(1 groups)")
+
+    def exported(label):
+        browser.find_element(By.CSS_SELECTOR, ".exports summary").click()
+        browser.find_element(By.XPATH, f"//button[text()='{label}']").click()
+        text = wait_for(browser, "return browser.exported")
+        browser.execute_script("browser.exported = null")
+        browser.find_element(By.CSS_SELECTOR, ".exports summary").click()
+        return text
+
+    (row,) = map(json.loads, exported("marks as JSONL").splitlines())
+    stored = SampleStore(run).group(0).rows[1]
+    assert (row["completion"], row["pid"], row["step"]) == (stored["completion"], stored["pid"], stored["step"])
+    assert (row["note"], row["key"]) == ('=HYPERLINK("x"), reads "well"', "rollout/1-0/1")
+    table = list(csv.DictReader(io.StringIO(exported("this selection as CSV"), newline="")))
+    assert len(table) == 4 and [one["marked"] for one in table] == ["false", "true", "false", "false"]
+    assert table[1]["note"].startswith("'=HYPERLINK") and table[1]["completion"] == stored["completion"]
+    browser.execute_script("localStorage.clear()")
+
+
+def test_two_completions_are_compared_word_by_word(browser, run):
+    ready(browser, run, "#role=evaluation&show=fixed")
+    press(browser, "d")
+    wait_for(browser, "return document.querySelector('.diff ins') && document.querySelector('.diff del')")
+    assert browser.find_element(By.CSS_SELECTOR, ".diff").is_displayed()
+    press(browser, Keys.ESCAPE)
+    wait_for(browser, "return !document.querySelector('.diff')")
+
+
+def test_what_the_model_sees_is_its_own_square(browser, run):
+    browser.get_log("browser")
+    ready(browser, run)
+    browser.find_element(By.XPATH, "//button[text()='what the model sees']").click()
+    canvas = browser.find_element(By.CSS_SELECTOR, "canvas.seen")
+    assert canvas.is_displayed() and canvas.get_attribute("width") == canvas.get_attribute("height") == "160"
+    assert browser.execute_script(
+        "const pen = arguments[0].getContext('2d');"
+        "return new Set(pen.getImageData(0, 0, 160, 160).data).size > 2", canvas
+    )  # fmt: skip
+    assert complaints(browser) == []
+
+
+def test_formulas_and_markdown_are_set_and_long_reasoning_folds(browser, long):
+    ready(browser, long)
+    assert browser.execute_script("return document.querySelectorAll('.completion math mfrac').length") > 0
+    card = browser.find_element(By.CSS_SELECTOR, ".completion")
+    shown = [box.rect["y"] for box in (card.find_element(By.CSS_SELECTOR, name) for name in (".verdict", ".solution"))]
+    fold = card.find_element(By.CSS_SELECTOR, ".fold")
+    assert shown[0] < shown[1] < fold.rect["y"]
+    assert fold.get_attribute("open") is None and "1,6" in fold.find_element(By.CSS_SELECTOR, ".label").text
+    lefts = {one.rect["x"] for one in browser.find_elements(By.CSS_SELECTOR, ".group:first-child .completion")}
+    assert len(lefts) == 2
+    fold.find_element(By.TAG_NAME, "summary").click()
+    wait_for(browser, "return document.querySelector('.completion .fold').open")
+    bottom = fold.rect["y"] + fold.rect["height"]
+    browser.execute_script("window.scrollTo(0, arguments[0] - 500)", bottom)
+    picture = browser.find_element(By.CSS_SELECTOR, ".group .picture")
+    top = browser.execute_script("return arguments[0].getBoundingClientRect().top", picture)
+    assert 0 <= top < 500  # still in sight
+    assert complaints(browser) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["samples.html", "report.html"])
+def test_nothing_serious_is_found_by_axe(browser, run, page, scheme):
+    theme(browser, scheme)
+    try:
+        visit(browser, run / page)
+        wait_for(browser, "return document.querySelectorAll('.group').length")
+        if page == "samples.html":
+            press(browser, "d", "m")
+            wait_for(browser, "return document.querySelector('.diff')")
+        assert findings(browser) == []
+    finally:
+        theme(browser, None)
+
+
+@pytest.mark.parametrize("page", ["samples.html", "report.html"])
+def test_a_phone_shows_one_column_and_nothing_sticks_out(browser, run, page):
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        visit(browser, run / page)
+        wait_for(browser, "return document.querySelectorAll('.group .completion').length")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+        narrowest = "return Math.min(...[...document.querySelectorAll('.completion')].map((one) => one.offsetWidth))"
+        assert browser.execute_script(narrowest) > 300
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_hostile_texts_are_shown_and_do_nothing(browser, hostile):
     for page in ("report.html", "samples.html"):
         visit(browser, hostile / page)
+        wait_for(browser, "return document.querySelectorAll('.group').length")
         seen = ""
         while True:
             seen += browser.execute_script("return document.body.textContent")
-            forward = browser.find_elements(By.ID, "forward")
+            forward = browser.find_elements(By.CSS_SELECTOR, ".forward")
             if not forward or not forward[0].is_enabled():
                 break
+            now = place(browser)
             forward[0].click()
+            wait_for(browser, f"return document.querySelector('.place').textContent !== {now!r}")
         wait_for(browser, "return document.readyState === 'complete'")
         assert complaints(browser) == []
         for name in ("script", "handler", "svg", "closers", "template", "math", "chinese"):
@@ -152,25 +404,30 @@ def test_hostile_texts_are_shown_and_do_nothing(browser, hostile):
 
 
 @pytest.mark.parametrize("page", ["report.html", "samples.html"])
-def test_a_picture_is_enlarged_by_a_click(browser, run, page):
+def test_a_picture_is_enlarged_beside_the_completions(browser, run, page):
     visit(browser, run / page)
-    picture = browser.find_element(By.CSS_SELECTOR, ".problem img")
+    wait_for(browser, "return document.querySelectorAll('.group').length")
+    picture = browser.find_element(By.CSS_SELECTOR, ".problem .picture")
     before = picture.size["width"]
     picture.click()
-    assert picture.size["width"] == 560 > before
+    assert picture.size["width"] > 1.6 * before
+    completion = browser.find_element(By.CSS_SELECTOR, ".group .completion")
+    assert picture.rect["x"] + picture.rect["width"] <= completion.rect["x"]  # beside, not over
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert picture.size["width"] == before
     assert complaints(browser) == []
 
 
 def test_a_long_text_opens_on_request(browser, hostile):
-    visit(browser, hostile / "samples.html")
-    browser.find_element(By.ID, "text").send_keys("no play. all work")
-    wait_for(browser, "return document.querySelectorAll('.completion details.more').length > 0")
-    more = browser.find_element(By.CSS_SELECTOR, ".completion details.more")
-    assert "show all 100," in more.text
+    ready(browser, hostile)
+    control(browser, "search").send_keys("no play. all work")
+    wait_for(browser, "return document.querySelectorAll('mark.hit').length > 0")
+    fold = browser.find_element(By.CSS_SELECTOR, ".completion .fold:not([open])")
+    assert "100,0" in fold.text
     height = browser.execute_script("return document.body.scrollHeight")
-    more.find_element(By.TAG_NAME, "summary").click()
-    wait_for(browser, "return document.querySelector('.completion details.more .text')?.textContent.length > 100000")
-    assert browser.execute_script("return document.body.scrollHeight") < height + 900
+    fold.find_element(By.TAG_NAME, "summary").click()
+    wait_for(browser, "return document.querySelector('.completion .fold[open] .long')?.textContent.length > 99000")
+    assert browser.execute_script("return document.body.scrollHeight") < height + 1100
     assert complaints(browser) == []
 
 
@@ -178,8 +435,9 @@ def test_a_page_that_someone_tampered_with_runs_nothing(browser, run, tmp_path):
     """The policy is the second wall: markup that got in all the same must not act."""
     page = (run / "samples.html").read_text()
     injected = '<img src="x" onerror="window.PWNED=1"><script>window.PWNED=1</script>'
-    (tmp_path / "page.html").write_text(page.replace('<div id="page"></div>', f'<div id="page"></div>{injected}'))
+    (tmp_path / "page.html").write_text(page.replace('<div id="browser"></div>', f'<div id="browser"></div>{injected}'))
     visit(browser, tmp_path / "page.html")
+    wait_for(browser, "return document.querySelectorAll('.group').length")
     assert place(browser) == "page 1 of 20 (96 groups)"
     assert browser.execute_script("return window.PWNED === undefined")
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
@@ -200,14 +458,30 @@ def test_a_copied_report_still_has_everything(browser, run, tmp_path):
 
 def test_the_script_reads_texts_as_python_does(browser, run):
     """The cases of tests/test_viewer.py; ASCII, because a half surrogate does not travel to the browser otherwise."""
-    visit(browser, run / "samples.html")
-    marks = browser.execute_script("return data.delimiters")
+    ready(browser, run)
+    marks = browser.execute_script("return data.info.delimiters")
     calls = {
         "visible": lambda text: f"element('p', '', visible({json.dumps(text)})).textContent",
         "clipped": lambda text, limit: f"element('p', '', clipped({json.dumps(text)}, {limit})).textContent",
         "number": lambda value: f"numberText({json.dumps(value)})",
-        "segments": lambda text, own: f"(data.delimiters = {json.dumps(own or marks)}, segments({json.dumps(text)}))",
+        "segments": lambda text, own: f"segments({json.dumps(text)}, {json.dumps(own or marks)})",
+        "reading order": lambda pieces: f"readingOrder({json.dumps(pieces)})",
+        "word diff": lambda before, after: f"wordDiff({json.dumps(before)}, {json.dumps(after)})",
     }
+    assert calls.keys() == CASES.keys()
     for name, cases in CASES.items():
         for *given, expected in cases:
             assert browser.execute_script(f"return {calls[name](*given)}") == expected, (name, given)
+
+
+def test_the_script_builds_the_tree_that_python_sets(browser, run):
+    ready(browser, run)
+    texts = ["**a** `b` $x^2$", "\\[ \\frac{1}{2} \\]\n- one\n\\boxed{45}", *HOSTILE.values(), "$\\text{<b>}$"]
+    for text in texts:
+        tree = typeset(text[:2000])
+        made = browser.execute_script(f"return element('p', '', built({json.dumps(tree)})).innerHTML")
+        same = "const made = document.createElement('template'); made.innerHTML = arguments[0]; return made.innerHTML"
+        assert made == browser.execute_script(same, str(markup(tree))), text
+    bad = [["script", {}, "window.PWNED = 1"], ["mi", {"onclick": "alert(1)"}, "x"]]
+    made = browser.execute_script(f"return element('p', '', built({json.dumps(bad)})).innerHTML")
+    assert made == "<mi>x</mi>"

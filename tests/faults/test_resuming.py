@@ -229,7 +229,8 @@ def test_a_final_model_is_written_whole_or_not_at_all(embedded_policy, tmp_path,
 def test_what_moves_to_previous_is_announced(finished, params_of, capsys):
     go_on(finished, params_of(finished, training={"max_steps": 1}))
     said = capsys.readouterr().out
-    assert f"Moved to {finished.path / 'previous' / '1'}: checkpoints, final_model," in said and "samples.jsonl" in said
+    assert f"Moved to {finished.path / 'previous' / '1'}: checkpoints," in said
+    assert "final_model" in said and "samples.jsonl" in said
 
 
 def test_weights_can_be_taken_from_a_checkpoint(finished, params_of):

@@ -29,7 +29,7 @@ def main(folder: str) -> None:
             "gpu_memory_utilization": 0.1,
             "max_seq_length": 512,
         },
-        training={"max_steps": 2, "per_device_train_batch_size": 16, "num_generations": 4},
+        training={"max_steps": 20, "per_device_train_batch_size": 16, "num_generations": 4},
         dataset={"max_samples": 96},
     )
     run = RunDirectory(params.output_dir)

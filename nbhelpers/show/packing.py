@@ -1,0 +1,111 @@
+"""Groups of completions as the script of `samples.html` and of the viewer takes them: lists of JSON's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, error_kind
+from nbhelpers.show.marks import read_marks
+from nbhelpers.show.samples import delimiters_of_run, moment
+from nbhelpers.show.text import reading_order, segments
+from nbhelpers.show.typeset import typeset
+
+_LONGEST = 100_000  # characters of one completion
+
+
+class Packer:
+    """The samples of one run: its stores by role, and what the script has to know of them.
+
+    Args:
+        run_dir: a finished or a running run.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        self.run = RunDirectory(run_dir)
+        self.stores = {role: SampleStore(self.run.path, role) for role in ROLES}
+        self.delimiters = delimiters_of_run(self.run.path)
+        self.names = self._reward_names()
+
+    def refresh(self) -> int:
+        """Takes in what was written since; gives the number of new completions."""
+        new = sum(store.refresh() for store in self.stores.values())
+        self.names = self._reward_names()
+        return new
+
+    def info(self, notes: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Views with their filters, names of the rewards, and the marks; `notes` says of a view what it holds."""
+        manifest = self.run.read_manifest()
+        shown = {role: store for role, store in self.stores.items() if role == "rollout" or len(store)}
+        return {
+            "run": self.run.path.name,
+            "created": str(manifest.get("created") or ""),
+            "delimiters": self.delimiters,
+            "rewards": self.names,
+            "errors": ERRORS,
+            "orders": ORDERS,
+            "square": square_of_model(self.run),
+            "marks": {key: mark["note"] for key, mark in read_marks(self.run).items()},
+            "views": [
+                {
+                    "role": role,
+                    "label": ROLES[role],
+                    "filters": store.filters,
+                    "kinds": store.kinds,
+                    "steps": store.steps if role == "rollout" else [],
+                    "count": len(store.groups()),
+                    "note": (notes or {}).get(role) or f"{len(store):,} completions in this run.",
+                }
+                for role, store in shown.items()
+            ],
+        }
+
+    def _reward_names(self) -> list[str]:
+        groups = (store.group(number) for store in self.stores.values() for number in store.groups())
+        paid = (row.get("rewards") for group in groups for row in group.rows)
+        return list(dict.fromkeys(str(name) for rewards in paid for name in rewards or ()))
+
+    def rows(self, role: str, number: int) -> list[list]:
+        """The completions of a group, as `completionCard` reads them."""
+        place_of = {name: place for place, name in enumerate(self.names)}
+        return [self._row(row, place_of) for row in self.stores[role].group(number).rows]
+
+    def _row(self, row: Mapping, place_of: Mapping[str, int]) -> list:
+        rewards: list = []
+        for name, value in (row.get("rewards") or {}).items():
+            place = place_of[str(name)]
+            rewards += [None] * (place + 1 - len(rewards))
+            rewards[place] = _rounded(value)
+        text = str(row.get("completion") or "")
+        if (more := len(text) - _LONGEST) > 0:
+            text = f"{text[:_LONGEST]}\n[{more:,} more characters are in the run directory]"
+        reward, advantage = _rounded(row.get("reward")), _rounded(row.get("advantage"))
+        reason, cut = str(row.get("reason") or "")[:2000], bool(row.get("truncated"))
+        judged = [row.get("correct"), error_kind(row), moment(row), trees_of(text, self.delimiters)]
+        return [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
+
+
+def problem_of(row: Mapping) -> tuple:
+    """What a problem is told apart by, its picture's name last."""
+    choices = tuple(str(choice) for choice in row["choices"]) if row.get("choices") else None
+    text = [str("" if row.get(name) is None else row[name]) for name in ("pid", "kind", "question", "answer", "unit")]
+    return (*text[:3], choices, *text[3:], row.get("image"))
+
+
+def trees_of(text: str, delimiters: Sequence[str]) -> list | None:
+    """A tree for each piece of a completion, solutions first; None where no piece holds anything to set."""
+    pieces = [piece for _, _, piece in reading_order(segments(text, delimiters))]
+    trees = [typeset(piece) for piece in pieces]
+    return trees if any(tree != [piece] for tree, piece in zip(trees, pieces, strict=True) if piece) else None
+
+
+def square_of_model(run: RunDirectory) -> int | None:
+    """The side in pixels of the square that the run's model is shown; None where no adapter has been saved yet."""
+    saved = run.read_json(run.final_model_dir / "processor_config.json") or {}
+    size = (saved.get("image_processor") or {}).get("size") or {}
+    return size.get("height") if isinstance(size, dict) else None
+
+
+def _rounded(value: Any) -> float | None:
+    return round(value, 4) if isinstance(value, (int, float)) else None

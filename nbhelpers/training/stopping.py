@@ -1,0 +1,117 @@
+"""Training that ends before its last step: a checkpoint where there is time for one, one sentence on how it goes on.
+
+The first SIGINT (Ctrl-C, Kernel > Interrupt) or SIGTERM asks: the step is finished, a checkpoint is written, and
+training ends. A second SIGINT ends it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nbhelpers.params import PlainError
+from nbhelpers.runs import RunDirectory
+from nbhelpers.training.configuration import TrainingError
+from nbhelpers.training.recording import note_state
+from nbhelpers.training.resuming import TrainingRefused, what_is_kept
+from nbhelpers.training.soundness import UnsoundError
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
+# What torch and safetensors say of the same.
+_DISK_WORDS = ("(os error", "PytorchStreamWriter failed", "iostream error", "No space left on device")
+
+
+class TrainingStopped(TrainingError):
+    """Training was stopped by a person or by the system, and can go on; the message says from where and how."""
+
+
+@dataclass
+class StopRequest:
+    """What asked training to stop, the name of a signal; None: nothing has."""
+
+    by: str | None = None
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Inside, SIGINT and SIGTERM ask instead of interrupting; only on the main thread, where signals arrive."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if request.by and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.by = signal.Signals(number).name
+        with contextlib.suppress(RuntimeError):  # it came in the middle of another print
+            print("Training stops after this step, with a checkpoint; a second interrupt stops it at once.", flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def stopping_callback(request: StopRequest, steps_per_rollout: int) -> Any:
+    """A callback for the trainer of every process that ends training after a step, with a checkpoint, once one of them
+    was asked to.
+
+    Args:
+        steps_per_rollout: optimiser steps that one rollout serves; between two rollouts training goes on as if it had
+            not been interrupted.
+    """
+    from accelerate.utils import gather_object
+    from transformers import TrainerCallback
+
+    class StoppingCallback(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            asked = any(gather_object([request.by is not None]))
+            if asked and state.global_step % steps_per_rollout == 0:
+                control.should_save = control.should_training_stop = True
+
+    return StoppingCallback()
+
+
+@contextlib.contextmanager
+def ending_in_words(run: RunDirectory) -> Iterator[None]:
+    """Whatever ends training early leaves a note in the manifest, and a sentence on what is kept and how it goes on.
+
+    Raises:
+        TrainingStopped: it was interrupted.
+        TrainingError: the disk is full, or does not allow what was to be written.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        note_state(run, "stopped", "interrupted")
+        raise TrainingStopped(f"Training was interrupted. {what_is_kept(run)}") from None
+    except TrainingRefused:
+        raise
+    except PlainError as error:
+        note_state(run, "stopped" if isinstance(error, TrainingStopped) else "failed", str(error))
+        if not isinstance(error, UnsoundError):
+            error.args = (f"{error} {what_is_kept(run)}".strip(),)
+        raise
+    except Exception as error:
+        note_state(run, "failed", f"{type(error).__name__}: {error}")
+        kept = what_is_kept(run)
+        if trouble := disk_trouble(error):
+            raise TrainingError(f"Training could not write any more: {trouble}. Mend that first. {kept}") from error
+        error.add_note(kept)
+        raise
+
+
+def disk_trouble(error: Exception) -> str | None:
+    """The line on a disk that is full or does not allow to be written on; None where the error is of another kind."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+    line = (str(error).splitlines() or [""])[0]
+    return line if any(words in line for words in _DISK_WORDS) else None
