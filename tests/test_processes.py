@@ -6,6 +6,7 @@ Without GPUs they are CPU processes that talk over gloo, started as `nbhelpers r
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import TINY_DATASET
 
+from nbhelpers.evaluation import evaluate
 from nbhelpers.params import ParamsError, RunParams
-from nbhelpers.policy import draws, load_policy
+from nbhelpers.policy import draws, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, read_seal
-from nbhelpers.training import TrainingError, launching, num_processes, train
+from nbhelpers.training import TrainingError, TrainingStopped, launching, num_processes, train
 from nbhelpers.training.resuming import last_whole_checkpoint
 
 # Three prompts x 4 completions; two processes share a group. Plain gradient descent from B = 0: the adapter's B after
@@ -32,9 +34,10 @@ STEP = {
 }  # fmt: skip
 
 
-def parameters(folder, processes, **training):
+def parameters(folder, processes, evaluation=None, **training):
     section = STEP | {"num_processes": processes} | training
-    return RunParams.load("smoke", output_dir=folder, training=section, dataset=TINY_DATASET)
+    sections = {"dataset": TINY_DATASET, "evaluation": evaluation or {}}
+    return RunParams.load("smoke", output_dir=folder, training=section, **sections)
 
 
 def trained(folder, processes, **training):
@@ -161,6 +164,23 @@ def long_run(folder, on_log, **training):
 
 
 @pytest.mark.slow
+def test_evaluation_in_two_processes_writes_the_file_that_one_writes(alone, tmp_path):
+    run = alone[0]
+    shutil.copytree(run.path, tmp_path / "again")
+    sections = {"evaluation": {"num_samples": 15, "pass_k": 2, "pass_problems": 5}}
+    written = []
+    for folder, processes in ((run.path, 1), (tmp_path / "again", 2)):
+        params = parameters(folder, processes, **sections)
+        there = RunDirectory(folder)
+        policy = load_final_model(there.final_model_dir, params.model)
+        result = evaluate(policy, load_problems(params.dataset), params, there)
+        assert result == there.read_json(there.evaluation_path)
+        written.append([there.read_jsonl(path) for path in (there.predictions_path, there.pass_path)] + [result])
+    assert len(written[0][0]) == 30 and len(written[0][1]) == 20
+    assert written[0] == written[1]
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_all_and_the_run_goes_on_with_another_number(tmp_path):
     ranks, on_log = stopping_after(2, lambda ranks: os.kill(ranks[1], signal.SIGKILL))
     with pytest.raises(TrainingError) as error:
@@ -180,9 +200,10 @@ def test_an_interrupt_ends_every_process(tmp_path):
         raise KeyboardInterrupt
 
     ranks, on_log = stopping_after(1, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        long_run(tmp_path, on_log)
+    with pytest.raises(TrainingStopped, match="resume=true"):
+        long_run(tmp_path, on_log, save_steps=1000)
     assert len(ranks) == 2 and are_gone(ranks)
+    assert last_whole_checkpoint(RunDirectory(tmp_path)), "the step was finished, and kept"
 
 
 @pytest.mark.slow

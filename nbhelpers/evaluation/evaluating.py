@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
@@ -13,7 +14,7 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, writing
-from nbhelpers.training import check_trained
+from nbhelpers.training import check_trained, is_first_process, launch, launched, num_processes, out_of_the_way
 
 
 def evaluate(
@@ -27,7 +28,8 @@ def evaluate(
     """Let the policy answer the evaluation problems without and with its adapter, and compare.
 
     Writes `predictions.jsonl` and `evaluation.json` (their layout: README, "The run directory") and returns the
-    latter; with `evaluation.pass_k` also `pass_at_k.jsonl`, the answers that were sampled for it.
+    latter; with `evaluation.pass_k` also `pass_at_k.jsonl`, the answers that were sampled for it. With
+    `training.num_processes` above 1 other processes do it, each a part of the problems; they load `final_model/`.
 
     Args:
         policy: with its trained adapter; switching the adapter off gives the policy before training.
@@ -38,8 +40,13 @@ def evaluate(
             settings than these.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
-    with writing(run.path, "evaluation"):
-        check_trained(params, run)
+    check_trained(params, run)
+    # Where vLLM runs in this process already, its GPU cannot be left to another.
+    if not launched() and policy.engine is None and (processes := num_processes(params)) > 1:
+        with out_of_the_way(policy):
+            launch("nbhelpers.evaluation", params, processes)
+        return run.read_json(run.evaluation_path)
+    with writing(run.path, "evaluation") if is_first_process() else contextlib.nullcontext():
         return _evaluate(policy, problems, params, run, progress)
 
 
@@ -52,17 +59,19 @@ def _evaluate(
     few = chosen.select(range(min(settings.pass_problems, len(chosen))))
     predictions: list[dict] = []
     curves: dict[str, dict] = {}
-    run.set_aside(run.evaluation_path, run.predictions_path, run.pass_path)
+    if is_first_process():
+        run.set_aside(run.evaluation_path, run.predictions_path, run.pass_path)
+    asking = {"progress": progress, "together": launched()}
     for phase in ("before", "after") if settings.baseline else ("after",):
         with policy.without_adapter() if phase == "before" else contextlib.nullcontext():
             decoding = {"temperature": settings.temperature, "samples_per_problem": settings.samples_per_problem}
-            rows = predict(policy, chosen, params, run, phase=phase, progress=progress, **decoding)
-            run.append_jsonl(run.predictions_path, *rows)
+            rows = predict(policy, chosen, params, run, phase=phase, **asking, **decoding)
+            _append(run, run.predictions_path, rows)
             predictions += rows
             if settings.pass_k:
                 sampling = {"temperature": params.training.temperature, "samples_per_problem": settings.pass_k}
-                rows = predict(policy, few, params, run, phase=phase, progress=progress, **sampling)
-                run.append_jsonl(run.pass_path, *rows)
+                rows = predict(policy, few, params, run, phase=phase, **asking, **sampling)
+                _append(run, run.pass_path, rows)
                 curves[phase] = pass_curve(rows) | vote_curve(rows, settings.protocol)
     result = compare(predictions, seed=params.dataset.seed) | {
         "protocol": settings.protocol,
@@ -75,8 +84,14 @@ def _evaluate(
     }
     if curves:
         result["pass_at_k"] = curves | {"temperature": params.training.temperature}
-    run.write_json(run.evaluation_path, result)
+    if is_first_process():
+        run.write_json(run.evaluation_path, result)
     return result
+
+
+def _append(run: RunDirectory, path: Path, rows: list[dict]) -> None:
+    if is_first_process():
+        run.append_jsonl(path, *rows)
 
 
 def print_progress(phase: str, done: int, total: int) -> None:

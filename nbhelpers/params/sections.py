@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -255,6 +256,15 @@ class TrainingParams(Section):
             given = "neither" if self.max_steps is None else "both"
             raise ValueError(f"{given} of max_steps and num_train_epochs given: set one and leave the other null")
         return self
+
+    def processes_that_share(self, most: int) -> list[int]:
+        """The numbers of processes, up to `most`, that can share a step evenly; 1 always can."""
+        fitting = []
+        for processes in range(1, max(1, most) + 1):
+            with contextlib.suppress(ParamsError):
+                self.batch_plan(processes)
+                fitting.append(processes)
+        return fitting
 
     def batch_plan(self, num_processes: int = 1) -> BatchPlan:
         """The batch that is really used. It is that of one process, whose step `num_processes` processes share.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def choose_backend(params: ModelParams) -> tuple[str, str]:
         return params.backend, ""
     if not torch.cuda.is_available():
         return "transformers", ""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "transformers", "backend transformers: Unsloth was not tried with several processes"
     if importlib.util.find_spec("unsloth") is None:
         return "transformers", "backend transformers: unsloth is not installed (pip install 'nbhelpers[gpu]')"
     return "unsloth", "backend unsloth: a CUDA GPU is there and unsloth is installed"

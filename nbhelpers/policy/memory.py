@@ -121,7 +121,8 @@ def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
     model, training, shape = params.model, params.training, TextShape.of(_config(params)[0])
     language, embeddings, vision = (billions * 1e9 for billions in size)
     weights = language * (NF4_BYTES if model.load_in_4bit else 2) + (embeddings + vision) * 2
-    completions = training.batch_plan().per_device_train_batch_size
+    processes = max(training.processes_that_share(1 if training.num_processes == "auto" else training.num_processes))
+    completions = training.batch_plan(processes).per_device_train_batch_size
     tokens, logits = model.max_seq_length, training.max_completion_length * shape.vocabulary * LOGIT_BYTES
     recomputed = bool(model.use_gradient_checkpointing)
     kept = completions * tokens * shape.hidden * shape.layers * 2

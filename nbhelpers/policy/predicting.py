@@ -21,14 +21,17 @@ def predict(
     phase: str,
     temperature: float = 0.0,
     samples_per_problem: int = 1,
+    together: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[dict]:
     """One graded prediction (a row of `predictions.jsonl`) per problem and sample.
 
     Args:
         temperature: 0 for greedy decoding.
+        together: whether every process of a launcher asks the same; each then answers a part, and all get all rows.
         progress: called with the phase, the problems answered so far and all of them.
     """
+    first, problems = _own_part(problems) if together else (0, problems)
     conversations = [conversation(problem, params.reward) for problem in problems]
     images = [problem["image"] for problem in problems]
     done = 0
@@ -46,6 +49,7 @@ def predict(
         temperature=temperature,
         samples_per_problem=samples_per_problem,
         seed=params.training.seed,
+        first=first,
         progress=report,
     )
     rows = []
@@ -58,7 +62,24 @@ def predict(
             written = {"completion": completion.text, "length": completion.length, "truncated": completion.truncated}
             verdict = grade_row(completion.text, problem, params.reward.delimiters, params.evaluation.protocol)
             rows.append({**shared, **written, "format_ok": form.reasoning and form.solution, **verdict})
-    return rows
+    return _of_all(rows) if together else rows
+
+
+def _own_part(problems: Any) -> tuple[int, Any]:
+    """The place of this process's first problem, and its problems: an even part of them, in the order of ranks."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    start, end = (
+        len(problems) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1)
+    )
+    return start, problems.select(range(start, end))
+
+
+def _of_all(rows: list[dict]) -> list[dict]:
+    from accelerate.utils import gather_object
+
+    return gather_object(rows)
 
 
 def grade_row(completion: str, problem: dict, delimiters: Delimiters, protocol: str = "strict") -> dict:

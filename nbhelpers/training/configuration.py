@@ -95,17 +95,22 @@ def grpo_arguments(
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
-        # Every step goes through every adapted language layer; the vision tower's last one may be stepped over.
-        "ddp_find_unused_parameters": params.lora.finetune_vision_layers,
-        **training.grpo,
+        **_for_any_number_of_processes(params),
     }
-    if arguments.get("steps_per_generation"):  # as many completions at once as one process would generate
-        rounded = training.batch_plan().per_device_train_batch_size
-        arguments["generation_batch_size"] = rounded * arguments.pop("steps_per_generation")
     vllm = model.fast_inference
     ruled_out = {"logit_bias": dict.fromkeys(never, -100.0)} if vllm else {"suppress_tokens": list(never)}
     arguments["generation_kwargs"] = {**ruled_out, **(arguments.get("generation_kwargs") or {})}
     return arguments
+
+
+def _for_any_number_of_processes(params: RunParams) -> dict[str, Any]:
+    """`training.grpo`, and what keeps a step the same where several processes share it."""
+    # Every step goes through every adapted language layer; the vision tower's last one may be stepped over.
+    grpo = {"ddp_find_unused_parameters": params.lora.finetune_vision_layers, **params.training.grpo}
+    if grpo.get("steps_per_generation"):  # as many completions at once as one process would generate
+        one = params.training.batch_plan().per_device_train_batch_size
+        grpo["generation_batch_size"] = one * grpo.pop("steps_per_generation")
+    return grpo
 
 
 def num_processes(params: RunParams) -> int:
@@ -120,7 +125,7 @@ def num_processes(params: RunParams) -> int:
         return int(os.environ["WORLD_SIZE"])
     asked, gpus = params.training.num_processes, torch.cuda.device_count()
     if asked == "auto":
-        return next(n for n in range(max(1, gpus), 0, -1) if _share_evenly(params, n))
+        return max(params.training.processes_that_share(gpus))
     if asked > 1 and 0 < gpus < asked:
         raise TrainingError(
             f"training.num_processes is {asked}, and there are {gpus} GPUs: each process takes one. Allowed are 1 to "
@@ -132,14 +137,6 @@ def num_processes(params: RunParams) -> int:
 def launched() -> bool:
     """Whether this process is one of several that a launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _share_evenly(params: RunParams, processes: int) -> bool:
-    try:
-        params.training.batch_plan(num_processes=processes)
-    except ParamsError:
-        return False
-    return True
 
 
 def is_first_process() -> bool:

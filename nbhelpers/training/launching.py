@@ -8,6 +8,7 @@ there, a file a rank. Whoever starts them stays and looks on: at the first rank'
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -20,15 +21,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nbhelpers.params import ModelParams, RunParams, trusting
+from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
 from nbhelpers.policy import Policy
 from nbhelpers.runs import RunDirectory
-from nbhelpers.training.configuration import TrainingError
+from nbhelpers.training.configuration import TrainingError, is_first_process, launched
+from nbhelpers.training.stopping import TrainingStopped
 
 _LOGS, _STARTED_BY = "NBHELPERS_RANK_LOGS", "NBHELPERS_STARTED_BY"
 # What a launcher sets, and what vLLM sets where it runs without one (`policy.vllm.engine`).
 _OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_PATIENCE = 30.0  # seconds in which the processes may end by themselves
+_PATIENCE = 40.0  # seconds in which the processes may end their step with a checkpoint; torchrun gives them 30
 _LAST_LINES = 15
 # In torchrun's summary, below "Root Cause" (torch 2.11 and 2.13): which rank ended first, and how.
 _FIRST_TO_END = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.S)
@@ -43,7 +45,7 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
 
     Raises:
         TrainingError: a process failed or was killed. The others were ended; the sentence has its last lines.
-        KeyboardInterrupt: as it came; every process was ended first.
+        KeyboardInterrupt: as it came; every process was asked to stop first, and has.
     """
     logs = RunDirectory(params.output_dir).path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,7 @@ def _end(child: subprocess.Popen) -> None:
     """End the launcher, which ends its processes; what is left after `_PATIENCE` seconds is killed."""
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C does not wait
             child.wait(_PATIENCE)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
@@ -164,11 +166,40 @@ class MetricsFollower:
 # in the processes
 
 
+def in_processes(name: str, work: Callable[[RunParams], None], argv: list[str] | None = None) -> int:
+    """The `main` of a module that a launcher starts with a preset: take this process's place and work there.
+
+    Returns:
+        The exit code: 0, 1 after an error and 130 after a stop, which are said.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {name}")
+    parser.add_argument("preset", nargs="?", default="smoke")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    parser.add_argument("--output-dir")
+    parser.add_argument("--trust-code", action="store_true", help="let the parameter file bring code of its own")
+    arguments = parser.parse_args(argv)
+    if launched():
+        take_place()
+    try:
+        sections = parse_overrides(arguments.overrides)
+        trusted = {"source": "--set", "trust_code": arguments.trust_code}
+        work(RunParams.load(arguments.preset, output_dir=arguments.output_dir, **trusted, **sections))
+    except TrainingStopped as error:
+        if is_first_process():
+            print(f"{name}: {error}", file=sys.stderr)
+        return 130
+    except (ParamsError, RuntimeError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def take_place() -> None:
     """What a process of several does first: prints into its own log, works on the GPU of its rank (without this all of
     them would load the model on the first), and ends when the process that started them all has gone.
     """
     import torch
+    from accelerate import PartialState
 
     if folder := os.environ.get(_LOGS):
         log = os.open(Path(folder) / f"rank-{os.environ.get('RANK', '0')}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -178,6 +209,8 @@ def take_place() -> None:
         threading.Thread(target=_end_without, args=(int(starter),), daemon=True).start()
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if launched():
+        PartialState()  # all of them meet here
 
 
 def is_followed() -> bool:

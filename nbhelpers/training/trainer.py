@@ -128,11 +128,8 @@ def _train_in_processes(
 ) -> TrainingResult:
     """`train` in other processes, which load the data and the policy themselves; this one gets the weights."""
     where = standing(params, run)
-    with out_of_the_way(policy):
-        try:
-            launch("nbhelpers.training", params, processes, look=MetricsFollower(run, on_log))
-        except TrainingError as error:
-            raise TrainingError(f"{error}\n{how_to_go_on(run)}") from None
+    with out_of_the_way(policy), ending_in_words(run):
+        launch("nbhelpers.training", params, processes, look=MetricsFollower(run, on_log))
     load_weights(policy, run.final_model_dir)
     sealed = read_seal(run.final_model_dir)
     return TrainingResult(sealed["step"], sealed["seconds"], run.final_model_dir, adapter_norm(policy), where.step)
