@@ -15,7 +15,6 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import TINY_DATASET
 
 from nbhelpers.evaluation import evaluate
 from nbhelpers.params import ParamsError, RunParams
@@ -36,7 +35,7 @@ STEP = {
 
 def parameters(folder, processes, evaluation=None, **training):
     section = STEP | {"num_processes": processes} | training
-    sections = {"dataset": TINY_DATASET, "evaluation": evaluation or {}}
+    sections = {"dataset": {"max_samples": 192}, "evaluation": evaluation or {}}
     return RunParams.load("smoke", output_dir=folder, training=section, **sections)
 
 
@@ -167,7 +166,7 @@ def long_run(folder, on_log, **training):
 def test_evaluation_in_two_processes_writes_the_file_that_one_writes(alone, tmp_path):
     run = alone[0]
     shutil.copytree(run.path, tmp_path / "again")
-    sections = {"evaluation": {"num_samples": 15, "pass_k": 2, "pass_problems": 5}}
+    sections = {"evaluation": {"pass_k": 2, "pass_problems": 5, "plain_problems": 3}}
     written = []
     for folder, processes in ((run.path, 1), (tmp_path / "again", 2)):
         params = parameters(folder, processes, **sections)
@@ -175,8 +174,10 @@ def test_evaluation_in_two_processes_writes_the_file_that_one_writes(alone, tmp_
         policy = load_final_model(there.final_model_dir, params.model)
         result = evaluate(policy, load_problems(params.dataset), params, there)
         assert result == there.read_json(there.evaluation_path)
-        written.append([there.read_jsonl(path) for path in (there.predictions_path, there.pass_path)] + [result])
-    assert len(written[0][0]) == 30 and len(written[0][1]) == 20
+        asked = result.pop("conditions")["problems"]
+        assert len(asked) > 64, "more than a batch, so that both processes have one"
+        files = (there.predictions_path, there.pass_path, there.plain_path)
+        written.append([path.read_bytes() for path in files] + [result, asked])
     assert written[0] == written[1]
 
 

@@ -87,6 +87,11 @@ class Policy:
         """
         return self.backend == "transformers" and self.sampler is None
 
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub that the base weights came from; None for a local folder."""
+        return getattr(self.model.config, "_commit_hash", None)
+
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:
         """The policy as it was before training: the adapter is switched off inside the `with`."""
@@ -129,7 +134,6 @@ class Policy:
         temperature: float = 0.0,
         samples_per_problem: int = 1,
         seed: int = 0,
-        first: int = 0,
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
@@ -141,7 +145,6 @@ class Policy:
             temperature: 0 for greedy decoding; otherwise plain sampling (no top-k, no top-p), as in training.
             samples_per_problem: completions per prompt; more than one needs a temperature.
             seed: of the sampling; torch's own generators are left as they were.
-            first: place of the first conversation among all that are asked, where this process asks a part of them.
             progress: called with the number of prompts finished since its last call.
 
         Returns:
@@ -160,15 +163,13 @@ class Policy:
             temperature=temperature,
             samples_per_problem=samples_per_problem,
             seed=seed,
-            first=first,
             batch_size=batch_size,
             progress=progress,
         )
 
     def _sample_with_transformers(
-        self, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, first=0, batch_size,
-        progress,
-    ) -> list[list[Completion]]:  # fmt: skip
+        self, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size, progress
+    ) -> list[list[Completion]]:
         import torch
 
         device = self.model.device
@@ -192,7 +193,7 @@ class Policy:
                 for start in range(0, len(conversations), batch_size):
                     end = start + batch_size
                     inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
-                    places = range(first + start, first + min(end, len(conversations)))
+                    places = range(start, min(end, len(conversations)))
                     drawn = draws(seed, places, samples_per_problem, max_new_tokens) if temperature > 0 else None
                     output = self._generate(inputs, samples_per_problem, drawn, **decoding)
                     tokens = output[:, inputs["input_ids"].shape[1] :].tolist()

@@ -139,6 +139,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def place_among_processes() -> tuple[int, int]:
+    """This process's rank, and the number of processes that work together."""
+    return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if launched() else (0, 1)
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that writes and speaks."""
     return os.environ.get("RANK", "0") == "0"
@@ -158,6 +163,7 @@ def record_configuration(
         grpo_config={key: value for key, value in effective.to_dict().items() if isinstance(value, plain)},
         batch={"completions_per_step": plan.completions_per_step, "prompts_per_step": plan.prompts_per_step},
         backend=policy.backend,
+        model_revision=policy.revision,
         trainable_parameters=trainable_parameters(policy),
         training_problems=problems,
     )

@@ -184,13 +184,10 @@ def in_processes(name: str, work: Callable[[RunParams], None], argv: list[str] |
         sections = parse_overrides(arguments.overrides)
         trusted = {"source": "--set", "trust_code": arguments.trust_code}
         work(RunParams.load(arguments.preset, output_dir=arguments.output_dir, **trusted, **sections))
-    except TrainingStopped as error:
-        if is_first_process():
-            print(f"{name}: {error}", file=sys.stderr)
-        return 130
     except (ParamsError, RuntimeError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
+        if is_first_process() or not isinstance(error, TrainingStopped):
+            print(f"{name}: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
     return 0
 
 

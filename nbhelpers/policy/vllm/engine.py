@@ -163,6 +163,7 @@ def engine_arguments(
     """
     arguments: dict[str, Any] = {
         "model": source,
+        "revision": params.revision,
         "dtype": dtype,
         "quantization": "bitsandbytes" if params.load_in_4bit else None,
         "gpu_memory_utilization": params.gpu_memory_utilization,
@@ -232,12 +233,9 @@ def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
 
 def sample_with_engine(
     policy: Policy, engine: Engine, conversations, images, *, samples_per_problem, max_new_tokens, batch_size, progress,
-    first=0, **sampling,
+    **sampling,
 ) -> list[list[Completion]]:  # fmt: skip
-    """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`.
-
-    Each request has its own generator with `seed`, so `first`, the place among all, does not matter.
-    """
+    """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
     if policy.has_adapter and not adapter_is_off(policy.model):
         engine.take_adapter(policy.model)
     else:
