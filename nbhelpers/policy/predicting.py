@@ -29,6 +29,7 @@ def predict(
         temperature: 0 for greedy decoding.
         progress: called with the phase, the problems answered so far and all of them.
     """
+    problems = list(problems)  # a picture is decoded each time that a data set is asked for it
     conversations = [conversation(problem, params.reward) for problem in problems]
     images = [problem["image"] for problem in problems]
     done = 0

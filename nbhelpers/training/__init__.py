@@ -8,3 +8,4 @@ from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import check, check_trained
 from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import TrainingResult, train, train_if_missing
+from nbhelpers.training.vision_cache import looking_once
