@@ -51,6 +51,20 @@ def make_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--output-dir", help="default: outputs/<name of the file>")
     sweep.set_defaults(command=_sweep)
 
+    evaluate = commands.add_parser(
+        "evaluate", help="evaluate a run, repeat its evaluation from the record, or evaluate any model"
+    )
+    evaluate.add_argument("run_dir", type=Path, nargs="?", metavar="RUN")
+    evaluate.add_argument("--checkpoint", metavar="STEP", help="of the run, instead of final_model/")
+    evaluate.add_argument("--model", metavar="PATH_OR_HUB_ID", help="instead of a run, with --preset")
+    evaluate.add_argument("--preset", default="smoke", help="whose problems and settings --model is asked with")
+    _add_settings(evaluate)
+    evaluate.add_argument("--output-dir", help="of --model; default: outputs/evaluations/<model>")
+    evaluate.add_argument(
+        "--export", choices=["vlmevalkit"], help="write the run's predictions as its table, and evaluate nothing"
+    )
+    evaluate.set_defaults(command=_evaluate)
+
     report = commands.add_parser("report", help="write report.html for a run directory")
     report.add_argument("run_dir", type=Path)
     report.set_defaults(command=_report)
@@ -105,11 +119,13 @@ def _load(arguments: argparse.Namespace):
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.series import run_series, select_notebooks
     from nbhelpers.show import write_report
 
     params, overrides = _load(arguments)
     notebooks = select_notebooks(arguments.notebooks)
+    refuse_what_cannot_run(params)
     started = time.perf_counter()
     run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
     report = write_report(params.output_dir)
@@ -126,6 +142,28 @@ def _sweep(arguments: argparse.Namespace) -> int:
     runs = load_sweep(arguments.file, output_dir=output_dir, overrides=overrides, trust_code=trust)
     path = run_sweep(runs, jobs=max(1, arguments.jobs), echo=lambda line: print(line, flush=True))
     print(path.read_text(encoding="utf-8"), path, sep="\n")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit
+    from nbhelpers.show import evaluation_progress
+
+    if (arguments.run_dir is None) == (arguments.model is None):
+        raise EvaluationError("evaluate takes a run directory or --model PATH_OR_HUB_ID, one of the two.")
+    if arguments.model is not None:
+        if arguments.checkpoint or arguments.export:
+            raise EvaluationError("--checkpoint and --export are of a run: give its directory instead of --model.")
+        name = arguments.model.rstrip("/").rpartition("/")[2]
+        arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", f"{name}-{arguments.preset}")
+        params, _ = _load(arguments)
+        print(evaluate_model(arguments.model, params, progress=evaluation_progress()))
+    elif arguments.export:
+        print(*export_vlmevalkit(arguments.run_dir), sep="\n")
+    else:
+        if arguments.overrides:
+            raise EvaluationError("a run is evaluated with its own settings: --set goes with --model.")
+        print(evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=evaluation_progress()))
     return 0
 
 

@@ -6,6 +6,7 @@ Nothing heavy is imported: versions are read from the packages' metadata, the GP
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -13,9 +14,41 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers.params import RunParams, resolve_path
-from nbhelpers.policy import GIB, libraries, memory_estimate, needs_gpu, parameter_count, ways_to_fit
+from nbhelpers.params import PlainError, RunParams, resolve_path
+from nbhelpers.policy import (
+    GIB,
+    flaw_of_checkpoint,
+    libraries,
+    memory_estimate,
+    needs_gpu,
+    parameter_count,
+    ways_to_fit,
+)
+from nbhelpers.problems import DataError, local_source
 from nbhelpers.runs import Gpu, compare_library, find_gpus, installed_version
+
+# What no run can do without. A version that differs, or memory that is estimated, does not stop a person who knows.
+_STOPS = ("GPU", "model", "data", "output", "disk", "logger")
+
+
+class NotReadyError(PlainError, RuntimeError):
+    """A preset cannot run on this machine; the message says what is missing and what to do."""
+
+
+def refuse_what_cannot_run(params: RunParams, *, gpus: Sequence[Gpu] | None = None) -> None:
+    """What `diagnose` finds missing, before anything is loaded, moved or overwritten; it takes about a second.
+
+    Any command that is about to work for long calls this with its checked parameters first.
+
+    Raises:
+        NotReadyError: names everything that is missing.
+    """
+    missing = [check for check in diagnose(params, gpus=gpus).checks if check.ok is False and check.name in _STOPS]
+    if gpus is None and Path("/dev/nvidiactl").exists():  # a GPU without its nvidia-smi
+        missing = [check for check in missing if check.name != "GPU"]
+    if missing:
+        found = [f"{check.name}: {check.found.rstrip('.')}. {check.remedy}".strip() for check in missing]
+        raise NotReadyError(" ".join([f"{params.preset} cannot run here.", *found]))
 
 
 @dataclass(frozen=True)
@@ -69,7 +102,7 @@ def diagnose(
     checks += _version_checks(requirements(), extras, installed)
     auto = "unsloth" if gpus and installed("unsloth") else "transformers"
     checks += _touched_checks(params, auto if params.model.backend == "auto" else params.model.backend)
-    checks.append(_model_check(params))
+    checks += [_model_check(params), *_data_checks(params), _output_check(params), *_logger_checks(params)]
     if needs and gpus:
         checks.append(_memory_check(params, gpus[0]))
     checks.append(_disk_check(params))
@@ -136,15 +169,54 @@ def _model_check(params: RunParams) -> Check:
     if name == "embedded":
         return Check("model", True, "embedded: ships with the package")
     if folder is not None:
-        if (folder / "config.json").is_file():
-            return Check("model", True, str(folder))
-        remedy = f"Point model.name at a checkpoint, not at {folder}."
-        return Check("model", False, f"{folder} holds no config.json", remedy)
+        flaw = flaw_of_checkpoint(folder)
+        remedy = "" if flaw is None else "Point model.name at a folder with config.json and *.safetensors."
+        return Check("model", flaw is None, flaw or str(folder), remedy)
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cached = (hub / f"models--{name.replace('/', '--')}").is_dir()
     where = "in the hub cache" if cached else f"will be downloaded into {hub} at the first run"
     return Check("model", None, f"{name}: {where}")
+
+
+def _data_checks(params: RunParams) -> list[Check]:
+    checks = []
+    for key, path in (("dataset.path", params.dataset.path), ("dataset.eval_path", params.dataset.eval_path)):
+        if path is None or path == "embedded":
+            continue
+        try:
+            found = local_source(path, key)
+        except DataError as error:
+            checks.append(Check("data", False, str(error)))
+            continue
+        offline = found is None and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        checks.append(Check("data", None, str(found or f"{path}, from the hub{' (offline: its cache)' * offline}")))
+    return checks
+
+
+def _output_check(params: RunParams) -> Check:
+    place = _existing(params.output_dir)
+    if not place.is_dir():
+        return Check("output", False, f"{place} is a file", "Give --output-dir a folder that is there or can be made.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        return Check("output", False, f"nothing may be written in {place}", "Give another --output-dir.")
+    return Check("output", True, str(params.output_dir))
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+
+
+def _logger_checks(params: RunParams) -> list[Check]:
+    asked = params.training.grpo.get("report_to") or []
+    names = [asked] if isinstance(asked, str) else asked
+    checks = []
+    for name in set(map(str, names)) - {"none", "all"}:
+        there = importlib.util.find_spec(name if name.isidentifier() else "") is not None
+        remedy = "" if there else f"pip install {name}, or leave out --report-to {name}."
+        checks.append(Check("logger", there, name if there else f"{name} is not installed", remedy))
+    return checks
 
 
 def _memory_check(params: RunParams, gpu: Gpu) -> Check:
@@ -163,9 +235,7 @@ def _memory_check(params: RunParams, gpu: Gpu) -> Check:
 
 
 def _disk_check(params: RunParams) -> Check:
-    folder = params.output_dir
-    while not folder.exists():
-        folder = folder.parent
+    folder = _existing(params.output_dir)
     free = shutil.disk_usage(folder).free / GIB
     size = parameter_count(params)
     local = params.model.name == "embedded" or resolve_path(params.model.name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbhelpers.params import PlainError, RunParams, trusting
+from nbhelpers.params import SECTIONS, PlainError, RunParams, trusting
 from nbhelpers.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run_series(
 
     run = RunDirectory(params.output_dir)
     paths = list(notebooks) if notebooks is not None else notebook_paths()
-    parameters = {"preset": params.preset, "output_dir": str(run.path.resolve()), **(overrides or {})}
+    given = {"preset": params.preset, "output_dir": str(run.path.resolve()), **(overrides or {})}
     os.environ["NBHELPERS_BATCH"] = "1"
     done = []
     for place, path in enumerate(paths, start=1):
@@ -85,6 +85,7 @@ def run_series(
         target.parent.mkdir(parents=True, exist_ok=True)
         echo(f"[{place}/{len(paths)}] {path.stem} ...")
         started = time.perf_counter()
+        parameters = {**_edited_sections(path, echo), **given}
         try:
             with trusting(params.needs_trust):
                 papermill.execute_notebook(
@@ -106,6 +107,20 @@ def run_series(
         done.append(NotebookRun(path.stem, target, seconds))
         echo(f"[{place}/{len(paths)}] {path.stem} done in {seconds:.0f} s")
     return done
+
+
+def _edited_sections(path: Path, echo) -> dict[str, dict]:
+    """The sections that somebody has filled in a notebook's parameters cell and saved, each emptied again: a batch run
+    is what its command says. That they are left out is said.
+    """
+    import papermill
+
+    found = papermill.inspect_notebook(str(path))
+    edited = {name: found[name]["default"] for name in SECTIONS if name in found and found[name]["default"] != "{}"}
+    for name, value in edited.items():
+        shown = value if len(value) <= 80 else f"{value[:80]} …"
+        echo(f"      Note: {path.name} was saved with {name} = {shown}, which a batch run leaves out; --set gives it.")
+    return dict.fromkeys(edited, {})
 
 
 def _kernel_config() -> Config:

@@ -89,8 +89,11 @@ def test_unsloth_loads_what_was_trained_and_is_asked_for_gguf(policy, tmp_path, 
     unsloth = ModuleType("unsloth")
     unsloth.FastVisionModel = SimpleNamespace(from_pretrained=from_pretrained)
     monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert cli.main(["export", str(tmp_path), "--gguf", "q4_k_m"]) == 0
-    assert loaded == [{"model_name": str(tmp_path / "final_model"), "max_seq_length": 2048, "load_in_4bit": False}]
+    (options,) = loaded
+    assert options.pop("model_name") == str(tmp_path / "final_model")
+    assert options == {"max_seq_length": 2048, "load_in_4bit": False, "trust_remote_code": False}
     assert asked == [(str(tmp_path / "merged"), policy.processor, "q4_k_m")]
     assert capsys.readouterr().out.strip() == str(tmp_path / "merged_gguf")
 
@@ -116,5 +119,6 @@ def test_the_command_says_what_is_missing(policy, tmp_path, capsys, monkeypatch)
     assert cli.main(["export", str(tmp_path)]) == 1
     assert "run notebook 03 first" in capsys.readouterr().err
     save_final_model(policy, tmp_path / "final_model")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert cli.main(["export", str(tmp_path), "--gguf", "q8_0"]) == 1
     assert "Unsloth could not be imported" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_exactly_one_cell_is_tagged_parameters_and_holds_literals(path):
 
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
-    assigned = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0].source).body}
+    assigned = {node.target.id: ast.literal_eval(node.value) for node in ast.parse(tagged[0].source).body}
     assert assigned == {"preset": "smoke", "output_dir": None, **{section: {} for section in SECTIONS}}
 
 
@@ -61,7 +61,11 @@ def test_cells_are_short_and_define_nothing(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
 def test_papermill_sees_the_parameters(path):
-    assert set(papermill.inspect_notebook(str(path))) == set(RunParams.model_fields)
+    seen = papermill.inspect_notebook(str(path))
+    assert set(seen) == set(RunParams.model_fields)
+    for name, parameter in seen.items():  # what `papermill --help-notebook` shows
+        assert parameter["inferred_type_name"] == ("dict" if name in SECTIONS else "str")
+        assert len(parameter["help"]) > 20
 
 
 def left_by(name: str) -> list[str]:
@@ -95,7 +99,8 @@ def test_a_notebook_runs_alone_from_any_folder(path, tmp_path):
     for name in left_by(path.stem):
         assert (tmp_path / "run" / name).exists(), name
         assert (tmp_path / "run" / name).is_file() or any((tmp_path / "run" / name).iterdir()), name
-    assert bool(left_by(path.stem)) == (tmp_path / "run").exists()
+    left = {file.name for file in (tmp_path / "run").glob("*")}
+    assert left_by(path.stem) or left <= {"libraries.log"}
 
 
 @pytest.mark.parametrize("preset", available_presets())

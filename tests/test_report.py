@@ -17,6 +17,7 @@ from nbhelpers.runs.samples import SampleStore, error_kind
 from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
+from nbhelpers.show.marks import keep_mark
 
 SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}
 
@@ -121,10 +122,32 @@ def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
         assert heading in words
 
 
+def test_the_report_opens_with_the_result_and_the_figure_that_shows_it(runs):
+    page = Page(runs / "better" / "report.html")
+    markup = page.markup.partition("<main")[2]
+    lead, figure, facts = (markup.index(part) for part in ('class="lead"', "<img", 'class="facts"'))
+    assert lead < figure < markup.index('class="warnings"') < facts
+    rewards = [row["reward"] for row in RunDirectory(runs / "better").read_jsonl(runs / "better/metrics.jsonl")]
+    ends = f"{rewards[0]:.2f} \u2192 {rewards[-1]:.2f}"
+    assert f"mean reward, first and last step{ends}" in page.text and f"reward {ends}" in page.words
+
+
+def test_the_report_links_to_marked_samples(runs, tmp_path):
+    run = RunDirectory(shutil.copytree(runs / "better", tmp_path / "run"))
+    keep_mark(run, "rollout/3-2/1", "<b>odd</b>")
+    keep_mark(run, "nonsense", "")
+    page = Page(report.write_report(run.path))
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href") and "#" in value]
+    assert links == ["samples.html#role=rollout&at=rollout%2F3-2"] and "<b>odd</b>" in page.text
+    said = str(report.report_link(run.path))
+    assert 'run/report.html" target="_blank">report.html</a>' in said and "samples.html</a>" in said
+
+
 def test_a_partial_run_gets_the_parts_that_it_has(tmp_path, runs):
     with pytest.raises(FileNotFoundError, match="no run directory"):
         report.write_report(tmp_path / "nowhere")
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notebooks").mkdir(parents=True)
+    (tmp_path / "run" / "notebooks" / "01_dataset_exploration.ipynb").touch()
     assert "Neither trained nor evaluated yet" in Page(report.write_report(tmp_path / "run")).words
     for name in ("metrics.jsonl", "samples.jsonl"):
         shutil.copy(runs / "better" / name, tmp_path / "run")
@@ -311,6 +334,7 @@ def test_one_run_cannot_be_compared(runs, given):
 
 def test_a_run_without_evaluation_says_what_to_do(runs, tmp_path):
     (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "metrics.jsonl").touch()
     with pytest.raises(standalone.ReportError, match="young has no predictions after training: run notebook 04"):
         compare_runs([runs / "better", tmp_path / "young"])
 

@@ -204,8 +204,8 @@ def test_prompts_that_do_not_fit_are_dropped_and_counted_never_cut(embedded_poli
     assert lengths[0] < lengths[-1]
     room = lengths[-1] - 1 + params.training.max_completion_length
     tight = params.model_copy(update={"model": params.model.model_copy(update={"max_seq_length": room})})
-    kept, longest, left_out = drop_overlong(dataset, embedded_policy, tight)
-    assert longest == max(length for length in lengths if length < lengths[-1])
+    kept, measured, left_out = drop_overlong(dataset, embedded_policy, tight)
+    assert sorted(measured) == [length for length in lengths if length < lengths[-1]]
     assert len(kept) == sum(length < lengths[-1] for length in lengths)
     assert {row["pid"] for row in left_out} == set(dataset["pid"]) - set(kept["pid"])
     assert all(row["tokens"] == lengths[-1] and "its prompt is longer" in row["reason"] for row in left_out)

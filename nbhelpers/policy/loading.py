@@ -12,7 +12,7 @@ from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.unsloth import load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
-from nbhelpers.runs import check_libraries, flaw, read_seal
+from nbhelpers.runs import check_libraries, flaw, read_seal, stage
 
 
 def choose_backend(params: ModelParams) -> tuple[str, str]:
@@ -34,6 +34,23 @@ def libraries(params: ModelParams, backend: str) -> list[str]:
     """The libraries with private names that a policy with these settings uses."""
     vllm, unsloth = ["vllm"] * params.fast_inference, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
     return ["transformers", *vllm, *unsloth]
+
+
+def flaw_of_checkpoint(folder: Path) -> str | None:
+    """What is wrong with a folder that is to be `model.name`, None where nothing is. Weights come as safetensors alone:
+    a pickle runs what its author put into it.
+    """
+    if not (folder / "config.json").is_file():
+        return f"{folder} holds no config.json"
+    if any(folder.glob("*.safetensors")):
+        return None
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
+    if pickles:
+        return (
+            f"{folder} holds its weights as a pickle ({pickles[0]}), which is a program and is not loaded: convert it "
+            "on a machine that may run it, by save_pretrained of transformers, which writes safetensors"
+        )
+    return f"{folder} holds no *.safetensors"
 
 
 def weights_source(name: str) -> str:
@@ -67,13 +84,17 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
         )
     untested = check_libraries(*libraries(params, backend), error=PolicyError)
     source = weights_source(params.name)
+    if Path(source).is_dir() and (wrong := flaw_of_checkpoint(Path(source))):
+        raise PolicyError(f"model.name={params.name!r} cannot be loaded: {wrong}.")
     if backend == "unsloth":
         prepare_environment()
-        policy = load_unsloth_policy(params, lora, source, seed=seed)
+        with stage("loading weights and starting vLLM" if params.fast_inference else "loading weights"):
+            policy = load_unsloth_policy(params, lora, source, seed=seed)
         _ready(policy)
     else:
-        policy = load_processor(params)
-        policy.model = _load_transformers(params, source)
+        with stage("loading weights"):
+            policy = load_processor(params)
+            policy.model = _load_transformers(params, source)
         if lora is not None:
             attach_lora(policy, lora, seed=seed)
     policy.notices[:0] = [why] * bool(why) + untested
@@ -109,7 +130,8 @@ def load_processor(params: ModelParams) -> Policy:
 
     source = weights_source(params.name)
     with loading(params):
-        policy = Policy(None, AutoProcessor.from_pretrained(source), backend="transformers", source=source)
+        processor = AutoProcessor.from_pretrained(source, revision=params.revision or "main", trust_remote_code=False)
+    policy = Policy(None, processor, backend="transformers", source=source)
     _ready(policy)
     return policy
 
@@ -119,7 +141,10 @@ def _load_transformers(params: ModelParams, source: str) -> Any:
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     on_gpu = torch.cuda.is_available()
-    kwargs: dict[str, Any] = {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
+    kwargs: dict[str, Any] = {"revision": params.revision or "main"}
+    kwargs |= {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
+    # Nothing that came with the weights is run, nor is it asked on the console whether it may be.
+    kwargs |= {"use_safetensors": True, "trust_remote_code": False}
     if params.load_in_4bit:
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -148,8 +173,11 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
         raise PolicyError(f"{path} is damaged: {wrong}. Run notebook 03 with training.resume=true to write it again.")
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         base = weights_source(params.name)
-    policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
+    if not (path / "adapter_model.safetensors").is_file():
+        raise PolicyError(f"{path} holds no adapter_model.safetensors; an adapter as a pickle (.bin) is not loaded.")
+    revision = params.revision if base == params.name else None  # another repository has other commits
+    policy = load_policy(params.model_copy(update={"name": base, "revision": revision, "backend": "transformers"}))
     policy.model = PeftModel.from_pretrained(policy.model, str(path)).eval()
-    policy.processor = AutoProcessor.from_pretrained(str(path))
+    policy.processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
     _ready(policy)
     return policy

@@ -25,7 +25,14 @@ def loading(params: ModelParams) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise PolicyError(
+                f"model.name={params.name!r} brings code of its own, which is never run: use a model whose code is in "
+                "transformers."
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         raise PolicyError(
             f"model.name={params.name!r} could not be loaded: {str(error).splitlines()[0]} "
             "Allowed are `embedded`, a local folder with the weights, or a hub id that this machine can reach "
@@ -79,6 +86,11 @@ class Policy:
         vLLM has the like; Unsloth puts a `generate` of its own in place.
         """
         return self.backend == "transformers" and self.sampler is None
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub that the base weights came from; None for a local folder."""
+        return getattr(self.model.config, "_commit_hash", None)
 
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:

@@ -130,5 +130,12 @@ def export_final_model(path: Path, params: ModelParams, to: Path, *, gguf: str |
     params = params.model_copy(update={"load_in_4bit": False, "fast_inference": False})
     if gguf is None:
         return export_merged(load_final_model(path, params), to)
+    import torch
+
     adapter_base(path)  # says what is missing before Unsloth is imported
+    if not torch.cuda.is_available():
+        raise PolicyError(
+            "--gguf is done by Unsloth, which needs an NVIDIA GPU, and there is none here. Run it where one is, or "
+            "leave out --gguf, which needs none, and give the merged folder to llama.cpp's convert_hf_to_gguf.py."
+        )
     return export_gguf(load_saved(path, params), to, gguf)

@@ -5,4 +5,4 @@ from nbhelpers.problems.asking import conversation, decode_once, grpo_dataset, k
 from nbhelpers.problems.describing import guessing_rates, overlap, type_counts
 from nbhelpers.problems.drawn import KINDS, make_problems
 from nbhelpers.problems.loading import ProblemSets, load_problems
-from nbhelpers.problems.sources import DataError
+from nbhelpers.problems.sources import DataError, local_source

@@ -23,14 +23,15 @@ class DataError(ParamsError):
 
 @dataclass(frozen=True)
 class Source:
-    """Undecoded rows by number, the folders where pictures may lie (relative paths start in the first), and what a
-    reader should know.
+    """Undecoded rows by number, the folders where pictures may lie (relative paths start in the first), what a reader
+    should know, and the commit on the hub.
     """
 
     name: str
     rows: Sequence[Any]
     folders: tuple[Path, ...] = ()
     notices: list[str] = field(default_factory=list)
+    revision: str | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -40,27 +41,61 @@ class Source:
         return self.rows.column_names
 
 
-def open_source(path: str, split: str | None, key: str = "dataset.path") -> Source:
+def open_source(path: str, split: str | None, key: str = "dataset.path", revision: str | None = None) -> Source:
     """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet or a JSONL file.
 
     `split` null takes every split. A source without splits, or with a single one, is read whole whatever `split` says,
-    and a notice tells so. `key` is the parameter that an error names. Raises `DataError`.
+    and a notice tells so. `key` is the parameter that an error names, `revision` a commit on the hub. Raises
+    `DataError`.
+    """
+    found = local_source(path, key)
+    if found is None:
+        source = _from_hub(path, split, key, revision)
+    elif found.suffix == ".parquet" and found.is_file():
+        source = _from_parquet({split or found.stem: [found]}, split, found, key)
+    elif found.suffix == ".jsonl" and found.is_file():
+        source = _from_jsonl(found, split, key)
+    else:
+        source = _from_parquet(_shards(found), split, found, key)
+    _check_columns(source, key)
+    return source
+
+
+def local_source(path: str, key: str = "dataset.path") -> Path | None:
+    """The local data behind `path`, looked for and not yet read: a JSONL or parquet file, or a folder of parquet files;
+    None for a hub id.
+
+    Raises:
+        DataError: there is no such file or folder, or nothing in it that could be read.
     """
     found = resolve_path(path)
     if found is None:
         if path.endswith((".parquet", ".jsonl")) or not _HUB_ID.fullmatch(path):
             raise DataError(f"{key}: there is no file or folder {path!r}; {_places(path)}.")
-        source = _from_hub(path, split, key)
-    elif found.is_dir():
-        source = _from_folder(found, split, key)
-    elif found.suffix == ".parquet":
-        source = _from_parquet({split or found.stem: [found]}, split, found, key)
-    elif found.suffix == ".jsonl":
-        source = _from_jsonl(found, split, key)
-    else:
-        raise DataError(f"{key}: {found} is neither a folder nor a .parquet or .jsonl file.")
-    _check_columns(source, key)
-    return source
+        return None
+    if not found.is_dir():
+        if found.suffix not in (".parquet", ".jsonl"):
+            raise DataError(f"{key}: {found} is neither a folder nor a .parquet or .jsonl file.")
+        return found
+    lines = sorted(found.glob("*.jsonl"))
+    if (found / "items.jsonl").is_file():
+        return found / "items.jsonl"
+    if _shards(found):
+        return found
+    if len(lines) == 1:
+        return lines[0]
+    raise DataError(
+        f"{key}: {found} holds neither items.jsonl, nor parquet files (here or in data/), nor exactly one .jsonl file"
+        + (f" but {len(lines)} of them." if lines else ".")
+    )
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """The parquet files of a folder by split."""
+    shards: dict[str, list[Path]] = {}
+    for file in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+        shards.setdefault(_SHARD.fullmatch(file.name)[1], []).append(file)
+    return shards
 
 
 def _places(path: str) -> str:
@@ -68,11 +103,11 @@ def _places(path: str) -> str:
     return "looked for " + " and ".join(places)
 
 
-def _from_hub(path: str, split: str | None, key: str) -> Source:
+def _from_hub(path: str, split: str | None, key: str, revision: str | None) -> Source:
     import datasets
 
     try:
-        found = datasets.load_dataset(path, split=split)
+        found = datasets.load_dataset(path, split=split, revision=revision)
     except Exception as error:  # the hub fails in many classes, of requests, httpx, huggingface_hub and datasets
         known = re.search(r"Should be one of \[(.*?)\]", str(error))
         if known and split:
@@ -89,7 +124,7 @@ def _from_hub(path: str, split: str | None, key: str) -> Source:
         names, found = list(found), datasets.concatenate_datasets(list(found.values()))
     else:
         names = [split]
-    return Source(f"{path} ({', '.join(names)})", _undecoded(found), _hub_caches())
+    return Source(f"{path} ({', '.join(names)})", _undecoded(found), _hub_caches(), revision=_commit(found))
 
 
 def _hub_caches() -> tuple[Path, ...]:
@@ -108,21 +143,11 @@ def _folders(folder: Path) -> tuple[Path, ...]:
     return folder, *(blob for blob in blobs if blob.is_dir() and not blob.is_symlink())
 
 
-def _from_folder(folder: Path, split: str | None, key: str) -> Source:
-    if (folder / "items.jsonl").is_file():
-        return _from_jsonl(folder / "items.jsonl", split, key)
-    shards: dict[str, list[Path]] = {}
-    for file in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
-        shards.setdefault(_SHARD.fullmatch(file.name)[1], []).append(file)
-    if shards:
-        return _from_parquet(shards, split, folder, key)
-    lines = sorted(folder.glob("*.jsonl"))
-    if len(lines) == 1:
-        return _from_jsonl(lines[0], split, key)
-    raise DataError(
-        f"{key}: {folder} holds neither items.jsonl, nor parquet files (here or in data/), nor exactly one .jsonl file"
-        + (f" but {len(lines)} of them." if lines else ".")
-    )
+def _commit(found: Any) -> str | None:
+    """The commit that a data set's files were read at, from the addresses that `datasets` keeps of them."""
+    addresses = getattr(found.info, "download_checksums", None) or {}
+    commits = {match[1] for address in addresses if (match := re.search(r"@([0-9a-f]{40})/", str(address)))}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, key: str) -> Source:

@@ -25,4 +25,5 @@ from nbhelpers.runs.samples import (
     error_kind,
 )
 from nbhelpers.runs.seals import flaw, read_seal, seal
+from nbhelpers.runs.stages import is_interactive, log_into, shown_by, stage
 from nbhelpers.runs.tested import check_libraries, compare_library

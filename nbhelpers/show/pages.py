@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from nbhelpers.runs import earned_the_same
+from nbhelpers.runs import earned_the_same, is_interactive  # noqa: F401 (handed on by the face)
 from nbhelpers.show.text import clipped, number, percent, points, reading_order, segments, visible
 from nbhelpers.show.typeset import markup, typeset
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-
-
-def is_interactive() -> bool:
-    """Whether a person can answer this kernel.
-
-    `NBHELPERS_BATCH` decides where it is set (`nbhelpers run` sets it to 1; 0 says that somebody is there). Otherwise
-    the kernel is asked whether its front end takes input: JupyterLab, VS Code and Colab say yes, papermill and
-    nbconvert say no. Outside a notebook nobody is there.
-    """
-    batch = os.environ.get("NBHELPERS_BATCH", "").strip()
-    if batch:
-        return batch == "0"
-    from IPython import get_ipython
-
-    kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
 
 
 def _pieces(completion: object, delimiters: Sequence[str]) -> list[tuple[str, str, str, object, bool]]:

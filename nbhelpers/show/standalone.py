@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers import __version__
-from nbhelpers.params import PlainError
+from nbhelpers.params import PlainError, repository_root
 from nbhelpers.runs import RunDirectory
 from nbhelpers.show.pages import TEMPLATES, template
 from nbhelpers.show.pictures import data_uri
@@ -39,8 +39,27 @@ def _hash(text: str) -> str:
 def run_of(run_dir: str | Path) -> RunDirectory:
     run = RunDirectory(run_dir)
     if not run.path.is_dir():
-        raise FileNotFoundError(f"there is no run directory {run.path}")
+        raise FileNotFoundError(f"there is no run directory {run.path}{_runs_near(run.path.parent)}")
+    if not _is_run(run.path):
+        raise ReportError(
+            f"{run.path} is no run directory: it holds neither manifest.json nor metrics.jsonl nor predictions.jsonl"
+            f"{_runs_near(run.path)}"
+        )
     return run
+
+
+def _is_run(folder: Path) -> bool:
+    run = RunDirectory(folder)
+    left = (run.manifest_path, run.metrics_path, run.samples_path, run.predictions_path, run.evaluation_path)
+    executed = folder != repository_root() and any(run.notebooks_dir.glob("*.ipynb"))  # notebooks 01 and 02 alone
+    return executed or any(path.is_file() for path in left)
+
+
+def _runs_near(folder: Path) -> str:
+    """The end of a sentence: the runs in this folder or in its `outputs/`, where there are some."""
+    places = [*folder.glob("*/"), *folder.glob("outputs/*/")]
+    runs = sorted(str(place) for place in places if _is_run(place))[:5]
+    return f"; runs there are {', '.join(runs)}." if runs else "."
 
 
 def figure_uri(figure: Any) -> str:

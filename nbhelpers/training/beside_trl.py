@@ -11,7 +11,7 @@ from nbhelpers.policy import Policy
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training import by_hand
 from nbhelpers.training.configuration import grpo_arguments
-from nbhelpers.training.inside_trl import listening_trainer_class
+from nbhelpers.training.inside_trl import listening_trainer_class, loss_inputs
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,7 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
             reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=_one_row(group),
         )  # fmt: skip
         trainer.current_gradient_accumulation_steps = 1
-        inputs = {key: value for key, value in group.inputs.items() if key not in ("input_ids", "attention_mask")}
-        inputs |= {
-            "prompt_ids": group.inputs["input_ids"][:, :-T], "prompt_mask": group.inputs["attention_mask"][:, :-T],
-            "completion_ids": group.ids_GT, "completion_mask": group.mask_GT, "advantages": A_G,
-            "num_items_in_batch": group.mask_GT.sum(), "num_images": [1] * G,
-        }  # fmt: skip
+        inputs = loss_inputs(group.inputs, group.ids_GT, group.mask_GT, A_G)
         if old_logp_GT is not None:
             inputs["old_per_token_logps"] = old_logp_GT
         policy.model.train()

@@ -2,6 +2,7 @@
 
 * `_calculate_rewards`, `_generate_and_score_completions`: the only places where a rollout's rewards and advantages are.
 * `_generate_single_turn`: around it, `generate` computes what a group shares once.
+* `_metrics`: what a rehearsed loss adds to it is taken out again.
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward;
   the log-probs of a group's completions after one common prompt.
 * `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: log-probs without all logits.
@@ -11,8 +12,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nbhelpers.policy import Engine, in_groups, replaced
@@ -108,6 +110,30 @@ def listening_trainer_class() -> type:
             return result
 
     return ListeningTrainer
+
+
+def loss_inputs(inputs: dict[str, Any], ids_NT: Any, mask_NT: Any, advantages_N: Any) -> dict[str, Any]:
+    """What `GRPOTrainer._compute_loss` takes, from what `policy.completions_as_inputs` gives."""
+    whole, N, T = ("input_ids", "attention_mask"), *ids_NT.shape
+    return {key: value for key, value in inputs.items() if key not in whole} | {
+        "prompt_ids": inputs["input_ids"][:, :-T], "prompt_mask": inputs["attention_mask"][:, :-T],
+        "completion_ids": ids_NT, "completion_mask": mask_NT, "advantages": advantages_N,
+        "num_items_in_batch": mask_NT.sum(), "num_images": [1] * N,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def without_a_trace(trainer: Any) -> Iterator[None]:
+    """Inside, losses may be computed that stand in no metric and draw nothing from the sampling's random numbers."""
+    import torch
+
+    kept = copy.deepcopy(trainer._metrics)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        trainer._metrics = kept
 
 
 def generating_with(engine: Engine) -> contextlib.AbstractContextManager:

@@ -113,7 +113,7 @@ def keep_records_up_to(run: RunDirectory, where: Standing) -> None:
     """Only the records of the steps that are kept stay; what was made of another step's policy moves to `previous/`."""
     for path in (run.metrics_path, run.samples_path):
         run.write_jsonl(path, [row for row in run.read_jsonl(path) if row["step"] <= where.step])
-    made = (run.final_model_dir, run.evaluation_path, run.predictions_path, run.pass_path, run.report_path)
+    made = (run.final_model_dir, *run.evaluation_files, run.report_path)
     _say_what_moved(run.set_aside(*made, *where.damaged))
 
 
@@ -142,6 +142,17 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, m
                 on_log({**line, "max_steps": state.max_steps, "seconds_per_step": pace})
 
     return MetricsCallback()
+
+
+def after_first_step(call: Callable[[], None]) -> Any:
+    """A callback for the trainer that calls `call` after each step, the first time before any line of metrics."""
+    from transformers import TrainerCallback
+
+    class AfterFirstStep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            call()
+
+    return AfterFirstStep()
 
 
 def log_line(metrics: dict) -> None:

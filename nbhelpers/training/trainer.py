@@ -24,10 +24,11 @@ from nbhelpers.policy import (
     start_engine,
     verify,
     ways_to_fit,
+    which_fit,
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
-from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, read_seal, writing
+from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, log_into, read_seal, stage, writing
 from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
@@ -48,6 +49,7 @@ from nbhelpers.training.packed import packs
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
     Recorder,
+    after_first_step,
     keep_records_up_to,
     log_line,
     metrics_callback,
@@ -55,6 +57,7 @@ from nbhelpers.training.recording import (
     start_records,
     warn_about_learning,
 )
+from nbhelpers.training.rehearsing import rehearsal_callback
 from nbhelpers.training.resuming import (
     Standing,
     check,
@@ -107,6 +110,7 @@ def train(
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
+        log_into(run.path)
         where = standing(params, run)
         for sentence in where.notices if is_first_process() else ():
             print(sentence, flush=True)
@@ -135,15 +139,15 @@ def _train(
         start_records(run, params, problems, where, notices)
 
     learnt, probes = set_aside_probes(problems.train, params.training.probes)
-    dataset, longest, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
+    dataset, lengths, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
     if left_out and is_main:
         run.append_jsonl(run.dropped_path, *left_out)
         warn(f"{len(left_out)} of {len(learnt)} training problems were left out: {left_out[0]['reason']}")
     dataset = decode_once(dataset)
     trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
-    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, longest, tell):
+    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, max(lengths), tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
-    with generating:
+    with generating, stage("preparing the trainer"):
         trainer = _build(trainer_class, policy, params, config, dataset)
     recorder = Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
     trainer.on_rollout = recorder
@@ -154,6 +158,8 @@ def _train(
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
     trainer.add_callback(sealing)
+    if on_gpu:
+        trainer.add_callback(rehearsal_callback(trainer, policy, dataset, lengths, tell))
     trainer.add_callback(soundness_callback(run, warn))
 
     _run(trainer, policy, params, where.checkpoint)
@@ -207,14 +213,12 @@ def _unsaid(sentence: str) -> None:
     """What a process that is not the first has to say, the first says too."""
 
 
-def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, int, list[dict]]:
-    """The problems whose prompt and completion fit into `model.max_seq_length`, the tokens of the longest prompt among
-    them, and a line of `dropped.jsonl` for each of the others. A prompt is never cut, because a cut through its image
-    tokens makes every later step fail.
+def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, list[int], list[dict]]:
+    """The problems whose prompt and completion fit into `model.max_seq_length`, the tokens of each one's prompt, and a
+    line of `dropped.jsonl` for each of the others.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
-    lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
-    kept = [i for i, length in enumerate(lengths) if length <= limit - completion]
+    kept, lengths = which_fit(policy, problems["prompt"], params)
     reason = (
         f"its prompt is longer than {limit - completion} tokens (model.max_seq_length {limit} less "
         f"training.max_completion_length {completion})"
@@ -229,7 +233,7 @@ def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any
             f"no training problem fits: the shortest prompt has {min(lengths)} tokens and there is room for "
             f"{limit - completion}."
         )
-    return problems.select(kept), max(lengths[i] for i in kept), left_out
+    return problems.select(kept), [lengths[i] for i in kept], left_out
 
 
 def _start_generation(
@@ -301,13 +305,20 @@ def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, 
 
 
 def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | None) -> None:
-    """Train to the end."""
+    """Train to the end. On a GPU the first step, with what is compiled in it, is a stage of its own."""
     import torch
 
     per_rollout = trainer.args.steps_per_generation * trainer.num_iterations // trainer.args.gradient_accumulation_steps
     try:
-        with looking_once(policy.model, policy.processor), stop_request() as request:
+        with (
+            contextlib.ExitStack() as first,
+            looking_once(policy.model, policy.processor),
+            stop_request() as request,
+        ):
             trainer.add_callback(stopping_callback(request, max(1, per_rollout)))
+            if torch.cuda.is_available():
+                first.enter_context(stage("first step, which compiles"))
+                trainer.add_callback(after_first_step(first.close))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         sentence = _out_of_memory(

@@ -225,7 +225,7 @@ def test_a_jpeg_of_49_megapixels_is_shrunk_while_it_is_decoded(tmp_path):
 def test_the_largest_picture_that_is_decoded_takes_bounded_memory(tmp_path, mode):
     Image.new(mode, (4000, 4000)).save(tmp_path / "large.png")
     assert MAX_PIXELS == 4000 * 4000
-    assert peak_mib(tmp_path / "large.png") < 300
+    assert peak_mib(tmp_path / "large.png") < 400
 
 
 @pytest.mark.parametrize(("size", "format"), [((4001, 4000), "PNG"), ((7072, 7072), "JPEG"), ((4001, 4000), "BMP")])

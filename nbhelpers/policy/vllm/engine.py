@@ -15,6 +15,7 @@ from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
 from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
+from nbhelpers.runs import stage
 
 
 @dataclass
@@ -97,8 +98,14 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
     Raises:
         GenerationError: vLLM is not installed, or does not fit the GPU's memory.
     """
-    if policy.engine is not None:
-        return policy.engine
+    if policy.engine is None:
+        with stage("starting vLLM"):
+            policy.engine = _start_engine(policy, params, completions, changes)
+            policy.sampler = functools.partial(sample_with_engine, policy, policy.engine)
+    return policy.engine
+
+
+def _start_engine(policy: Policy, params: ModelParams, completions: int, changes: dict) -> Engine:
     if policy.backend == "unsloth":
         llm, hand_over = engine_beside(policy.model), SharedAdapter()
     else:
@@ -110,8 +117,6 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
         sample_first_token(policy, engine)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
-    policy.engine = engine
-    policy.sampler = functools.partial(sample_with_engine, policy, engine)
     return engine
 
 
@@ -158,6 +163,7 @@ def engine_arguments(
     """
     arguments: dict[str, Any] = {
         "model": source,
+        "revision": params.revision,
         "dtype": dtype,
         "quantization": "bitsandbytes" if params.load_in_4bit else None,
         "gpu_memory_utilization": params.gpu_memory_utilization,

@@ -274,7 +274,7 @@ const FIRST = { role: "rollout", show: "all", kind: "", error: "", step: "", ord
 
 class Browser {
   constructor(root, source, { perPage, address = null }) {
-    Object.assign(this, { root, source, info: source.info, perPage, address, state: { ...FIRST }, found: [], at: 0, turn: 0 });
+    Object.assign(this, { root, source, info: source.info, perPage, address, state: { ...FIRST, role: source.info.first ?? FIRST.role }, found: [], at: 0, turn: 0 });
     if (!this.view()) this.state.role = this.info.views[0].role;
     root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of here
     this.controls();
@@ -577,6 +577,13 @@ class Browser {
       Escape: () => { for (const one of this.cards) toggleZoom(one.card, false); for (const shown of this.root.querySelectorAll(".differences")) shown.remove(); event.target.blur?.(); this.root.focus?.({ preventScroll: true }); },
     };
     if (event.key === "Enter" && event.target === this.inputs.text) { clearTimeout(this.waiting); this.change("text", this.inputs.text.value); event.target.blur(); this.root.focus({ preventScroll: true }); event.preventDefault(); return; }
+    const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -1e6, End: 1e6 };
+    if (event.target === this.inputs.step && event.key in moves) { // JupyterLab leaves a slider no arrow keys
+      event.target.value = Number(event.target.value) + moves[event.key];
+      event.target.dispatchEvent(new Event("input"));
+      event.preventDefault();
+      return;
+    }
     if (typing && event.key !== "Escape") return;
     if (!(event.key in acts)) return;
     event.preventDefault();
