@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except _errors_for_a_person() as error:
         print(f"nbhelpers: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
 
 
 def _errors_for_a_person() -> tuple[type[Exception], ...]:

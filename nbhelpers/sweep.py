@@ -271,9 +271,10 @@ def result_of(one: SweepRun) -> dict[str, Any]:
     """
     run, store = one.run, SampleStore(one.run.path, role="probe")
     evaluation, metrics = run.read_json(run.evaluation_path), run.read_jsonl(run.metrics_path)
-    shares: dict[int, list[float]] = {}
+    shares: dict[int, list[bool]] = {}
     for group in map(store.group, store.groups()):
-        shares.setdefault(group.step, []).append(group.share)
+        for row in group.rows:
+            shares.setdefault(row["step"], []).append(bool(row["correct"]))
     curve = [(step, sum(values) / len(values)) for step, values in sorted(shares.items())]
     reached = [step for step, share in curve if share >= ENOUGH]
     return {
