@@ -40,8 +40,9 @@ class ProblemSets:
     `dropped` counts the rows that could not be used by reason, and `dropped_rows` lists them for `dropped.jsonl`:
     `source` (the parameter that names it), `row` (its number from 0), `pid`, `reason`. `fingerprint` is a digest of the
     contents of both sets (the same problems give the same fingerprint on every machine), `notices` is what a reader of
-    the results should know. `overlaps` are problems that are one: of two sources, a training problem that was taken out
-    because it is in the evaluation set too; of one source, two rows that the cut left on the same side.
+    the results should know, `revisions` the commits on the hub by the parameter that names the source. `overlaps` are
+    problems that are one: of two sources, a training problem that was taken out because it is in the evaluation set
+    too; of one source, two rows that the cut left on the same side.
     """
 
     train: datasets.Dataset
@@ -50,6 +51,7 @@ class ProblemSets:
     fingerprint: str
     source: str
     notices: list[str] = field(default_factory=list)
+    revisions: dict[str, str] = field(default_factory=dict)
     overlaps: list[Overlap] = field(default_factory=list)
     dropped_rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -61,6 +63,7 @@ class ProblemSets:
             "train": len(self.train),
             "evaluation": len(self.evaluation),
             "dropped": self.dropped,
+            "revisions": self.revisions,
             "overlaps": dict(Counter(overlap.why for overlap in self.overlaps)),
         }
 
@@ -100,6 +103,7 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
         fingerprint=_fingerprint(train, evaluation),
         source=source,
         notices=list(dict.fromkeys(reader.notices)),
+        revisions=reader.revisions,
         overlaps=reader.overlaps,
     )
 
@@ -115,6 +119,7 @@ class _Reader:
     def __init__(self, dataset: DatasetParams) -> None:
         self.dataset = dataset
         self.dropped: list[dict[str, Any]] = []
+        self.revisions: dict[str, str] = {}
         self.notices = [notice] if (notice := licence_notice(dataset)) else []
         self.overlaps: list[Overlap] = []
 
@@ -157,7 +162,10 @@ class _Reader:
         if path == "embedded":
             default = EMBEDDED_PROBLEMS if trains else round(EMBEDDED_PROBLEMS * self.dataset.eval_fraction)
             return self.drawn("train" if trains else "evaluation", limit or default), "embedded"
-        source = open_source(path, split, key)
+        own = trains or self.dataset.eval_path is None
+        source = open_source(path, split, key, self.dataset.revision if own else self.dataset.eval_revision)
+        if source.revision:
+            self.revisions[key] = source.revision
         self.notices += source.notices
         if trains and "decoded_image" in source.columns:  # a copy of MathVista by another name
             self.notices.append(MATHVISTA_LICENCE)

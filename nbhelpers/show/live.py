@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from nbhelpers.runs import (
     LOSS_MEANS,
@@ -221,9 +223,11 @@ def counted(done: int, total: int, what: str, seconds: float) -> str:
 
 
 def evaluation_progress() -> Callable[[str, int, int], None]:
-    """For `evaluate(..., progress=...)`: a line for each phase that counts up, with the time left; where nobody
-    watches, a log line at each quarter.
+    """For `evaluate(..., progress=...)`: a line for each phase that counts up, with the time left; a bar in a terminal;
+    where nobody watches, a log line at each quarter.
     """
+    if sys.stderr.isatty() and not is_interactive():
+        return _bars()
     begun: dict[str, float] = {}
     add: dict[str, Callable[[int], None]] = {}
     before: dict[str, int] = {}
@@ -240,6 +244,20 @@ def evaluation_progress() -> Callable[[str, int, int], None]:
         quarter = max(1, total // 4)
         if done == total or done // quarter > (done - more) // quarter:
             print(counted(done, total, what, time.monotonic() - started), flush=True)
+
+    return progress
+
+
+def _bars() -> Callable[[str, int, int], None]:
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def progress(phase: str, done: int, total: int) -> None:
+        bar = bars.get(phase) or bars.setdefault(phase, tqdm(total=total, desc=phase, unit="problem"))
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
 
     return progress
 

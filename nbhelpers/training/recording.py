@@ -128,7 +128,7 @@ def keep_records_up_to(run: RunDirectory, where: Standing) -> None:
     """Only the records of the steps that are kept stay; what was made of another step's policy moves to `previous/`."""
     for path in (run.metrics_path, run.samples_path):
         run.write_jsonl(path, [row for row in run.read_jsonl(path) if row["step"] <= where.step])
-    made = (run.final_model_dir, run.evaluation_path, run.predictions_path, run.pass_path, run.report_path)
+    made = (run.final_model_dir, *run.evaluation_files, run.report_path)
     _say_what_moved(run.set_aside(*made, *where.damaged))
 
 
