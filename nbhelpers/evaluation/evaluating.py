@@ -17,7 +17,7 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, read_seal, writing
-from nbhelpers.training import check_trained
+from nbhelpers.training import check_trained, looking_once
 
 
 def evaluate(
@@ -59,7 +59,9 @@ def evaluate(
                 f"their prompt is longer than the {left_out['room']} tokens that a completion leaves it."
             )
         print(cost_sentence(policy, chosen, params, run, passes), flush=True)
-        rows = {one.name: answer(policy, chosen, params, run, one, progress) for one in passes}
+        pictures = min(len(chosen), 512)  # 0.7 GB of features for Gemma-3 4B
+        with looking_once(policy.model, policy.processor, pictures=pictures):
+            rows = {one.name: answer(policy, chosen, params, run, one, progress) for one in passes}
         checkpoint = (read_seal(run.final_model_dir) or {}).get("selected")
         result = judged(rows, passes, params) | {"checkpoint": checkpoint, "left_out": left_out, "conditions": record}
         run.write_json(run.evaluation_path, result)

@@ -61,8 +61,7 @@ from nbhelpers.training.rehearsing import rehearsal_callback
 from nbhelpers.training.resuming import (
     Standing,
     check,
-    check_trained,
-    how_to_go_on,
+    is_trained,
     refuse_other_data,
     run_facts,
     standing,
@@ -202,12 +201,8 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
         TrainingError: training was interrupted here and `training.resume` does not say to go on, or `final_model/` is
             not of the step that the records have come to.
     """
-    if (run.final_model_dir / "adapter_config.json").is_file():
-        check_trained(params, run)
+    if is_trained(params, run):
         return False
-    steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]
-    if steps and not params.training.resume:
-        raise TrainingError(f"Training in {run.path} was interrupted after step {steps[-1]}. {how_to_go_on(run)}")
     check(params)
     policy = load_policy(params.model, params.lora, seed=params.training.seed)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
