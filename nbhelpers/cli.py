@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except _errors_for_a_person() as error:
         print(f"nbhelpers: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
 
 
 def _errors_for_a_person() -> tuple[type[Exception], ...]:
@@ -50,6 +50,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_settings(sweep)
     sweep.add_argument("--output-dir", help="default: outputs/<name of the file>")
     sweep.set_defaults(command=_sweep)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="evaluate a run, repeat its evaluation from the record, or evaluate any model"
+    )
+    evaluate.add_argument("run_dir", type=Path, nargs="?", metavar="RUN")
+    evaluate.add_argument("--checkpoint", metavar="STEP", help="of the run, instead of final_model/")
+    evaluate.add_argument("--model", metavar="PATH_OR_HUB_ID", help="instead of a run, with --preset")
+    evaluate.add_argument("--preset", default="smoke", help="whose problems and settings --model is asked with")
+    _add_settings(evaluate)
+    evaluate.add_argument("--output-dir", help="of --model; default: outputs/evaluations/<model>")
+    evaluate.add_argument(
+        "--export", choices=["vlmevalkit"], help="write the run's predictions as its table, and evaluate nothing"
+    )
+    evaluate.set_defaults(command=_evaluate)
 
     report = commands.add_parser("report", help="write report.html for a run directory")
     report.add_argument("run_dir", type=Path)
@@ -120,14 +134,38 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.params import parse_overrides
     from nbhelpers.sweep import load_sweep, run_sweep
 
     overrides = parse_overrides(arguments.overrides)
     trust, output_dir = arguments.trust_code, arguments.output_dir
     runs = load_sweep(arguments.file, output_dir=output_dir, overrides=overrides, trust_code=trust)
+    refuse_what_cannot_run(runs[0].params)
     path = run_sweep(runs, jobs=max(1, arguments.jobs), echo=lambda line: print(line, flush=True))
     print(path.read_text(encoding="utf-8"), path, sep="\n")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit
+    from nbhelpers.show import evaluation_progress
+
+    if (arguments.run_dir is None) == (arguments.model is None):
+        raise EvaluationError("evaluate takes a run directory or --model PATH_OR_HUB_ID, one of the two.")
+    if arguments.model is not None:
+        if arguments.checkpoint or arguments.export:
+            raise EvaluationError("--checkpoint and --export are of a run: give its directory instead of --model.")
+        name = arguments.model.rstrip("/").rpartition("/")[2]
+        arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", f"{name}-{arguments.preset}")
+        params, _ = _load(arguments)
+        print(evaluate_model(arguments.model, params, progress=evaluation_progress()))
+    elif arguments.export:
+        print(*export_vlmevalkit(arguments.run_dir), sep="\n")
+    else:
+        if arguments.overrides:
+            raise EvaluationError("a run is evaluated with its own settings: --set goes with --model.")
+        print(evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=evaluation_progress()))
     return 0
 
 

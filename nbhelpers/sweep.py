@@ -247,16 +247,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_and_evaluate(params: RunParams) -> dict:
     """Notebooks 03 and 04 without their pictures: the trained adapter and `evaluation.json`, which is returned."""
-    from nbhelpers.evaluation import evaluate, print_progress
+    from nbhelpers.evaluation import evaluate
     from nbhelpers.policy import load_policy
     from nbhelpers.problems import load_problems
+    from nbhelpers.show import evaluation_progress
     from nbhelpers.training import check, log_line, train
 
     run, problems = RunDirectory(params.output_dir), load_problems(params.dataset)
     check(params)
     policy = load_policy(params.model, params.lora, params.training)
     train(policy, problems, params, run, on_log=log_line)  # nothing is trained again where that is done
-    return evaluate(policy, problems, params, run, progress=print_progress)
+    return evaluate(policy, problems, params, run, progress=evaluation_progress())
 
 
 # the table
@@ -270,9 +271,10 @@ def result_of(one: SweepRun) -> dict[str, Any]:
     """
     run, store = one.run, SampleStore(one.run.path, role="probe")
     evaluation, metrics = run.read_json(run.evaluation_path), run.read_jsonl(run.metrics_path)
-    shares: dict[int, list[float]] = {}
+    shares: dict[int, list[bool]] = {}
     for group in map(store.group, store.groups()):
-        shares.setdefault(group.step, []).append(group.share)
+        for row in group.rows:
+            shares.setdefault(row["step"], []).append(bool(row["correct"]))
     curve = [(step, sum(values) / len(values)) for step, values in sorted(shares.items())]
     reached = [step for step, share in curve if share >= ENOUGH]
     return {

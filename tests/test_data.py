@@ -421,12 +421,35 @@ class TestSources:
 
         write_mathvista(tmp_path / "testmini.parquet")
         copy = datasets.Dataset.from_parquet(str(tmp_path / "testmini.parquet"))
-        monkeypatch.setattr(datasets, "load_dataset", lambda path, split: copy)
+        monkeypatch.setattr(datasets, "load_dataset", lambda path, split, revision: copy)
         problems = load(path="AI4Math/MathVista", split="testmini")
         assert problems.source == "AI4Math/MathVista (testmini)"
         assert len(problems.train) == 16
         (notice,) = problems.notices
         assert "full_geometry3k" in notice
+
+    def test_each_source_is_read_at_its_commit_and_the_commit_is_recorded(self, tmp_path, monkeypatch):
+        import datasets
+
+        write_mathvista(tmp_path / "testmini.parquet")
+        asked = {}
+
+        def from_hub(path, split, revision):
+            asked[path] = revision
+            found = datasets.Dataset.from_parquet(str(tmp_path / "testmini.parquet"))
+            commit = revision or "0" * 40
+            found.info.download_checksums = {f"hf://datasets/{path}@{commit}/data/testmini.parquet": {}}
+            return found
+
+        monkeypatch.setattr(datasets, "load_dataset", from_hub)
+        commit = "a1" * 20
+        problems = load(path="AI4Math/MathVista", split="testmini", revision=commit)
+        assert asked == {"AI4Math/MathVista": commit}
+        assert problems.as_manifest()["revisions"] == {"dataset.path": commit}
+        with pytest.raises(DataError, match="also in the evaluation set"):  # both sources hold the same rows here
+            load(path="some/other", split="testmini", eval_path="AI4Math/MathVista", eval_split="testmini",
+                 eval_revision=commit)  # fmt: skip
+        assert asked["some/other"] is None and asked["AI4Math/MathVista"] == commit
 
 
 class TestLoading:

@@ -123,7 +123,6 @@ class TestEngineArguments:
             "VLLM_CACHE_ROOT",
             "TRITON_CACHE_DIR",
             "TORCHINDUCTOR_CACHE_DIR",
-            "VLLM_NO_USAGE_STATS",
             "VLLM_LOGGING_LEVEL",
             "VLLM_USE_FLASHINFER_SAMPLER",
         ):

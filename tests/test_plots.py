@@ -242,3 +242,25 @@ def test_the_progress_line_says_where_the_run_stands():
         progress_line({**row, "seconds_per_step": None, "completions/clipped_ratio": 0.3})
         == expected + "  cut off 30 %"
     )
+
+
+def test_what_the_model_sees_is_its_processor_s_square(embedded_policy):
+    problems = make_problems(2)
+    problems[1]["image"] = problems[1]["image"].resize((400, 100))
+    figure = problem_plots.seen_by_model(problems, embedded_policy.processor)
+    side = embedded_policy.processor.image_processor.size["height"]
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    assert [picture.shape[:2] for picture in shown] == [(256, 256), (100, 400), (side, side), (side, side)]
+    assert (
+        abs(float(np.mean(shown[2])) - float(np.mean(shown[0])) / 255) < 0.02
+    )  # the same picture, not a normalised one
+    assert f"as the model sees it: {side}" in texts(figure)
+    drawn(figure)
+
+
+def test_a_figure_follows_the_theme_where_somebody_looks(monkeypatch):
+    figure = problem_plots.answer_counts(make_problems(8))
+    assert figure._repr_html_() is None
+    monkeypatch.setenv("NBHELPERS_BATCH", "0")
+    assert 'class="plot"' in figure._repr_html_() and "Problems by kind" in figure._repr_html_()
+    assert 'class="plot as-is"' in problem_plots.problem_grid(make_problems(2))._repr_html_()

@@ -17,6 +17,7 @@ from nbhelpers.runs.samples import SampleStore, error_kind
 from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
+from nbhelpers.show.marks import keep_mark
 
 SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}
 
@@ -119,6 +120,27 @@ def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
         assert re.search(rf"{kind}\s*{row['n']}\s*[\d.]+ %\s*[\d.]+ %\s*{re.escape(f'{points:+.1f}')}", words)
     for heading in ("Fixed: wrong before", "Broken: right before", "Still wrong"):
         assert heading in words
+
+
+def test_the_report_opens_with_the_result_and_the_figure_that_shows_it(runs):
+    page = Page(runs / "better" / "report.html")
+    markup = page.markup.partition("<main")[2]
+    lead, figure, facts = (markup.index(part) for part in ('class="lead"', "<img", 'class="facts"'))
+    assert lead < figure < markup.index('class="warnings"') < facts
+    rewards = [row["reward"] for row in RunDirectory(runs / "better").read_jsonl(runs / "better/metrics.jsonl")]
+    ends = f"{rewards[0]:.2f} \u2192 {rewards[-1]:.2f}"
+    assert f"mean reward, first and last step{ends}" in page.text and f"reward {ends}" in page.words
+
+
+def test_the_report_links_to_marked_samples(runs, tmp_path):
+    run = RunDirectory(shutil.copytree(runs / "better", tmp_path / "run"))
+    keep_mark(run, "rollout/3-2/1", "<b>odd</b>")
+    keep_mark(run, "nonsense", "")
+    page = Page(report.write_report(run.path))
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href") and "#" in value]
+    assert links == ["samples.html#role=rollout&at=rollout%2F3-2"] and "<b>odd</b>" in page.text
+    said = str(report.report_link(run.path))
+    assert 'run/report.html" target="_blank">report.html</a>' in said and "samples.html</a>" in said
 
 
 def test_a_partial_run_gets_the_parts_that_it_has(tmp_path, runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -298,7 +299,7 @@ def test_hostile_samples_are_text_in_the_live_view(hostile):
     rows = [{"step": 1, "reward": 1.0, "rewards/<script>alert(1)<_script>/mean": 1.0, "max_steps": 2}]
     view = LiveView(hostile)
     view._begun, view.rows = time.monotonic(), rows
-    assert "<script>alert(1)" in assert_harmless_live(view._page(done=False)).text
+    assert "<script>alert(1)" in assert_harmless_live(view._page()).text
 
 
 def assert_harmless_live(markup):
@@ -433,6 +434,10 @@ def test_where_nobody_is_there_the_viewer_is_a_table(run, monkeypatch):
     monkeypatch.setenv("NBHELPERS_BATCH", "1")
     bundle = viewer.SampleViewer(run)._repr_mimebundle_()
     assert "step" in bundle["text/html"] and "application/vnd.jupyter.widget-view+json" not in bundle
+    pages = [viewer.SampleViewer(run, role)._repr_mimebundle_()["text/html"] for role in ("evaluation", "probe")]
+    assert "Fixed: wrong before training" in pages[0] and "a probe: never trained on" in pages[1]
+    with pytest.raises(ValueError, match="did you mean evaluation"):
+        viewer.SampleViewer(run, "evaluatoin")
 
 
 # the live view
@@ -448,8 +453,11 @@ def follow_rows(run, view):
 def test_without_a_person_there_are_a_few_lines(run, capsys):
     follow_rows(run, live_view(run))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("step 1/8  reward ") and lines[-1].startswith("step 8/8")
-    assert "formatting" in lines[0] and "zero variance" in lines[0] and "14 s left" in lines[0]
+    assert lines[0].startswith("Preparing the problems") and re.match(
+        r"Training done at \d\d:\d\d:\d\d, after", lines[-1]
+    )
+    assert lines[1].startswith("step 1/8  reward ") and lines[-2].startswith("step 8/8")
+    assert "formatting" in lines[1] and "zero variance" in lines[1] and "14 s left" in lines[1]
 
 
 @pytest.mark.parametrize(("steps", "total"), [(2000, 2000), (2000, None)])
@@ -459,7 +467,7 @@ def test_a_long_run_prints_no_thousand_lines(tmp_path, capsys, steps, total):
             view.update({"step": step, "reward": 0.5})
     lines = capsys.readouterr().out.splitlines()
     assert 10 <= len(lines) <= 35
-    assert lines[-1].startswith("step 2000")
+    assert lines[-2].startswith("step 2000")
 
 
 def test_a_resumed_run_is_shown_from_its_beginning(run):
@@ -482,9 +490,39 @@ def test_a_view_that_fails_does_not_end_the_training(run, capsys):
     assert "The live view stopped (ConnectionError: the front end is gone)" in printed and "step 2/2" in printed
 
 
-def test_a_failing_training_is_not_hidden(run):
-    with pytest.raises(RuntimeError, match="out of memory"), live_view(run):
+def test_a_failing_training_is_not_hidden_and_the_view_says_how_it_ended(run, capsys):
+    with pytest.raises(RuntimeError, match="out of memory"), live_view(run, 9) as view:
+        view.update({"step": 1, "reward": 0.0})
         raise RuntimeError("out of memory")
+    assert "Training stopped by RuntimeError at " in capsys.readouterr().out
+    page = Elements(view._page()).text
+    assert "Training stopped: step 1 of 9" in page and re.search(r"stopped by RuntimeError at \d\d:", page)
+
+
+def test_before_the_first_step_the_stages_are_shown_with_a_clock(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.append_jsonl(run.samples_path, {"step": 1})  # of an earlier run
+    os.utime(run.samples_path, (0, 0))
+    view = LiveView(tmp_path)
+    view._begun, view._opened = time.monotonic() - 75, time.time() - 1
+    stages = []
+    for change in (lambda: None, lambda: run.write_jsonl(run.samples_path, []),
+                   lambda: run.append_jsonl(run.samples_path, {"step": 0, "role": "probe"})):  # fmt: skip
+        change()
+        stages.append(re.search(r'class="now">(\w+)', view._waiting())[1])
+    assert stages == ["Preparing", "Asking", "Sampling"]
+    assert "1 min 15 s so far" in view._waiting()
+
+
+def test_a_tile_has_its_scale_and_a_smoothed_line(run):
+    view = LiveView(run)
+    view.rows = [{"step": step, "reward": float(step % 2) * 3} for step in range(1, 41)]
+    view._begun = time.monotonic()
+    page = Elements(view._page())
+    lines = [value for name, value in page.attributes if name == "points"]
+    heights = [[float(point.split(",")[1]) for point in line.split()] for line in lines]
+    assert "3.00" in page.text and "0.00" in page.text and len(lines) == 2
+    assert max(heights[0]) - min(heights[0]) == 30 > 10 > max(heights[1][4:-4]) - min(heights[1][4:-4])
 
 
 def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
@@ -493,13 +531,27 @@ def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
     view._begun = time.monotonic() - 65
     view.rows = directory.read_jsonl(directory.metrics_path)
     view.rows[-1]["seconds_per_step"] = 1.625  # as train says it
-    page = Elements(view._page(done=False))
+    page = Elements(view._page())
     text = re.sub(r"\s+", " ", page.text)
     assert "Training: step 8 of 16" in text and "1 min 05 s so far, about 13 s left" in text
     labels = [tile["label"] for tile in view._tiles()]
     assert labels[0] == "reward" and "loss" in labels and "KL to the reference policy" not in labels
     assert "length is being paid" in text and "A group of step 8" in text
     assert ("width", "50.00") in page.attributes
+
+
+def test_an_evaluation_says_how_much_time_is_left(capsys, monkeypatch):
+    from nbhelpers.show import live
+
+    now = [10.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    progress = live.evaluation_progress()
+    for done in range(8, 65, 8):
+        progress("before", done, 64)
+        now[0] += 5
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "16 of 64 problems answered, before, 5 s, about 15 s left" and len(lines) == 4
+    assert lines[-1] == "64 of 64 problems answered, before, 35 s"
 
 
 def test_the_live_page_ends_with_what_happened_and_when(run):
@@ -527,7 +579,7 @@ def test_drawing_is_limited_in_time(run, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("nbhelpers.show.live.time.monotonic", lambda: now[0])
 
-    def draw(done=False):
+    def draw():
         drawn.append(now[0])
         view._drawn_at = now[0]
 
@@ -588,4 +640,4 @@ def test_papermill_gets_lines_a_picture_and_a_table(run, tmp_path, monkeypatch):
     kinds = [output.output_type for output in cells[2].outputs]
     assert set(kinds) == {"stream", "execute_result"} and "image/png" in cells[2].outputs[-1].data
     printed = "".join(output.text for output in cells[2].outputs if output.output_type == "stream")
-    assert len(printed.splitlines()) == 8
+    assert len(printed.splitlines()) == 10  # the stage, eight steps, the end

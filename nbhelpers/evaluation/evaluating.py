@@ -1,19 +1,23 @@
-"""Before and after: the policy answers the evaluation problems without and with its adapter."""
+"""Before and after: the policy answers the evaluation problems without and with its adapter, and is judged."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from nbhelpers.evaluation.answering import Pass, answer, cost_sentence, plan_passes
+from nbhelpers.evaluation.error_kinds import count_errors
+from nbhelpers.evaluation.gain import right_anywhere, split_gain, split_sentence
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
-from nbhelpers.evaluation.statistics import compare, detectable_difference
+from nbhelpers.evaluation.protocol import begin, choose_problems, conditions
+from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
 from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
-from nbhelpers.policy import Policy, predict
+from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, writing
-from nbhelpers.training import check_trained
+from nbhelpers.training import check_trained, looking_once
 
 
 def evaluate(
@@ -26,45 +30,49 @@ def evaluate(
 ) -> dict:
     """Let the policy answer the evaluation problems without and with its adapter, and compare.
 
-    Writes `predictions.jsonl` and `evaluation.json` (their layout: README, "The run directory") and returns the
-    latter; with `evaluation.pass_k` also `pass_at_k.jsonl`, the answers that were sampled for it.
+    What it costs is printed before it starts. Answers are written as they come; an evaluation that was killed goes on
+    where it was, where nothing that matters has changed (`conditions` in `evaluation.json`). Writes `predictions.jsonl`
+    and `evaluation.json` (their layout: README, "The run directory") and returns the latter; with `evaluation.pass_k`
+    also `pass_at_k.jsonl`, and `plain_prompt.jsonl`, what the base model says without the output format.
 
     Args:
-        policy: with its trained adapter; switching the adapter off gives the policy before training.
-        progress: called with (phase, problems done, problems in all).
+        policy: with its trained adapter; switching the adapter off gives the policy before training. One without an
+            adapter is evaluated as it is.
+        progress: called with (pass, problems done, problems in all).
 
     Raises:
+        EvaluationError: no prompt fits.
         TrainingError: `final_model/` is not of the step that the run's records have come to, or was trained with other
             settings than these.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     with writing(run.path, "evaluation"):
         check_trained(params, run)
-        return _evaluate(policy, problems, params, run, progress)
+        chosen, left_out = choose_problems(policy, problems, params)
+        passes = plan_passes(params, len(chosen), adapter=policy.has_adapter, run=run)
+        record = conditions(policy, problems, chosen, params, passes)
+        if begin(run, record):
+            print("An evaluation of this policy was interrupted; it goes on.", flush=True)
+        if left_out["overlong"]:
+            run.add_warning(
+                f"{left_out['overlong']} of {left_out['overlong'] + len(chosen)} evaluation problems were left out: "
+                f"their prompt is longer than the {left_out['room']} tokens that a completion leaves it."
+            )
+        print(cost_sentence(policy, chosen, params, run, passes), flush=True)
+        pictures = min(len(chosen), 512)  # 0.7 GB of features for Gemma-3 4B
+        with looking_once(policy.model, policy.processor, pictures=pictures):
+            rows = {one.name: answer(policy, chosen, params, run, one, progress) for one in passes}
+        result = judged(rows, passes, params) | {"left_out": left_out, "conditions": record}
+        run.write_json(run.evaluation_path, result)
+        run.evaluating_path.unlink()
+        return result
 
 
-def _evaluate(
-    policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, progress: Callable | None
-) -> dict:
-    settings, chosen = params.evaluation, problems.evaluation
-    if settings.num_samples is not None:
-        chosen = chosen.select(range(min(settings.num_samples, len(chosen))))
-    few = chosen.select(range(min(settings.pass_problems, len(chosen))))
-    predictions: list[dict] = []
-    curves: dict[str, dict] = {}
-    run.set_aside(run.evaluation_path, run.predictions_path, run.pass_path)
-    for phase in ("before", "after") if settings.baseline else ("after",):
-        with policy.without_adapter() if phase == "before" else contextlib.nullcontext():
-            decoding = {"temperature": settings.temperature, "samples_per_problem": settings.samples_per_problem}
-            rows = predict(policy, chosen, params, run, phase=phase, progress=progress, **decoding)
-            run.append_jsonl(run.predictions_path, *rows)
-            predictions += rows
-            if settings.pass_k:
-                sampling = {"temperature": params.training.temperature, "samples_per_problem": settings.pass_k}
-                rows = predict(policy, few, params, run, phase=phase, progress=progress, **sampling)
-                run.append_jsonl(run.pass_path, *rows)
-                curves[phase] = pass_curve(rows) | vote_curve(rows, settings.protocol)
-    result = compare(predictions, seed=params.dataset.seed) | {
+def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunParams) -> dict[str, Any]:
+    """`evaluation.json` but for its conditions, from the rows of each pass by its name."""
+    settings, seed = params.evaluation, params.dataset.seed
+    before, after = rows.get("before", []), rows["after"]
+    result = compare([*before, *after], seed=seed) | {
         "protocol": settings.protocol,
         "grader": GRADER_VERSION,
         "decoding": {
@@ -72,32 +80,58 @@ def _evaluate(
             "samples_per_problem": settings.samples_per_problem,
             "max_new_tokens": params.training.max_completion_length,
         },
+        "errors": {phase: count_errors(found) for phase, found in (("before", before), ("after", after)) if found},
+    }
+    plain = rows.get("plain prompt", [])
+    if before:
+        result["split"] = split_gain(before, after, plain, seed=seed)
+    else:
+        found = {"training_prompt": right_anywhere(after), "plain_prompt": right_anywhere(plain)}
+        result["anywhere"] = {name: _mean(rates.values()) for name, rates in found.items() if rates}
+    curves = {
+        phase: pass_curve(found) | vote_curve(found, settings.protocol) | _greedy(rows[phase], found, settings)
+        for phase in ("before", "after")
+        if (found := rows.get(f"{phase}, sampled"))
     }
     if curves:
         result["pass_at_k"] = curves | {"temperature": params.training.temperature}
-    run.write_json(run.evaluation_path, result)
     return result
 
 
-def print_progress(phase: str, done: int, total: int) -> None:
-    """A line at the half and at the end of a phase, for `evaluate(..., progress=...)`."""
-    half = max(1, total // 2)
-    if done == total or done // half > (done - 1) // half:
-        print(f"{phase}: {done}/{total} problems answered", flush=True)
+def _greedy(rows: Sequence[dict], sampled: Sequence[dict], settings: Any) -> dict[str, float]:
+    """Greedy accuracy on the problems that were also sampled, where the evaluation is greedy."""
+    pids = {row["pid"] for row in sampled}
+    rates = problem_accuracy(row for row in rows if row["pid"] in pids)
+    return {"greedy": round(_mean(rates.values()), 4)} if settings.temperature == 0 else {}
+
+
+def _mean(values: Any) -> float:
+    values = list(values)
+    return sum(values) / len(values)
 
 
 def headline(result: dict) -> str:
-    """The result as one honest sentence."""
+    """The result in one or two honest sentences: the difference with its interval, and what it is made of."""
     after, difference = result["after"], result.get("difference")
     accuracy = f"{100 * after['accuracy']:.1f} %"
     if difference is None:
-        return f"Accuracy after training: {accuracy} of {after['n']} problems; no baseline was measured."
+        said = (
+            f"Accuracy {'of the base model' if 'anywhere' in result else 'after training'}: {accuracy} of {after['n']}"
+        )
+        anywhere = result.get("anywhere", {})
+        names = {
+            "training_prompt": "with the answer taken wherever it stands",
+            "plain_prompt": "under a plain prompt too",
+        }
+        more = [f"{100 * value:.1f} % {names[name]}" for name, value in anywhere.items()]
+        return f"{said} problems; {', '.join(more) if more else 'no baseline was measured'}."
     gain, low, high = (100 * value for value in (difference["accuracy"], *difference["ci95"]))
     verdict = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that this many problems could show"
-    return (
+    said = (
         f"Accuracy {100 * result['before']['accuracy']:.1f} % → {accuracy} on the same {difference['n_paired']} "
         f"problems: {gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
     )
+    return f"{said} {split_sentence(result['split'])}" if "split" in result else said
 
 
 def power_sentence(problems: int, flips: float | None = None) -> str:

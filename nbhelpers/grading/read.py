@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 
 from nbhelpers.grading.expressions import POINTS, Points, evaluate, same_points
@@ -200,6 +201,18 @@ def _same_equation(one: Value, other: Value) -> bool:
     (first, *firsts), (second, *seconds) = differences
     crossed = zip(firsts, seconds, strict=True)
     return bool(first and second) and all(same_points((a * second,), (b * first,)) for a, b in crossed)
+
+
+def equation_holds(text: str) -> bool | None:
+    """Whether `3 * 4 = 12` is so, to the places that its right side has and to a hundredth of it at least; None where
+    a side is no number that can be worked out.
+    """
+    left, _, right = fold(text).rpartition("=")
+    points, stated = evaluate(left), read_literal(right.strip())
+    if not points or len(points) != 1 or stated.value is None:
+        return None
+    room = max(abs(stated.value) / 100, Decimal(10) ** -stated.places / 2) if stated.places else Decimal(0)
+    return abs(points[0] - stated.value) <= room
 
 
 @lru_cache(maxsize=8192)

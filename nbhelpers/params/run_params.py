@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nbhelpers.params.sections import (
     TrainingParams,
 )
 from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, expectation, owners
-from nbhelpers.params.trust import Layer, given_layers, not_only_data, refuse_code_from_data
+from nbhelpers.params.trust import Layer, given_layers, injected_names, not_only_data, refuse_code_from_data
 
 
 class RunParams(BaseModel):
@@ -66,6 +67,7 @@ class RunParams(BaseModel):
         wrong type or range, and for code or connections that a file asks for: `trust_code` (or
         `NBHELPERS_TRUST_CODE=1`) allows those; `params/trust.py` has the rule.
         """
+        _refuse_unknown_names(cls.model_fields)
         layers, files = preset_layers(preset)
         given = {"output_dir": output_dir and str(output_dir), **sections}
         layers += given_layers(source, checked_layer(source, given))
@@ -98,6 +100,18 @@ class RunParams(BaseModel):
     def to_yaml(self) -> str:
         """A parameter file that gives this very run again: every key is in it, so no file of yours is needed."""
         return yaml.safe_dump({**self.as_dict(), "preset": self._root}, sort_keys=False, allow_unicode=True)
+
+
+def _refuse_unknown_names(known: Iterable[str]) -> None:
+    """papermill sets a parameter that the notebook does not have as a variable that nothing reads, and only warns.
+
+    Raises:
+        ParamsError: names it, and where it belongs.
+    """
+    for name in sorted(injected_names() - set(known)):
+        sections = [section for section, keys in SECTIONS.items() if name in keys.model_fields]
+        hint = f"; write it as -y '{{{sections[0]}: {{{name}: ...}}}}'" if sections else did_you_mean(name, known)
+        raise ParamsError(f"papermill: the notebooks have no parameter {name!r} ({', '.join(known)}){hint}")
 
 
 def _checked_section(name: str, layers: list[Layer]) -> Any:

@@ -35,15 +35,17 @@ class Section(BaseModel):
 class ModelParams(Section):
     """Which policy is trained and how it is loaded.
 
-    `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package. `backend` is
-    `unsloth`, `transformers`, or `auto` (`policy/memory.py` has the rule). `fast_inference` generates with vLLM, which
-    takes `gpu_memory_utilization` of the GPU's memory; `auto` gives it what the run needs beside the policy.
+    `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package. `revision`: the
+    commit of a hub id, null for its newest; a run's record names the one that it got. `backend` is `unsloth`,
+    `transformers`, or `auto` (`policy/memory.py` has the rule). `fast_inference` generates with vLLM, which takes
+    `gpu_memory_utilization` of the GPU's memory; `auto` gives it what the run needs beside the policy.
     `max_seq_length` counts image, prompt and completion tokens together.
     `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on the transformers backend, recomputes
     activations only where the memory does not hold them.
     """
 
     name: str = Field("unsloth/gemma-3-4b-it", min_length=1)
+    revision: str | None = Field(None, min_length=1)
     backend: Literal["auto", "unsloth", "transformers"] = "auto"
     load_in_4bit: bool = True
     use_gradient_checkpointing: Literal["unsloth", True, False] = "unsloth"
@@ -82,14 +84,17 @@ class DatasetParams(Section):
     `max_samples` limits the rows before the cut into training and evaluation. `image_size` is the longest side in
     pixels; smaller pictures are left alone. Without `eval_path` or `eval_split`, `eval_fraction` of the rows is held
     back for evaluation; with either, that source is the evaluation set and every row of `path` trains. `eval_samples`
-    limits the evaluation set. `answer_types` keeps only these types of answer.
+    limits the evaluation set. `answer_types` keeps only these types of answer. `revision` and `eval_revision`: the
+    commits of `path` and `eval_path` on the hub, null for the newest.
     """
 
     path: str = Field("AI4Math/MathVista", min_length=1)
+    revision: str | None = Field(None, min_length=1)
     split: str | None = "testmini"
     max_samples: int | None = Field(None, ge=2)
     image_size: int = Field(512, ge=16)
     eval_path: str | None = Field(None, min_length=1)
+    eval_revision: str | None = Field(None, min_length=1)
     eval_split: str | None = None
     eval_samples: int | None = Field(None, ge=1)
     eval_fraction: Number = Field(0.2, gt=0, lt=1)
@@ -283,6 +288,7 @@ class EvaluationParams(Section):
     `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol` `strict` is
     this project's grader, `mathvista` follows the official MathVista scorer. `pass_k`: also sample so many answers to
     each of the first `pass_problems` problems, at training's temperature, for pass@1 to pass@k; null leaves that out.
+    `plain_problems`: of so many problems (null: of all) the base model is also asked without the output format.
     """
 
     num_samples: int | None = Field(None, ge=1)
@@ -292,6 +298,7 @@ class EvaluationParams(Section):
     baseline: bool = True
     pass_k: int | None = Field(None, ge=2)
     pass_problems: int = Field(64, ge=1)
+    plain_problems: int | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _greedy_once(self) -> EvaluationParams:

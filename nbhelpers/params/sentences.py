@@ -12,8 +12,11 @@ _BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of
 class PlainError(Exception):
     """An error whose message tells a person what is wrong and what to do.
 
-    A notebook shows the message alone, a command prints it; neither shows the way through the code to it.
+    A notebook shows the message alone, a command prints it and ends with `exit_code`; neither shows the way through the
+    code to it.
     """
+
+    exit_code = 1
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback."""

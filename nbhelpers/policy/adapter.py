@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -68,6 +69,28 @@ def adapter_base(path: Path) -> str | None:
     if not config.is_file():
         raise PolicyError(f"{path} holds no trained adapter (adapter_config.json is missing): run notebook 03 first.")
     return json.loads(config.read_text())["base_model_name_or_path"]
+
+
+def weights_digests(policy: Policy) -> dict[str, str | None]:
+    """What tells one set of weights from another: `base`, of a local folder's files (their sizes, and the first and the
+    last MiB of each; None for a hub id, whose commit says it), and `adapter`, of every adapted matrix (None without).
+    """
+    base = adapter = None
+    if (folder := Path(policy.source)).is_dir():
+        content = hashlib.sha256()
+        for path in sorted(folder.glob("*.safetensors")):
+            with open(path, "rb") as file:
+                content.update(f"{path.name} {path.stat().st_size}".encode() + file.read(2**20))
+                file.seek(max(0, path.stat().st_size - 2**20))
+                content.update(file.read())
+        base = content.hexdigest()[:16]
+    if policy.has_adapter:
+        content = hashlib.sha256()
+        for name, parameter in sorted(policy.model.named_parameters()):
+            if "lora_" in name:
+                content.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+        adapter = content.hexdigest()[:16]
+    return {"base": base, "adapter": adapter}
 
 
 def adapter_norm(policy: Policy) -> float:

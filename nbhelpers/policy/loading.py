@@ -163,7 +163,7 @@ def load_processor(params: ModelParams) -> Policy:
 
     source = weights_source(params.name)
     with loading(params):
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(source, revision=params.revision or "main", trust_remote_code=False)
     policy = Policy(None, processor, backend="transformers", source=source)
     _ready(policy)
     return policy
@@ -174,10 +174,8 @@ def _load_transformers(params: ModelParams, source: str) -> Any:
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     on_gpu = torch.cuda.is_available()
-    kwargs: dict[str, Any] = {
-        "dtype": torch.bfloat16 if has_bfloat16() else torch.float32,
-        "attn_implementation": "sdpa",
-    }
+    kwargs: dict[str, Any] = {"revision": params.revision or "main"}
+    kwargs |= {"dtype": torch.bfloat16 if has_bfloat16() else torch.float32, "attn_implementation": "sdpa"}
     # Nothing that came with the weights is run, nor is it asked on the console whether it may be.
     kwargs |= {"use_safetensors": True, "trust_remote_code": False}
     if params.load_in_4bit:
@@ -210,7 +208,8 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
         base = weights_source(params.name)
     if not (path / "adapter_model.safetensors").is_file():
         raise PolicyError(f"{path} holds no adapter_model.safetensors; an adapter as a pickle (.bin) is not loaded.")
-    policy = load_policy(params.model_copy(update={"name": base, "backend": "transformers"}))
+    revision = params.revision if base == params.name else None  # another repository has other commits
+    policy = load_policy(params.model_copy(update={"name": base, "revision": revision, "backend": "transformers"}))
     policy.model = PeftModel.from_pretrained(policy.model, str(path)).eval()
     policy.processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
     _ready(policy)

@@ -87,6 +87,11 @@ class Policy:
         """
         return self.backend == "transformers" and self.sampler is None
 
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub that the base weights came from; None for a local folder."""
+        return getattr(self.model.config, "_commit_hash", None)
+
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:
         """The policy as it was before training: the adapter is switched off inside the `with`."""
@@ -178,7 +183,7 @@ class Policy:
             "pad_token_id": self.processor.tokenizer.pad_token_id,
             "suppress_tokens": never_sampled_ids(self.processor) or None,
         }
-        batch_size = batch_size or max(1, (64 if device.type == "cpu" else 16) // samples_per_problem)
+        batch_size = batch_size or max(1, (128 if device.type == "cpu" else 16) // samples_per_problem)
         was_training = self.model.training
         self.model.eval()
         completions: list[list[Completion]] = []

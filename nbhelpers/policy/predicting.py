@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbhelpers.grading import GRADING_COLUMNS, PROBLEM_COLUMNS, Delimiters, check_format, grade
@@ -21,15 +21,21 @@ def predict(
     phase: str,
     temperature: float = 0.0,
     samples_per_problem: int = 1,
+    seed: int | None = None,
+    plain: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[dict]:
     """One graded prediction (a row of `predictions.jsonl`) per problem and sample.
 
     Args:
         temperature: 0 for greedy decoding.
+        seed: of the sampling; by default training's.
+        plain: ask without the output format.
         progress: called with the phase, the problems answered so far and all of them.
     """
-    conversations = [conversation(problem, params.reward) for problem in problems]
+    problems = list(problems)  # a picture is decoded each time that a data set is asked for it
+    form = None if plain else params.reward
+    conversations = [conversation(problem, form) for problem in problems]
     images = [problem["image"] for problem in problems]
     done = 0
 
@@ -45,20 +51,30 @@ def predict(
         max_new_tokens=params.training.max_completion_length,
         temperature=temperature,
         samples_per_problem=samples_per_problem,
-        seed=params.training.seed,
+        seed=params.training.seed if seed is None else seed,
         progress=report,
     )
     rows = []
     for problem, image, group in zip(problems, images, completions, strict=True):
         shared = {"phase": phase, "pid": problem["pid"], "kind": kind_of(problem)}
         shared |= {key: problem.get(key) for key in PROBLEM_COLUMNS}
-        shared |= {"image": run.image_file(image), "prompt": prompt_text(problem, params.reward)}
+        shared |= {"image": run.image_file(image), "prompt": prompt_text(problem, form)}
         for completion in group:
-            form = check_format(completion.text, params.reward.delimiters)
+            blocks = check_format(completion.text, params.reward.delimiters)
             written = {"completion": completion.text, "length": completion.length, "truncated": completion.truncated}
             verdict = grade_row(completion.text, problem, params.reward.delimiters, params.evaluation.protocol)
-            rows.append({**shared, **written, "format_ok": form.reasoning and form.solution, **verdict})
+            rows.append({**shared, **written, "format_ok": blocks.reasoning and blocks.solution, **verdict})
     return rows
+
+
+def which_fit(policy: Policy, conversations: Sequence[list[dict]], params: RunParams) -> tuple[list[int], list[int]]:
+    """The places of the prompts that leave room for a completion in `model.max_seq_length`, and every prompt's tokens.
+
+    A prompt is never cut, because a cut through its image tokens makes every later step fail.
+    """
+    room = params.model.max_seq_length - params.training.max_completion_length
+    lengths = [policy.prompt_length(one) for one in conversations]
+    return [place for place, length in enumerate(lengths) if length <= room], lengths
 
 
 def grade_row(completion: str, problem: dict, delimiters: Delimiters, protocol: str = "strict") -> dict:

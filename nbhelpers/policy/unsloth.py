@@ -59,8 +59,6 @@ def import_unsloth() -> list[str]:
                 "UNSLOTH_VLLM_STANDBY is set, and Unsloth switches it off for vision models; "
                 "UNSLOTH_VLLM_STANDBY_VISION=1 forces it."
             )
-        # Statistics are a download, and the run must not depend on the network.
-        os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
         # It would compile each block of the model, forward and backward, in the first step: not done after 145 s for
         # the embedded model (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.5 s. For a run of many hours
         # UNSLOTH_COMPILE_DISABLE=0 may pay. Its loss is compiled all the same, and again when completions are of
@@ -155,6 +153,8 @@ def load_saved(path: Path, params: ModelParams) -> Policy:
 def _from_pretrained(source: str, params: ModelParams, **options: Any) -> tuple[Any, Any]:
     from unsloth import FastVisionModel
 
+    if source == params.name:
+        options["revision"] = params.revision
     with loading(params):
         return FastVisionModel.from_pretrained(
             model_name=source,

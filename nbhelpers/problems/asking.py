@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     import datasets
 
 
-def prompt_text(problem: Mapping[str, Any], reward: RewardParams) -> str:
-    """The text beside the picture: question, choices, unit, what kind of answer, and the output format.
+def prompt_text(problem: Mapping[str, Any], reward: RewardParams | None) -> str:
+    """The text beside the picture: question, choices, unit, what kind of answer, and the output format; with None for
+    `reward` the plain prompt, which asks for the answer and no format. Both stay in the embedded model's vocabulary.
 
     The wording is part of every result: the embedded model was taught with it, and figures compare only under it.
     """
@@ -25,6 +26,8 @@ def prompt_text(problem: Mapping[str, Any], reward: RewardParams) -> str:
     if problem.get("unit"):
         lines.append(f"Unit: {problem['unit']}")
     lines += _answer_hint(problem)
+    if reward is None:
+        return "\n".join([*lines, "Answer the question."])
     lines.append(
         f"Provide your reasoning between {reward.reasoning_start} and {reward.reasoning_end} "
         f"and then your final answer between {reward.solution_start} and {reward.solution_end}."
@@ -48,7 +51,7 @@ def _answer_hint(problem: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def conversation(problem: Mapping[str, Any], reward: RewardParams) -> list[dict[str, Any]]:
+def conversation(problem: Mapping[str, Any], reward: RewardParams | None) -> list[dict[str, Any]]:
     """The prompt as a chat: one user turn, the picture first, then `prompt_text`."""
     text = {"type": "text", "text": prompt_text(problem, reward)}
     return [{"role": "user", "content": [{"type": "image"}, text]}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,6 @@ def picture_digest(row: Mapping[str, Any]) -> str:
 def question_key(question: str) -> str:
     """The words of a question, so that case, spacing and punctuation do not make it another one."""
     return " ".join(re.findall(r"\w+", question.casefold())) or question.strip()
-
-
-def contents_of(rows: Iterable[Mapping[str, Any]]) -> frozenset[Hashable]:
-    """What makes a training row a repetition: its picture, or its question with the same choices and answer.
-
-    The second finds a problem whose picture was saved again in another size or format. A question alone is no mark of
-    one problem between data sets: Geometry3K asks "Find x" of hundreds of pictures.
-    """
-    marks: set[Hashable] = set()
-    for row in rows:
-        marks.add(picture_digest(row))
-        marks.add((question_key(row["question"]), tuple(row["choices"] or ()), row["answer"]))
-    return frozenset(marks)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import DatasetParams
-from nbhelpers.problems.cutting import contents_of, cut_problems, picture_digest
+from nbhelpers.problems.audit import Looks, Overlap, repetitions
+from nbhelpers.problems.cutting import cut_problems, picture_digest
 from nbhelpers.problems.drawn import make_problems
 from nbhelpers.problems.pictures import Unusable, prepare_image
 from nbhelpers.problems.rows import problem_from
@@ -39,7 +40,9 @@ class ProblemSets:
     `dropped` counts the rows that could not be used by reason, and `dropped_rows` lists them for `dropped.jsonl`:
     `source` (the parameter that names it), `row` (its number from 0), `pid`, `reason`. `fingerprint` is a digest of the
     contents of both sets (the same problems give the same fingerprint on every machine), `notices` is what a reader of
-    the results should know.
+    the results should know, `revisions` the commits on the hub by the parameter that names the source. `overlaps` are
+    problems that are one: of two sources, a training problem that was taken out because it is in the evaluation set
+    too; of one source, two rows that the cut left on the same side.
     """
 
     train: datasets.Dataset
@@ -48,6 +51,8 @@ class ProblemSets:
     fingerprint: str
     source: str
     notices: list[str] = field(default_factory=list)
+    revisions: dict[str, str] = field(default_factory=dict)
+    overlaps: list[Overlap] = field(default_factory=list)
     dropped_rows: list[dict[str, Any]] = field(default_factory=list)
 
     def as_manifest(self) -> dict[str, Any]:
@@ -58,6 +63,8 @@ class ProblemSets:
             "train": len(self.train),
             "evaluation": len(self.evaluation),
             "dropped": self.dropped,
+            "revisions": self.revisions,
+            "overlaps": dict(Counter(overlap.why for overlap in self.overlaps)),
         }
 
 
@@ -70,7 +77,7 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
     if dataset.eval_path is not None or dataset.eval_split is not None:
         path = dataset.eval_path or dataset.path
         evaluation, held_out = reader.rows("dataset.eval_path", path, dataset.eval_split, dataset.eval_samples)
-        seen = contents_of(evaluation)
+        seen = Looks(evaluation)
         train, source = reader.rows("dataset.path", dataset.path, dataset.split, dataset.max_samples, leave_out=seen)
         source = f"{source}; evaluation: {held_out}"
     elif dataset.path == "embedded":  # drawn as two sets that share no picture
@@ -80,8 +87,8 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
         evaluation = reader.drawn("evaluation", min(held_back, dataset.eval_samples or held_back))
     else:
         rows, source = reader.rows("dataset.path", dataset.path, dataset.split, dataset.max_samples)
-        pictures, questions = [picture_digest(row) for row in rows], [row["question"] for row in rows]
-        cut = cut_problems(pictures, questions, dataset.eval_fraction, dataset.seed)
+        questions = [row["question"] for row in rows]
+        cut = cut_problems(reader.one_picture_each(rows), questions, dataset.eval_fraction, dataset.seed)
         reader.notices += cut.notices
         train = [rows[place] for place in cut.train]
         evaluation = [rows[place] for place in cut.evaluation][: dataset.eval_samples]
@@ -96,6 +103,8 @@ def load_problems(dataset: DatasetParams) -> ProblemSets:
         fingerprint=_fingerprint(train, evaluation),
         source=source,
         notices=list(dict.fromkeys(reader.notices)),
+        revisions=reader.revisions,
+        overlaps=reader.overlaps,
     )
 
 
@@ -110,7 +119,25 @@ class _Reader:
     def __init__(self, dataset: DatasetParams) -> None:
         self.dataset = dataset
         self.dropped: list[dict[str, Any]] = []
+        self.revisions: dict[str, str] = {}
         self.notices = [notice] if (notice := licence_notice(dataset)) else []
+        self.overlaps: list[Overlap] = []
+
+    def one_picture_each(self, rows: Sequence[dict]) -> list[int]:
+        """A number for each row, the same for those that are one picture, be it saved again, scaled or recoloured."""
+        first: dict[str, int] = {}
+        exact = [first.setdefault(picture_digest(row), place) for place, row in enumerate(rows)]
+        numbers, found = list(exact), repetitions(rows)
+        for later, earlier, _ in found:
+            if (old := numbers[later]) != (new := numbers[earlier]):
+                numbers = [new if number == old else number for number in numbers]
+        if max(Counter(numbers).values()) > len(rows) / 2:  # of a generator, say, whose pictures are all alike
+            self.notices.append("The pictures look so much alike that only equal ones are kept apart.")
+            return exact
+        self.overlaps = [
+            Overlap(rows[later], rows[earlier], "kept on one side", value) for later, earlier, value in found
+        ]
+        return numbers
 
     def drawn(self, part: str, number: int) -> list[dict]:
         """`number` embedded problems of a part, less those of other answer types."""
@@ -128,14 +155,17 @@ class _Reader:
         return [row | {"image": prepare_image(row["image"], size)} for row in kept]
 
     def rows(
-        self, key: str, path: str, split: str | None, limit: int | None, leave_out: frozenset[Hashable] = frozenset()
+        self, key: str, path: str, split: str | None, limit: int | None, leave_out: Looks | None = None
     ) -> tuple[list[dict], str]:
         """At most `limit` usable rows of the source that the parameter `key` names, in a seeded order; its name."""
         trains = key == "dataset.path"
         if path == "embedded":
             default = EMBEDDED_PROBLEMS if trains else round(EMBEDDED_PROBLEMS * self.dataset.eval_fraction)
             return self.drawn("train" if trains else "evaluation", limit or default), "embedded"
-        source = open_source(path, split, key)
+        own = trains or self.dataset.eval_path is None
+        source = open_source(path, split, key, self.dataset.revision if own else self.dataset.eval_revision)
+        if source.revision:
+            self.revisions[key] = source.revision
         self.notices += source.notices
         if trains and "decoded_image" in source.columns:  # a copy of MathVista by another name
             self.notices.append(MATHVISTA_LICENCE)
@@ -153,7 +183,8 @@ class _Reader:
                 row = problem_from(given, str(index), self.dataset.image_size, source.folders)
                 if self.dataset.answer_types is not None and row["answer_type"] not in self.dataset.answer_types:
                     raise Unusable(OUTSIDE_ANSWER_TYPES)
-                if leave_out and not leave_out.isdisjoint(contents_of([row])):
+                if leave_out and (overlap := leave_out.find(row)):
+                    self.overlaps.append(overlap)
                     raise Unusable(IN_EVALUATION)
             except Exception as error:  # one bad row, however bad, is one row
                 reason = str(error) if isinstance(error, Unusable) else f"unreadable row ({type(error).__name__})"

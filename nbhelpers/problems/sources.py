@@ -23,14 +23,15 @@ class DataError(ParamsError):
 
 @dataclass(frozen=True)
 class Source:
-    """Undecoded rows by number, the folders where pictures may lie (relative paths start in the first), and what a
-    reader should know.
+    """Undecoded rows by number, the folders where pictures may lie (relative paths start in the first), what a reader
+    should know, and the commit on the hub.
     """
 
     name: str
     rows: Sequence[Any]
     folders: tuple[Path, ...] = ()
     notices: list[str] = field(default_factory=list)
+    revision: str | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -40,15 +41,16 @@ class Source:
         return self.rows.column_names
 
 
-def open_source(path: str, split: str | None, key: str = "dataset.path") -> Source:
+def open_source(path: str, split: str | None, key: str = "dataset.path", revision: str | None = None) -> Source:
     """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet or a JSONL file.
 
     `split` null takes every split. A source without splits, or with a single one, is read whole whatever `split` says,
-    and a notice tells so. `key` is the parameter that an error names. Raises `DataError`.
+    and a notice tells so. `key` is the parameter that an error names, `revision` a commit on the hub. Raises
+    `DataError`.
     """
     found = local_source(path, key)
     if found is None:
-        source = _from_hub(path, split, key)
+        source = _from_hub(path, split, key, revision)
     elif found.suffix == ".parquet" and found.is_file():
         source = _from_parquet({split or found.stem: [found]}, split, found, key)
     elif found.suffix == ".jsonl" and found.is_file():
@@ -101,11 +103,11 @@ def _places(path: str) -> str:
     return "looked for " + " and ".join(places)
 
 
-def _from_hub(path: str, split: str | None, key: str) -> Source:
+def _from_hub(path: str, split: str | None, key: str, revision: str | None) -> Source:
     import datasets
 
     try:
-        found = datasets.load_dataset(path, split=split)
+        found = datasets.load_dataset(path, split=split, revision=revision)
     except Exception as error:  # the hub fails in many classes, of requests, httpx, huggingface_hub and datasets
         known = re.search(r"Should be one of \[(.*?)\]", str(error))
         if known and split:
@@ -122,7 +124,7 @@ def _from_hub(path: str, split: str | None, key: str) -> Source:
         names, found = list(found), datasets.concatenate_datasets(list(found.values()))
     else:
         names = [split]
-    return Source(f"{path} ({', '.join(names)})", _undecoded(found), _hub_caches())
+    return Source(f"{path} ({', '.join(names)})", _undecoded(found), _hub_caches(), revision=_commit(found))
 
 
 def _hub_caches() -> tuple[Path, ...]:
@@ -139,6 +141,13 @@ def _folders(folder: Path) -> tuple[Path, ...]:
     parents = [parent.parent for parent in (resolved, *resolved.parents) if parent.parent.name == "snapshots"]
     blobs = [snapshots.parent / "blobs" for snapshots in parents]
     return folder, *(blob for blob in blobs if blob.is_dir() and not blob.is_symlink())
+
+
+def _commit(found: Any) -> str | None:
+    """The commit that a data set's files were read at, from the addresses that `datasets` keeps of them."""
+    addresses = getattr(found.info, "download_checksums", None) or {}
+    commits = {match[1] for address in addresses if (match := re.search(r"@([0-9a-f]{40})/", str(address)))}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, key: str) -> Source:

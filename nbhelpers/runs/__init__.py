@@ -21,8 +21,10 @@ from nbhelpers.runs.samples import (
     ROLES,
     SampleStore,
     SampleWriter,
+    TokenLogProbs,
     earned_the_same,
     error_kind,
+    read_log_probs,
 )
 from nbhelpers.runs.seals import flaw, read_seal, seal
 from nbhelpers.runs.stages import is_interactive, log_into, shown_by, stage

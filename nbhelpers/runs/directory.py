@@ -35,10 +35,13 @@ class RunDirectory:
         self.params_path = self.path / "params.yaml"
         self.metrics_path = self.path / "metrics.jsonl"
         self.samples_path = self.path / "samples.jsonl"
+        self.logprobs_path = self.path / "samples.logprobs.jsonl"
         self.predictions_path = self.path / "predictions.jsonl"
         self.marks_path = self.path / "marks.jsonl"
         self.dropped_path = self.path / "dropped.jsonl"
         self.pass_path = self.path / "pass_at_k.jsonl"
+        self.plain_path = self.path / "plain_prompt.jsonl"
+        self.evaluating_path = self.path / "evaluating.json"
         self.evaluation_path = self.path / "evaluation.json"
         self.report_path = self.path / "report.html"
         self.notebooks_dir = self.path / "notebooks"
@@ -134,6 +137,12 @@ class RunDirectory:
 
     # earlier results
 
+    @property
+    def evaluation_files(self) -> tuple[Path, ...]:
+        """What an evaluation writes, whole or begun."""
+        rows = (self.predictions_path, self.pass_path, self.plain_path)
+        return (*rows, self.evaluating_path, self.evaluation_path)
+
     def set_aside(self, *paths: Path) -> Path | None:
         """Move earlier results to `previous/<number>/`: all that a run leaves, unless `paths` are named.
 
@@ -141,9 +150,8 @@ class RunDirectory:
         by their content and shared. Returns the folder, None where there was nothing to move.
         """
         results = paths or (
-            self.metrics_path, *self.path.glob("samples.*"), self.predictions_path, self.pass_path,
-            self.dropped_path, self.marks_path,
-            self.evaluation_path, self.report_path, self.checkpoints_dir, self.final_model_dir,
+            self.metrics_path, *self.path.glob("samples.*"), *self.evaluation_files, self.dropped_path,
+            self.marks_path, self.report_path, self.checkpoints_dir, self.final_model_dir,
         )  # fmt: skip
         there = [path for path in results if path.exists()]
         if not there:

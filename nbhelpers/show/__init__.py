@@ -9,16 +9,16 @@ _ROOMS = {
     "figures": ("style",),
     "group_plots": ("ratio_figure",),
     "learning_plots": ("learning_by_kind", "pass_figure"),
-    "live": ("count_up", "live_view"),
+    "live": ("count_up", "evaluation_progress", "live_view"),
     "pages": ("Page", "is_interactive"),
-    "problem_plots": ("answer_counts", "image_sizes", "problem_grid"),
-    "report": ("write_report",),
+    "problem_plots": ("answer_counts", "image_sizes", "problem_grid", "seen_by_model"),
+    "report": ("report_link", "write_report"),
     "samples": ("changed_minds", "probe_strips", "show_samples"),
     "standalone": ("ReportError",),
     "sweep_plots": ("sweep_figure",),
     "training_plots": ("compare_curves", "training_overview"),
     "viewer": ("SampleViewer",),
-    "coloured": ("words",),
+    "coloured": ("differences", "words"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [*_ROOM_OF, "lesson"]

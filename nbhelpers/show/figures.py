@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nbhelpers.runs import logged
+from nbhelpers.show.pages import in_notebook, is_interactive
+from nbhelpers.show.pictures import data_uri
 
 # Okabe and Ito's colours, told apart by colour-blind eyes as well.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -36,6 +39,8 @@ _FALLBACK_FONTS = (
 class NotebookFigure(Figure):
     """A matplotlib figure that a notebook shows once, without pyplot's global state, sharp on dense screens."""
 
+    holds_pictures = False  # a problem's picture keeps its colours in a dark theme
+
     def _repr_png_(self):
         from io import BytesIO
 
@@ -43,6 +48,20 @@ class NotebookFigure(Figure):
         self.savefig(buffer, format="png", dpi=144)
         inches_wide, inches_high = self.get_size_inches()
         return buffer.getvalue(), {"width": int(inches_wide * 96), "height": int(inches_high * 96)}
+
+    def _repr_html_(self) -> str | None:
+        """For a person in a notebook: follows the theme and the width of the page. Elsewhere the picture alone."""
+        if not is_interactive():
+            return None
+        png, size = self._repr_png_()
+        as_is = " as-is" if self.holds_pictures else ""
+        image = f'<img src="{data_uri(png, "png")}" width="{size["width"]}" alt="{escape(self.told, quote=True)}">'
+        return in_notebook(f'<div class="plot{as_is}">{image}</div>')
+
+    @property
+    def told(self) -> str:
+        """The titles of the panels, for those who do not see them."""
+        return "figure: " + "; ".join(filter(None, (axis.get_title(loc="left") for axis in self.axes)))
 
 
 @lru_cache(maxsize=1)

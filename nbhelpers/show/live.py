@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from nbhelpers.runs import (
     LOSS_MEANS,
@@ -23,6 +26,12 @@ from nbhelpers.show.samples import group_card, telling_group
 from nbhelpers.training import alarms
 
 _ROLES = {"frac_reward_zero_std": "alarm", "completions/clipped_ratio": "alarm", "loss": "loss"}  # a tile's colour
+
+_STAGES = (
+    "Preparing the problems, the model and the trainer",
+    "Asking the probes, before anything is learnt",
+    "Sampling and learning the first step",
+)
 
 
 class LiveView:
@@ -50,24 +59,59 @@ class LiveView:
         self._cost = 0.0
         self._printed_step = 0
         self._store = SampleStore(self.run.path)
+        self._over = threading.Event()
+        self.end, self.why = "", ""  # how it ended and when; what ended it early
 
     def __enter__(self) -> LiveView:
-        self._begun = time.monotonic()
+        self._begun, self._opened = time.monotonic(), time.time()
         self._interactive = is_interactive()
         if self._interactive:
             from IPython.display import HTML, display
 
-            self._handle = display(HTML(in_notebook(note("Waiting for the first step \u2026"))), display_id=True)
+            self._handle = display(HTML(in_notebook(self._waiting())), display_id=True)
+            threading.Thread(target=self._wait, daemon=True).start()
+        else:
+            print(f"{_STAGES[0]} \u2026", flush=True)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        self._over.set()
         if error is None and not self.rows:  # nothing was left to train
             self.rows = self.run.read_jsonl(self.run.metrics_path)
+        last = self.rows[-1]["step"] if self.rows else 0
+        at = f"at {datetime.now():%H:%M:%S}, after {duration(time.monotonic() - self._begun)}"
+        self.end = f"done {at}" if error is None else f"stopped by {kind.__name__} {at}"
+        self.why = f"{datetime.now():%H:%M}: {str(error) or kind.__name__}" if error else ""
         if self._interactive:
-            said = str(error) or kind.__name__ if error else ""
-            self._draw(done=error is None, why=f"{datetime.now():%H:%M}: {said}" if error else "")
-        elif self.rows and self.rows[-1]["step"] != self._printed_step:
+            self._draw()
+            return
+        if self.rows and last != self._printed_step:
             self._print()
+        print(f"Training {self.end}.", flush=True)
+
+    # before the first step
+
+    def _stage(self) -> int:
+        """Which of `_STAGES` the run is in, by what it has left on the disk since this view was opened."""
+        path = self.run.samples_path
+        fresh = path.is_file() and path.stat().st_mtime >= self._opened
+        return 0 if not fresh else 2 if path.stat().st_size else 1
+
+    def _waiting(self) -> str:
+        stage = self._stage()
+        return template("waiting.html").render(
+            stages=_STAGES, now=stage, elapsed=duration(time.monotonic() - self._begun)
+        )
+
+    def _wait(self) -> None:
+        """Redraws the stages with their clock until a step is there; looking on must not end a training."""
+        from IPython.display import HTML
+
+        while not self._over.wait(1.0) and not self.rows:
+            try:
+                self._handle.update(HTML(in_notebook(self._waiting())))
+            except Exception:
+                return
 
     def update(self, row: Mapping) -> None:
         """Takes in one row of `metrics.jsonl`.
@@ -101,30 +145,30 @@ class LiveView:
 
     # what a person sees
 
-    def _draw(self, done: bool = False, why: str = "") -> None:
+    def _draw(self) -> None:
         from IPython.display import HTML
 
         begun = time.monotonic()
         try:
-            self._handle.update(HTML(in_notebook(self._page(done, why))))
+            self._handle.update(HTML(in_notebook(self._page())))
         except Exception as error:  # looking on must not end hours of training: lines are printed from here on
             self._interactive = False
             print(f"The live view stopped ({type(error).__name__}: {error}); training goes on.", flush=True)
         self._drawn_at = time.monotonic()
         self._cost = self._drawn_at - begun
 
-    def _page(self, done: bool, why: str = "") -> str:
+    def _page(self) -> str:
         """Progress and curves; `why` is what ended training early, and when."""
         if not self.rows:
-            return note(f"Training stopped before its first step. {why}" if why else "No step was logged.")
+            return note(f"Training {self.end or 'has not begun'}: no step was logged. {self.why}")
         last, left = self.rows[-1], seconds_left(self.rows[-1], self.total_steps)
         step = f"step {last['step']}" + (f" of {self.total_steps}" if self.total_steps else "")
         elapsed = f"{duration(time.monotonic() - self._begun)} so far"
-        finished = done and (not self.total_steps or last["step"] >= self.total_steps)
+        running = elapsed if left is None else f"{elapsed}, about {duration(left)} left"
         body = template("live.html").render(
-            headline=f"Training{' stopped' if why else ' done' if finished else ''}: {step}",
-            why=why,
-            timing=elapsed if finished or why or left is None else f"{elapsed}, about {duration(left)} left",
+            headline=f"Training{' stopped' if self.why else ' done' if self.end else ''}: {step}",
+            why=self.why,
+            timing=self.end or running,
             share=min(1.0, last["step"] / self.total_steps) if self.total_steps else 0.0,
             tiles=self._tiles(),
             loss_means=LOSS_MEANS,
@@ -138,7 +182,9 @@ class LiveView:
             values = [row[metric.key] for row in self.rows if logged(row, metric.key)]
             role = _ROLES.get(metric.key, "reward" if metric.unit == "per completion" else "")
             shown = {"label": metric.label, "value": metric.text(values[-1]), "unit": metric.unit}
-            tiles.append({**shown, "role": role, "points": sparkline(values)})
+            drawn = {"points": sparkline(values), "trend": sparkline(values, smoothed=True)}
+            scale = [metric.text(value) for value in (max(values), min(values))] if len(values) > 1 else []
+            tiles.append({**shown, "role": role, "scale": scale, **drawn})
         return tiles
 
     def _newest_group(self) -> str:
@@ -154,13 +200,13 @@ live_view = LiveView  # as a `with` statement reads best
 
 
 def count_up(total: int, what: str) -> Callable[[int], None]:
-    """A line in the notebook, "48 of 64 problems answered, 3 s", and the function that adds to its count."""
+    """A line in the notebook, "48 of 64 problems answered, 3 s, about 1 s left", and the function that adds to it."""
     from IPython.display import display
 
     done, begun = 0, time.monotonic()
 
     def line() -> dict:
-        return {"text/plain": f"{done:,} of {total:,} {what}, {duration(time.monotonic() - begun)}"}
+        return {"text/plain": counted(done, total, what, time.monotonic() - begun)}
 
     def add(more: int) -> None:
         nonlocal done
@@ -171,13 +217,66 @@ def count_up(total: int, what: str) -> Callable[[int], None]:
     return add
 
 
-def sparkline(values: Sequence[float], width: float = 100, height: float = 34) -> str:
-    """`points` of an SVG polyline; long series are thinned to two hundred points."""
-    if len(values) < 2:
+def counted(done: int, total: int, what: str, seconds: float) -> str:
+    left = f", about {duration(seconds / done * (total - done))} left" if 0 < done < total else ""
+    return f"{done:,} of {total:,} {what}, {duration(seconds)}{left}"
+
+
+def evaluation_progress() -> Callable[[str, int, int], None]:
+    """For `evaluate(..., progress=...)`: a line for each phase that counts up, with the time left; a bar in a terminal;
+    where nobody watches, a log line at each quarter.
+    """
+    if sys.stderr.isatty() and not is_interactive():
+        return _bars()
+    begun: dict[str, float] = {}
+    add: dict[str, Callable[[int], None]] = {}
+    before: dict[str, int] = {}
+
+    def progress(phase: str, done: int, total: int) -> None:
+        more, before[phase] = done - before.get(phase, 0), done
+        what = f"problems answered, {phase}"
+        if is_interactive():
+            if phase not in add:
+                add[phase] = count_up(total, what)
+            add[phase](more)
+            return
+        started = begun.setdefault(phase, time.monotonic())
+        quarter = max(1, total // 4)
+        if done == total or done // quarter > (done - more) // quarter:
+            print(counted(done, total, what, time.monotonic() - started), flush=True)
+
+    return progress
+
+
+def _bars() -> Callable[[str, int, int], None]:
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def progress(phase: str, done: int, total: int) -> None:
+        bar = bars.get(phase) or bars.setdefault(phase, tqdm(total=total, desc=phase, unit="problem"))
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return progress
+
+
+def sparkline(values: Sequence[float], width: float = 100, height: float = 34, smoothed: bool = False) -> str:
+    """`points` of an SVG polyline on the scale of the values as logged; long series are thinned to two hundred points.
+
+    `smoothed` draws the moving average over an eighth of the series; nothing where that is a single value.
+    """
+    window = len(values) // 8
+    if len(values) < 2 or (smoothed and window < 2):
         return ""
+    low, high = min(values), max(values)
+    if smoothed:
+        from nbhelpers.show.figures import smooth
+
+        values = smooth(values, window).tolist()
     if len(values) > 200:
         values = [values[place * (len(values) - 1) // 199] for place in range(200)]
-    low, high = min(values), max(values)
     reach = (high - low) or 1.0
     step = width / (len(values) - 1)
     return " ".join(

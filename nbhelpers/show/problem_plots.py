@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ def problem_grid(problems: Sequence[Mapping], columns: int = 4) -> Figure:
     height = len(starts) * picture_height + sum(text_heights)
     with style():
         figure = NotebookFigure(figsize=(WIDTH, height))
+        figure.holds_pictures = True
         top = height
         for start, text_height in zip(starts, text_heights, strict=True):
             for column, problem in enumerate(problems[start : start + columns]):
@@ -44,6 +46,33 @@ def problem_grid(problems: Sequence[Mapping], columns: int = 4) -> Figure:
                 figure.text(*spot, texts[start + column], **look)
             top -= picture_height + text_height
     return figure
+
+
+def seen_by_model(problems: Sequence[Mapping], processor: Any) -> Figure:
+    """Pictures above what the model is given in their place: the processor's own square, back in colours.
+
+    Args:
+        problems: a few problem rows with an `image` (PIL).
+        processor: the model's processor (transformers), whose image processor makes the square.
+    """
+    make = processor.image_processor
+    images = [problem["image"].convert("RGB") for problem in problems]
+    squares = [np.asarray(make(images=[image], return_tensors="np")["pixel_values"]).reshape(-1, *_chw(make))[0]
+               for image in images]  # fmt: skip
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (make.image_mean, make.image_std))
+    with drawing(4.6) as figure:
+        figure.holds_pictures = True
+        axes = figure.subplots(2, len(images), squeeze=False)
+        for image, square, (above, below) in zip(images, squares, axes.T, strict=True):
+            _show_image(above, image)
+            above.set_title("{} \u00d7 {} pixels".format(*image.size), fontsize=9.5)
+            _show_image(below, np.clip(square * std + mean, 0, 1).transpose(1, 2, 0))
+            below.set_title("as the model sees it: {} \u00d7 {}".format(*square.shape[1:]), fontsize=9.5)
+    return figure
+
+
+def _chw(image_processor: Any) -> tuple[int, int, int]:
+    return 3, image_processor.size["height"], image_processor.size["width"]
 
 
 def _show_image(axis, image) -> None:

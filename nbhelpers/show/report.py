@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
-from nbhelpers.runs import RunDirectory, SampleStore, duration, logged, metrics_shown
+from nbhelpers.runs import ROLES, RunDirectory, SampleStore, duration, logged, metrics_shown
 from nbhelpers.show.browser import write_sample_browser
 from nbhelpers.show.evaluation_plots import before_after
+from nbhelpers.show.marks import read_marks
+from nbhelpers.show.pages import Page
 from nbhelpers.show.samples import change_cards, count_changes, group_card, sort_changes, telling_group
 from nbhelpers.show.standalone import figure_uri, render, run_of
-from nbhelpers.show.text import percent
+from nbhelpers.show.text import percent, visible
 from nbhelpers.show.training_plots import training_overview
 
 
@@ -39,18 +43,25 @@ def write_report(run_dir: str | Path) -> Path:
         facts=_results(evaluation, metrics) + _circumstances(manifest, metrics, len(store)),
         evaluation=evaluation,
         power=_power(evaluation),
-        before_after=figure_uri(before_after(evaluation)) if evaluation.get("after") else None,
+        result=figure_uri(before_after({**evaluation, "by_group": {}})) if evaluation.get("after") else None,
+        by_kind=_by_kind(evaluation),
         overview=figure_uri(training_overview(metrics)) if metrics else None,
         everything=figure_uri(training_overview(metrics, everything=True)) if metrics else None,
         overview_text=_from_first_to_last(metrics),
         changes=[(heading, cards) for heading, cards in change_cards(run, changes) if cards],
         counts=count_changes(changes),
+        marked=_marked(run),
         groups=_early_and_late(store),
         browser=write_sample_browser(run.path).name if len(store) else None,
         details=_details(manifest, run),
     )
     run.write_text(run.report_path, page)
     return run.report_path
+
+
+def _by_kind(evaluation: Mapping) -> str | None:
+    known = evaluation.get("after") and evaluation.get("by_group")
+    return figure_uri(before_after({**evaluation, "difference": None})) if known else None
 
 
 def _title(run: RunDirectory, manifest: Mapping) -> str:
@@ -92,9 +103,10 @@ def _results(evaluation: Mapping, metrics: Sequence[Mapping]) -> list[Fact]:
         if after.get(key) is not None:
             was = f"{percent(before[key])} \u2192 " if before.get(key) is not None else ""
             facts.append((name, was + percent(after[key]), True))
-    if metrics and logged(metrics[0], "reward") and logged(metrics[-1], "reward"):
-        rewards = f"{metrics[0]['reward']:.2f} \u2192 {metrics[-1]['reward']:.2f}"
-        facts.append(("mean reward, first and last step", rewards, True))
+    ends = _ends(metrics)
+    if ends and logged(metrics[0], "reward") and logged(metrics[-1], "reward"):
+        first, last = (_mean_of(rows, "reward") for rows in ends)
+        facts.append((f"mean reward, {_said(ends)}", f"{first:.2f} \u2192 {last:.2f}", True))
     return facts
 
 
@@ -122,18 +134,55 @@ def _circumstances(manifest: Mapping, metrics: Sequence[Mapping], completions: i
     return [(name, text, False) for name, text in facts.items() if text]
 
 
-def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
-    """The curves in words, as means of the first and the last tenth, for those who do not see the picture."""
-    if len(metrics) < 2:
-        return ""
+def _ends(metrics: Sequence[Mapping]) -> tuple[Sequence[Mapping], Sequence[Mapping]] | None:
+    """The first and the last tenth of the steps, which tile and text are about; None for a single step."""
     count = max(1, len(metrics) // 10)
+    return (metrics[:count], metrics[-count:]) if len(metrics) > 1 else None
+
+
+def _said(ends: tuple[Sequence[Mapping], Sequence[Mapping]]) -> str:
+    count = len(ends[0])
+    return f"first and last {'step' if count == 1 else f'{count} steps'}"
+
+
+def _mean_of(rows: Sequence[Mapping], key: str) -> float:
+    values = [row[key] for row in rows if logged(row, key)]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _from_first_to_last(metrics: Sequence[Mapping]) -> str:
+    """The curves in words, for those who do not see the picture."""
+    ends = _ends(metrics)
+    if not ends:
+        return ""
     parts = []
     for metric in metrics_shown("report", metrics):
-        values = [row[metric.key] for row in metrics if logged(row, metric.key)]
-        first, last = (metric.text(sum(end) / len(end)) for end in (values[:count], values[-count:]))
+        first, last = (metric.text(_mean_of(rows, metric.key)) for rows in ends)
         unit = f" {metric.unit}" if metric.unit in ("%", "tokens") else ""
         parts.append(f"{metric.label} {first} \u2192 {last}{unit}")
-    return f"Means of the first and the last {'step' if count == 1 else f'{count} steps'}: {', '.join(parts)}."
+    return f"Means of the {_said(ends)}: {', '.join(parts)}."
+
+
+def _marked(run: RunDirectory) -> list[tuple[str, str, str]]:
+    """Of each marked sample the address in `samples.html`, what it is, and the note."""
+    found = []
+    for key, mark in read_marks(run).items():
+        role, _, rest = key.partition("/")
+        name, _, place = rest.rpartition("/")
+        if role in ROLES and place.isdigit():
+            what = f"{ROLES[role]}: {name}, completion {int(place) + 1}"
+            found.append((f"samples.html#{urlencode({'role': role, 'at': f'{role}/{name}'})}", what, mark["note"]))
+    return found
+
+
+def report_link(run_dir: str | Path) -> Page:
+    """Writes `report.html` and `samples.html`; gives links to both, which JupyterLab opens."""
+    path = write_report(run_dir)
+    files = [file for file in (path, path.with_name("samples.html")) if file.is_file()]
+    links = " \u00b7 ".join(
+        f'<a href="{visible(quote(os.path.relpath(file)))}" target="_blank">{visible(file.name)}</a>' for file in files
+    )
+    return Page(f'<p class="note">{links} in {visible(path.parent)}</p>')
 
 
 def _early_and_late(store: SampleStore) -> list[str]:

@@ -6,31 +6,42 @@ import os
 from functools import cached_property
 from typing import Any
 
+from nbhelpers.params import did_you_mean
+from nbhelpers.runs import ROLES
 from nbhelpers.show.marks import keep_mark, read_marks
 from nbhelpers.show.packing import Packer, problem_of
 from nbhelpers.show.pages import TEMPLATES, is_interactive, style_of
 from nbhelpers.show.pictures import picture_uri
-from nbhelpers.show.samples import show_samples
+from nbhelpers.show.samples import changed_minds, probe_strips, show_samples
 
 
 class SampleViewer:
     """Read a run's completions: what was sampled, the same problem through training, answers before and after.
 
-    The last expression of a cell shows it; where nobody is there to click, two groups of the last step are shown
-    instead. Its line of keys says how to move; marks are kept in the run directory.
+    The last expression of a cell shows it; where nobody is there to click, a few are shown instead. Its line of keys
+    says how to move; marks are kept in the run directory.
 
     Args:
         run_dir: a finished or a running run.
+        role: what is looked at first: "rollout" for what was sampled while training, "probe" for the same problem
+            through training, "evaluation" for answers before and after.
     """
 
-    def __init__(self, run_dir: str | os.PathLike):
+    def __init__(self, run_dir: str | os.PathLike, role: str = "rollout"):
+        if role not in ROLES:
+            raise ValueError(f"role={role!r} is not one of {', '.join(map(repr, ROLES))}{did_you_mean(role, ROLES)}")
+        self._role = role
         self._packer = Packer(run_dir)
         self.store = self._packer.stores["rollout"]
 
     def _repr_mimebundle_(self, include=None, exclude=None, **kwargs):
         if is_interactive():
             return self.widget._repr_mimebundle_(include=include, exclude=exclude, **kwargs)
-        page = show_samples(self.store.folder, step=-1 if len(self.store) else None)
+        folder = self.store.folder
+        if self._role == "rollout":
+            page = show_samples(folder, step=-1 if len(self.store) else None)
+        else:
+            page = probe_strips(folder) if self._role == "probe" else changed_minds(folder)
         return {"text/html": str(page), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
@@ -46,10 +57,10 @@ class SampleViewer:
 
         class Reader(anywidget.AnyWidget):
             _esm = script
-            _css = style_of("notebook", "samples", "browser")
+            _css = style_of("notebook", "samples", "words", "browser")
             info = traitlets.Dict().tag(sync=True)
 
-        made = Reader(info=self._packer.info())
+        made = Reader(info=self._packer.info() | {"first": self._role})
         made.on_msg(lambda widget, message, buffers: widget.send({"id": message["id"], "answer": self.answer(message)}))
         return made
 

@@ -5,6 +5,7 @@ from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.beside_trl import compare_with_trl
 from nbhelpers.training.configuration import TrainingError, grpo_arguments
 from nbhelpers.training.recording import log_line
-from nbhelpers.training.resuming import check, check_trained
+from nbhelpers.training.resuming import check, check_trained, is_trained, standing, what_is_kept
 from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import TrainingResult, train, train_if_missing
+from nbhelpers.training.vision_cache import looking_once

@@ -44,13 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         _take_own_gpu()
         policy = load_policy(params.model, params.lora, params.training)
         result = train(policy, load_problems(params.dataset), params, run, on_log=log_line)
-    except TrainingStopped as error:
-        if is_first_process():
-            print(f"nbhelpers.training: {error}", file=sys.stderr)
-        return 130
     except (ParamsError, RuntimeError, OSError) as error:
-        print(f"nbhelpers.training: {error}", file=sys.stderr)
-        return 1
+        if is_first_process() or not isinstance(error, TrainingStopped):
+            print(f"nbhelpers.training: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
     if is_first_process():
         print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
     return 0

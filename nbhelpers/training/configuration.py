@@ -126,6 +126,7 @@ def record_configuration(
         grpo_config={key: value for key, value in effective.to_dict().items() if isinstance(value, plain)},
         batch={"completions_per_step": plan.completions_per_step, "prompts_per_step": plan.prompts_per_step},
         backend=policy.backend,
+        model_revision=policy.revision,
         trainable_parameters=trainable_parameters(policy),
         training_problems=problems,
     )

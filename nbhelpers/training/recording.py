@@ -13,7 +13,7 @@ from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
 from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory, SampleWriter, progress_line
+from nbhelpers.runs import RunDirectory, SampleWriter, TokenLogProbs, progress_line
 from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.resuming import Standing
 
@@ -37,9 +37,24 @@ class Recorder:
             for one in zip(inputs, completions, completion_ids, rewards, advantages, strict=True)
         ]
         rows, images = gather_object(rows), gather_object([example["image"] for example in inputs])
+        sampled = gather_object(self._sampled(trainer, completion_ids))
         if self._writer is not None:
             self._name_groups(rows, trainer.num_generations)
-            self._writer.write(rows, images)
+            self._writer.write(rows, images, sampled)
+
+    @staticmethod
+    def _sampled(trainer: Any, completion_ids: Sequence[list[int]]) -> list[TokenLogProbs | None]:
+        """vLLM's log-probs of each completion; None where the policy sampled itself."""
+        values = getattr(trainer, "sampled_log_probs", None)
+        if values is None:
+            return [None] * len(completion_ids)
+        decode = trainer.processing_class.tokenizer.decode
+        return [
+            TokenLogProbs(
+                [len(decode([token], skip_special_tokens=True)) for token in ids], row[: len(ids)].float().tolist()
+            )
+            for ids, row in zip(completion_ids, values, strict=True)
+        ]
 
     def _row(
         self, trainer: Any, example: dict, completion, ids: list[int], rewards: list[float], advantage: float
@@ -113,7 +128,7 @@ def keep_records_up_to(run: RunDirectory, where: Standing) -> None:
     """Only the records of the steps that are kept stay; what was made of another step's policy moves to `previous/`."""
     for path in (run.metrics_path, run.samples_path):
         run.write_jsonl(path, [row for row in run.read_jsonl(path) if row["step"] <= where.step])
-    made = (run.final_model_dir, run.evaluation_path, run.predictions_path, run.pass_path, run.report_path)
+    made = (run.final_model_dir, *run.evaluation_files, run.report_path)
     _say_what_moved(run.set_aside(*made, *where.damaged))
 
 

@@ -24,6 +24,7 @@ from nbhelpers.policy import (
     start_engine,
     verify,
     ways_to_fit,
+    which_fit,
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
@@ -60,8 +61,7 @@ from nbhelpers.training.rehearsing import rehearsal_callback
 from nbhelpers.training.resuming import (
     Standing,
     check,
-    check_trained,
-    how_to_go_on,
+    is_trained,
     refuse_other_data,
     run_facts,
     standing,
@@ -196,12 +196,8 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
         TrainingError: training was interrupted here and `training.resume` does not say to go on, or `final_model/` is
             not of the step that the records have come to.
     """
-    if (run.final_model_dir / "adapter_config.json").is_file():
-        check_trained(params, run)
+    if is_trained(params, run):
         return False
-    steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]
-    if steps and not params.training.resume:
-        raise TrainingError(f"Training in {run.path} was interrupted after step {steps[-1]}. {how_to_go_on(run)}")
     check(params)
     policy = load_policy(params.model, params.lora, params.training)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
@@ -214,12 +210,10 @@ def _unsaid(sentence: str) -> None:
 
 def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, list[int], list[dict]]:
     """The problems whose prompt and completion fit into `model.max_seq_length`, the tokens of each one's prompt, and a
-    line of `dropped.jsonl` for each of the others. A prompt is never cut, because a cut through its image tokens makes
-    every later step fail.
+    line of `dropped.jsonl` for each of the others.
     """
     limit, completion = params.model.max_seq_length, params.training.max_completion_length
-    lengths = [policy.prompt_length(conversation) for conversation in problems["prompt"]]
-    kept = [i for i, length in enumerate(lengths) if length <= limit - completion]
+    kept, lengths = which_fit(policy, problems["prompt"], params)
     reason = (
         f"its prompt is longer than {limit - completion} tokens (model.max_seq_length {limit} less "
         f"training.max_completion_length {completion})"

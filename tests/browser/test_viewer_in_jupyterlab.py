@@ -96,6 +96,8 @@ def test_pairs_and_probes_are_in_the_viewer(viewer_notebook):
     press(viewer_notebook, Keys.ESCAPE)
     look.select_by_value("rollout")
     wait_for(viewer_notebook, PLACE + ".endsWith('of 48')")
+    head_becomes(viewer_notebook, "step ")
+    time.sleep(1)  # a search that was typed and not entered comes after its pause
 
 
 def test_a_picture_is_enlarged_beside_the_completions(viewer_notebook):

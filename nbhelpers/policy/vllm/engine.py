@@ -173,6 +173,7 @@ def engine_arguments(
     """
     arguments: dict[str, Any] = {
         "model": source,
+        "revision": params.revision,
         "dtype": dtype,
         "quantization": "bitsandbytes" if params.load_in_4bit else None,
         "gpu_memory_utilization": params.gpu_memory_utilization,

@@ -28,7 +28,6 @@ def prepare_environment() -> None:
         "TRITON_CACHE_DIR": cache / "triton",
         "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
         "UNSLOTH_COMPILE_LOCATION": cache / "unsloth",  # otherwise a folder beside the notebook
-        "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         # Its sampler is compiled with nvcc at the first use and is not used with processed log-probs anyway.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",

@@ -1,0 +1,127 @@
+"""Repeating an evaluation from its own record, and evaluating a checkpoint or a model as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.evaluation.evaluating import evaluate
+from nbhelpers.evaluation.protocol import EvaluationError, differences
+from nbhelpers.params import RunParams, did_you_mean
+from nbhelpers.policy import Policy, load_final_model, load_policy
+from nbhelpers.problems import load_problems
+from nbhelpers.runs import RunDirectory
+
+_REPEAT = "repeat"
+Progress = Callable[[str, int, int], None] | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that was made: its result, where it lies, and, where it repeats another, in what it differs."""
+
+    result: dict[str, Any]
+    run: RunDirectory
+    differences: list[str]
+
+    def __str__(self) -> str:
+        from nbhelpers.evaluation.evaluating import headline
+
+        return "\n".join([headline(self.result), *self.differences, f"Written to {self.run.path}"])
+
+
+def evaluate_run(folder: str | Path, *, checkpoint: str | None = None, progress: Progress = None) -> Evaluated:
+    """Evaluate a run: for the first time, or going on where it was killed, in place; a finished evaluation is repeated
+    from its record in `evaluations/repeat/`; a checkpoint (`12`, `checkpoint-12`) is evaluated in `evaluations/`.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        EvaluationError: there is no such checkpoint.
+    """
+    run = RunDirectory(folder)
+    if not run.params_path.is_file():
+        raise FileNotFoundError(f"{run.path} is no run directory: it holds no params.yaml.")
+    params = RunParams.load(str(run.params_path), output_dir=run.path, trust_code=True)  # no reward is run
+    record = (run.read_json(run.evaluation_path) or {}).get("conditions")
+    if checkpoint is not None:
+        weights = _checkpoint(run, checkpoint)
+        place = _beside(run, weights.name)
+    else:
+        weights, place = run.final_model_dir, _beside(run, _REPEAT) if record else run
+    policy, problems = load_final_model(weights, params.model), load_problems(params.dataset)
+    result = evaluate(policy, problems, params, place, progress=progress)
+    said = [] if record is None else _compared(run, place, record, result["conditions"], same_policy=checkpoint is None)
+    return Evaluated(result, place, said)
+
+
+def evaluate_model(name: str, params: RunParams, *, progress: Progress = None) -> Evaluated:
+    """Evaluate a model as it is under the evaluation of `params`, in `params.output_dir`.
+
+    Args:
+        name: a hub id or a folder with a model, or with what training saved (then before and after).
+    """
+    run, folder = RunDirectory(params.output_dir), Path(name)
+    if (folder / "adapter_config.json").is_file():
+        policy: Policy = load_final_model(folder, params.model)
+    else:
+        params = params.model_copy(update={"model": params.model.model_copy(update={"name": name})})
+        policy = load_policy(params.model)
+    record = (run.read_json(run.evaluation_path) or {}).get("conditions")
+    place = _beside(run, _REPEAT) if record else run
+    result = evaluate(policy, load_problems(params.dataset), params, place, progress=progress)
+    place.write_text(place.params_path, params.to_yaml())
+    said = _compared(run, place, record, result["conditions"], same_policy=True) if record else []
+    return Evaluated(result, place, said)
+
+
+def _checkpoint(run: RunDirectory, name: str) -> Path:
+    wanted = f"checkpoint-{name}" if name.isdigit() else name
+    found = sorted(path.parent.name for path in run.checkpoints_dir.glob("*/adapter_config.json"))
+    if wanted not in found:
+        there = f"there are {', '.join(found)}" if found else "there is none"
+        raise EvaluationError(f"{run.path} has no checkpoint {name!r}; {there}{did_you_mean(wanted, found)}.")
+    return run.checkpoints_dir / wanted
+
+
+def _beside(run: RunDirectory, name: str) -> RunDirectory:
+    """A directory for another evaluation of a run, which shares its pictures."""
+    place = RunDirectory(run.path / "evaluations" / name)
+    place.path.mkdir(parents=True, exist_ok=True)
+    if not place.images_dir.exists():
+        with contextlib.suppress(OSError):  # where there are no links, the pictures are written again
+            place.images_dir.symlink_to(os.path.relpath(run.images_dir, place.path), target_is_directory=True)
+    return place
+
+
+def _compared(run: RunDirectory, place: RunDirectory, then: dict, now: dict, *, same_policy: bool) -> list[str]:
+    """What differs between an evaluation and its repetition: in their records, and in their answers."""
+    sentences = differences(then, now)
+    if not same_policy:
+        return [sentence for sentence in sentences if not sentence.startswith("model.adapter")]
+    said = (
+        ["Everything that its record names is as it was."] if not sentences else [f"Different: {s}" for s in sentences]
+    )
+    if run.predictions_path.read_bytes() == place.predictions_path.read_bytes():
+        return [*said, "predictions.jsonl is the same, byte for byte."]
+    pairs = _pairs(run.read_jsonl(run.predictions_path), place.read_jsonl(place.predictions_path))
+    texts = sum(one["completion"] != other["completion"] for one, other in pairs)
+    verdicts = sum(one["correct"] != other["correct"] for one, other in pairs)
+    return [*said, f"Of {len(pairs)} answers {texts} have another text and {verdicts} another verdict."]
+
+
+def _pairs(first: Sequence[dict], second: Sequence[dict]) -> list[tuple[dict, dict]]:
+    """Rows of both by phase, problem and place among its samples."""
+    tables: list[dict[tuple, dict]] = []
+    for rows in (first, second):
+        table: dict[tuple, dict] = {}
+        for row in rows:
+            place = 0
+            while (key := (row["phase"], row["pid"], place)) in table:
+                place += 1
+            table[key] = row
+        tables.append(table)
+    return [(tables[0][key], tables[1][key]) for key in tables[0] if key in tables[1]]
