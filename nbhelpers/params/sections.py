@@ -22,6 +22,7 @@ def _exponent_to_float(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_exponent_to_float)]
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_exponent_to_float)]
 
 
 class Section(BaseModel):
@@ -35,9 +36,10 @@ class ModelParams(Section):
     """Which policy is trained and how it is loaded.
 
     `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package. `revision`: the
-    commit of a hub id, null for its newest; a run's record names the one that it got. `backend` is
-    `unsloth`, `transformers`, or `auto` (Unsloth where it works). `fast_inference` generates with vLLM, which takes
-    `gpu_memory_utilization` of the GPU's memory. `max_seq_length` counts image, prompt and completion tokens together.
+    commit of a hub id, null for its newest; a run's record names the one that it got. `backend` is `unsloth`,
+    `transformers`, or `auto` (`policy/memory.py` has the rule). `fast_inference` generates with vLLM, which takes
+    `gpu_memory_utilization` of the GPU's memory; `auto` gives it what the run needs beside the policy.
+    `max_seq_length` counts image, prompt and completion tokens together.
     `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on the transformers backend, recomputes
     activations only where the memory does not hold them.
     """
@@ -49,7 +51,7 @@ class ModelParams(Section):
     use_gradient_checkpointing: Literal["unsloth", True, False] = "unsloth"
     max_seq_length: int = Field(2048, ge=64)
     fast_inference: bool = True
-    gpu_memory_utilization: Number = Field(0.5, gt=0, lt=1)
+    gpu_memory_utilization: Literal["auto"] | Share = "auto"
 
 
 class LoraParams(Section):

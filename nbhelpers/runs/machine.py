@@ -97,3 +97,21 @@ def find_gpus() -> list[Gpu]:
         known = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
         gpus.append(Gpu(name, driver, float(total) / 1024, float(free) / 1024, known))
     return gpus
+
+
+def gpu_processes() -> list[str]:
+    """What else computes on the GPUs, as `nvidia-smi` sees it: "process 4711 (python, 40.2 GiB)"; without this one."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return []
+    found = []
+    for line in answer.strip().splitlines():
+        pid, name, used = (part.strip() for part in line.rsplit(",", 1)[0].split(",", 1) + [line.rpartition(",")[2]])
+        memory = f", {float(used) / 1024:.1f} GiB" if used.isdigit() else ""
+        if pid != str(os.getpid()):
+            found.append(f"process {pid} ({Path(name).name}{memory})")
+    return found

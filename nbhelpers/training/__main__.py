@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         run = RunDirectory(params.output_dir)
         check(params)
         _take_own_gpu()
-        policy = load_policy(params.model, params.lora, seed=params.training.seed)
+        policy = load_policy(params.model, params.lora, params.training)
         result = train(policy, load_problems(params.dataset), params, run, on_log=log_line)
     except (ParamsError, RuntimeError, OSError) as error:
         if is_first_process() or not isinstance(error, TrainingStopped):

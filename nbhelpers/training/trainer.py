@@ -94,7 +94,7 @@ def train(
     """Train the policy's adapter with GRPO and leave everything in the run directory.
 
     Args:
-        policy: from `load_policy(params.model, params.lora, seed=params.training.seed)`.
+        policy: from `load_policy(params.model, params.lora, params.training)`.
         problems: from `load_problems`; `problems.train` is used.
         on_log: called with each line of `metrics.jsonl` as it is written, with `max_steps` and `seconds_per_step`.
 
@@ -204,7 +204,7 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
     if is_trained(params, run):
         return False
     check(params)
-    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    policy = load_policy(params.model, params.lora, params.training)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
     return True
 
@@ -251,7 +251,7 @@ def _start_generation(
         trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
         return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
-    engine = start_engine(policy, params.model, completions=completions)
+    engine = start_engine(policy, params.model, params.training, completions=completions)
     full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
     report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
@@ -331,7 +331,9 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
 
 
 def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
-    ways = ways_to_fit(params, params.model.gpu_memory_utilization * 0.7, recomputes=recomputes)
+    share = params.model.gpu_memory_utilization
+    lower = 0.0 if share == "auto" else share * 0.7
+    ways = ways_to_fit(params.model, params.training, lower, recomputes=recomputes)
     same = [way for way in ways if extends([way.partition("=")[0]])]
     goes_on = f" With {' or '.join(same)} the run itself can go on (training.resume=extend)." if same else ""
     return (
