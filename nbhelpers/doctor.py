@@ -17,6 +17,7 @@ from pathlib import Path
 from nbhelpers.params import PlainError, RunParams, resolve_path
 from nbhelpers.policy import (
     GIB,
+    better_backend,
     flaw_of_checkpoint,
     libraries,
     memory_estimate,
@@ -101,12 +102,15 @@ def diagnose(
     checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
     checks += _version_checks(requirements(), extras, installed)
-    auto = "unsloth" if gpus and installed("unsloth") else "transformers"
-    checks += _touched_checks(params, auto if params.model.backend == "auto" else params.model.backend)
+    backend = params.model.backend
+    if backend == "auto":
+        both = gpus and installed("unsloth")
+        backend = better_backend(params.model, params.training, gpus[0]) if both else "transformers"
+    checks += _touched_checks(params, backend)
     checks += [_model_check(params), *_data_checks(params), _output_check(params), *_logger_checks(params)]
     if needs and gpus:
         checks += _together(params, gpus, find_links() if links is None else links)
-        checks.append(_memory_check(params, min(_taken(params, gpus), key=lambda gpu: gpu.free)))
+        checks.append(_memory_check(params, min(_taken(params, gpus), key=lambda gpu: gpu.free), backend))
     checks.append(_disk_check(params))
     return Diagnosis(params.preset, tuple(checks))
 
@@ -251,25 +255,25 @@ def _logger_checks(params: RunParams) -> list[Check]:
     return checks
 
 
-def _memory_check(params: RunParams, gpu: Gpu) -> Check:
-    parts = memory_estimate(params, gpu.total)
+def _memory_check(params: RunParams, gpu: Gpu, backend: str) -> Check:
+    parts, share = memory_estimate(params, gpu, backend), params.model.gpu_memory_utilization
     if parts is None:
         return Check("GPU memory", None, f"{params.model.name} is of unknown size, so there is no estimate")
     needed = sum(parts.values())
     largest = sorted((part for part in parts.items() if part[1] >= 0.05), key=lambda part: -part[1])
     listed = ", ".join(f"{name} {value:.1f}" for name, value in largest)
-    found = f"per GPU: estimated {needed:.1f} of {gpu.free:.1f} GiB free ({listed})"
-    if needed <= gpu.free:
+    found = f"per GPU: estimated {needed:.1f} of {gpu.free:.1f} GiB free with backend {backend} ({listed})"
+    if needed <= gpu.free - (gpu.total / 20 if share == "auto" else 0) + 0.01:
         return Check("GPU memory", True, found)
-    lower = params.model.gpu_memory_utilization - (needed - gpu.free + 1) / gpu.total
-    ways = ways_to_fit(params, lower, recomputes=bool(params.model.use_gradient_checkpointing))
+    lower = 0.0 if share == "auto" else share - (needed - gpu.free + 1) / gpu.total
+    ways = ways_to_fit(params.model, params.training, lower, recomputes=bool(params.model.use_gradient_checkpointing))
     return Check("GPU memory", False, found, "To fit: " + ", or ".join(f"--set {way}" for way in ways))
 
 
 def _disk_check(params: RunParams) -> Check:
     folder = _existing(params.output_dir)
     free = shutil.disk_usage(folder).free / GIB
-    size = parameter_count(params)
+    size = parameter_count(params.model.name)
     local = params.model.name == "embedded" or resolve_path(params.model.name)
     needed = 1.0 + (0 if size is None or local else sum(size) * 2e9 / GIB)
     enough = free > needed

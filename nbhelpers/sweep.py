@@ -256,7 +256,7 @@ def train_and_evaluate(params: RunParams) -> dict:
 
     run, problems = RunDirectory(params.output_dir), load_problems(params.dataset)
     check(params)
-    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    policy = load_policy(params.model, params.lora, params.training)
     train(policy, problems, params, run, on_log=log_line)  # nothing is trained again where that is done
     return evaluate(policy, problems, params, run, progress=evaluation_progress())
 

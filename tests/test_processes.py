@@ -42,7 +42,7 @@ def parameters(folder, processes, evaluation=None, **training):
 def trained(folder, processes, **training):
     params = parameters(folder, processes, **training)
     lines = []
-    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    policy = load_policy(params.model, params.lora, params.training)
     result = train(policy, load_problems(params.dataset), params, RunDirectory(folder), on_log=lines.append)
     return RunDirectory(folder), result, lines
 
@@ -158,7 +158,7 @@ def stopping_after(step, stop):
 
 def long_run(folder, on_log, **training):
     params = parameters(folder, 2, max_steps=40, **training)
-    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    policy = load_policy(params.model, params.lora, params.training)
     return train(policy, load_problems(params.dataset), params, RunDirectory(folder), on_log=on_log)
 
 

@@ -220,7 +220,7 @@ def test_no_problem_that_fits_is_an_error(embedded_policy):
 
 
 def test_out_of_memory_names_the_settings_that_would_fit():
-    params = RunParams.load("full")
+    params = RunParams.load("full", model={"gpu_memory_utilization": 0.5})
     sentence = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=True)
     assert "step 8" in sentence
     assert "training.num_generations=2" in sentence and "model.gpu_memory_utilization" in sentence
@@ -228,6 +228,8 @@ def test_out_of_memory_names_the_settings_that_would_fit():
     assert "gradient_checkpointing" not in sentence
     kept = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=False)
     assert "in this order: --set model.use_gradient_checkpointing=true, " in kept
+    auto = _out_of_memory(RuntimeError("CUDA out of memory"), RunParams.load("full"), 7, recomputes=True)
+    assert "gpu_memory_utilization" not in auto and "training.num_generations=2" in auto
 
 
 @pytest.mark.parametrize(

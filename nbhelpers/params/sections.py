@@ -23,6 +23,7 @@ def _exponent_to_float(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_exponent_to_float)]
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_exponent_to_float)]
 
 
 class Section(BaseModel):
@@ -36,9 +37,10 @@ class ModelParams(Section):
     """Which policy is trained and how it is loaded.
 
     `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package. `revision`: the
-    commit of a hub id, null for its newest; a run's record names the one that it got. `backend` is
-    `unsloth`, `transformers`, or `auto` (Unsloth where it works). `fast_inference` generates with vLLM, which takes
-    `gpu_memory_utilization` of the GPU's memory. `max_seq_length` counts image, prompt and completion tokens together.
+    commit of a hub id, null for its newest; a run's record names the one that it got. `backend` is `unsloth`,
+    `transformers`, or `auto` (`policy/memory.py` has the rule). `fast_inference` generates with vLLM, which takes
+    `gpu_memory_utilization` of the GPU's memory; `auto` gives it what the run needs beside the policy.
+    `max_seq_length` counts image, prompt and completion tokens together.
     `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on the transformers backend, recomputes
     activations only where the memory does not hold them.
     """
@@ -50,7 +52,7 @@ class ModelParams(Section):
     use_gradient_checkpointing: Literal["unsloth", True, False] = "unsloth"
     max_seq_length: int = Field(2048, ge=64)
     fast_inference: bool = True
-    gpu_memory_utilization: Number = Field(0.5, gt=0, lt=1)
+    gpu_memory_utilization: Literal["auto"] | Share = "auto"
 
 
 class LoraParams(Section):
@@ -227,6 +229,7 @@ class TrainingParams(Section):
     probes: int = Field(8, ge=0)
     probe_steps: int = Field(10, ge=1)
     num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    eval_steps: int = Field(50, ge=1)
     resume: Literal[True, False, "extend"] = False
     seed: int = Field(42, ge=0)
     grpo: dict[str, Any] = Field(
@@ -329,6 +332,8 @@ class EvaluationParams(Section):
     this project's grader, `mathvista` follows the official MathVista scorer. `pass_k`: also sample so many answers to
     each of the first `pass_problems` problems, at training's temperature, for pass@1 to pass@k; null leaves that out.
     `plain_problems`: of so many problems (null: of all) the base model is also asked without the output format.
+    `select_on`: a number (or, below 1, a share) of training problems that are not trained on but answered every
+    `training.eval_steps` steps; the policy that does best on them is evaluated, null: the last.
     """
 
     num_samples: int | None = Field(None, ge=1)
@@ -339,6 +344,7 @@ class EvaluationParams(Section):
     pass_k: int | None = Field(None, ge=2)
     pass_problems: int = Field(64, ge=1)
     plain_problems: int | None = Field(None, ge=0)
+    select_on: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _greedy_once(self) -> EvaluationParams:

@@ -183,7 +183,7 @@ class Policy:
             "pad_token_id": self.processor.tokenizer.pad_token_id,
             "suppress_tokens": never_sampled_ids(self.processor) or None,
         }
-        batch_size = batch_size or max(1, (64 if device.type == "cpu" else 16) // samples_per_problem)
+        batch_size = batch_size or max(1, (128 if device.type == "cpu" else 16) // samples_per_problem)
         was_training = self.model.training
         self.model.eval()
         completions: list[list[Completion]] = []

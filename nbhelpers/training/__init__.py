@@ -17,3 +17,4 @@ from nbhelpers.training.resuming import check, check_trained, is_trained, standi
 from nbhelpers.training.scaling import expected_rate
 from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import TrainingResult, train, train_if_missing
+from nbhelpers.training.vision_cache import looking_once

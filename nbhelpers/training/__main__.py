@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 def _train(params: RunParams) -> None:
     check(params)
     model = beside_processes(params, 1 if launched() else num_processes(params))
-    policy = load_policy(model, params.lora, seed=params.training.seed)
+    policy = load_policy(model, params.lora, params.training)
     run, on_log = RunDirectory(params.output_dir), None if is_followed() else log_line
     result = train(policy, load_problems(params.dataset), params, run, on_log=on_log)
     if is_first_process():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nbhelpers.params import BatchPlan, ParamsError, PlainError, RunParams
-from nbhelpers.policy import Policy, choose_backend, libraries, trainable_parameters
+from nbhelpers.policy import Policy, choose_backend, has_bfloat16, libraries, trainable_parameters
 from nbhelpers.runs import RunDirectory, check_libraries
 
 
@@ -25,7 +25,7 @@ def check(params: RunParams) -> BatchPlan:
             in `train`, because Unsloth has to be imported before TRL.
         TrainingError: a library that this run uses is not as it was tested.
     """
-    backend, _ = choose_backend(params.model)
+    backend, _ = choose_backend(params.model, params.training)
     check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
     if backend != "unsloth":
         _refuse_unknown_fields(params.training.grpo)
@@ -83,11 +83,10 @@ def grpo_arguments(
         "save_steps": training.save_steps,
         "save_total_limit": 2,
         "reward_weights": params.reward.weights,
-        "bf16": on_gpu,
+        "bf16": on_gpu and has_bfloat16(),
         "gradient_checkpointing": on_gpu and bool(model.use_gradient_checkpointing),
         "use_vllm": model.fast_inference,
         "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": model.gpu_memory_utilization,
         "vllm_max_model_length": model.max_seq_length,
         "vllm_importance_sampling_correction": True,
         "vllm_importance_sampling_mode": "token_truncate",

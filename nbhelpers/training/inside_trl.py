@@ -39,6 +39,7 @@ def rollout_trainer_class() -> type:
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
             if self.model.training:
+                self.sampled_log_probs = output.get("sampling_per_token_logps")  # vLLM's, (completions, tokens)
                 self.on_rollout(self, *self._scored, output["advantages"].tolist())
             return output
 

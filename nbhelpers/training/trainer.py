@@ -68,6 +68,7 @@ from nbhelpers.training.resuming import (
     run_facts,
     standing,
 )
+from nbhelpers.training.selecting import selecting_callback, set_aside_selection, take_selected
 from nbhelpers.training.soundness import soundness_callback
 from nbhelpers.training.stopping import TrainingStopped, ending_in_words, stop_request, stopping_callback
 from nbhelpers.training.vision_cache import looking_once
@@ -95,7 +96,7 @@ def train(
     """Train the policy's adapter with GRPO and leave everything in the run directory.
 
     Args:
-        policy: from `load_policy(params.model, params.lora, seed=params.training.seed)`.
+        policy: from `load_policy(params.model, params.lora, params.training)`.
         problems: from `load_problems`; `problems.train` is used.
         on_log: called with each line of `metrics.jsonl` as it is written, with `max_steps` and `seconds_per_step`.
 
@@ -153,7 +154,8 @@ def _train(
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
         start_records(run, params, problems, where, notices)
 
-    learnt, probes = set_aside_probes(problems.train, params.training.probes)
+    learnt, selection = set_aside_selection(problems.train, params)
+    learnt, probes = set_aside_probes(learnt, params.training.probes)
     dataset, lengths, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
     if left_out and is_main:
         run.append_jsonl(run.dropped_path, *left_out)
@@ -168,7 +170,9 @@ def _train(
     trainer.on_rollout = recorder
     if is_main:
         probing = probes_callback(Probes(policy, probes, params, run))
-        for callback in (probing, metrics_callback(run, on_log, more=probing.take)):
+        selecting = selecting_callback(policy, selection, params, run, where.step)
+        metrics = metrics_callback(run, on_log, more=lambda: probing.take() | selecting.take())
+        for callback in (probing, selecting, metrics):
             trainer.add_callback(callback)
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
@@ -187,7 +191,8 @@ def _train(
 
 def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, seconds: float) -> None:
     """What the end of training leaves: the policy, how long it took, and warnings on what was learnt."""
-    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds))
+    selected = take_selected(policy, params, run, step)
+    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds), selected=selected)
     run.update_manifest(timings={"training_seconds": seconds})
     note_state(run, "finished")
     warn_about_learning(run)
@@ -216,7 +221,7 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
         return False
     check(params)
     model = beside_processes(params, num_processes(params))
-    policy = load_policy(model, params.lora, seed=params.training.seed)
+    policy = load_policy(model, params.lora, params.training)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
     return True
 
@@ -263,7 +268,7 @@ def _start_generation(
         trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
         return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
-    engine = start_engine(policy, params.model, completions=completions)
+    engine = start_engine(policy, params.model, params.training, completions=completions)
     full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
     report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
@@ -343,7 +348,9 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
 
 
 def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
-    ways = ways_to_fit(params, params.model.gpu_memory_utilization * 0.7, recomputes=recomputes)
+    share = params.model.gpu_memory_utilization
+    lower = 0.0 if share == "auto" else share * 0.7
+    ways = ways_to_fit(params.model, params.training, lower, recomputes=recomputes)
     same = [way for way in ways if extends([way.partition("=")[0]])]
     goes_on = f" With {' or '.join(same)} the run itself can go on (training.resume=extend)." if same else ""
     return (
