@@ -21,7 +21,7 @@ from nbhelpers.params import ParamsError, RunParams
 from nbhelpers.policy import draws, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, read_seal
-from nbhelpers.training import TrainingError, TrainingStopped, launching, num_processes, train
+from nbhelpers.training import TrainingError, TrainingStopped, check, launching, num_processes, train
 from nbhelpers.training.resuming import last_whole_checkpoint
 
 # Three prompts x 4 completions; two processes share a group. Plain gradient descent from B = 0: the adapter's B after
@@ -115,6 +115,12 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(TrainingError, match="is 4, and there are 2 GPUs"):
         num_processes(RunParams.load("full", training={"num_processes": 4}))
+
+
+def test_a_served_vllm_is_refused_and_not_silently_replaced(tmp_path):
+    params = RunParams.load("smoke", output_dir=tmp_path, training={"grpo": {"vllm_mode": "server"}})
+    with pytest.raises(ParamsError, match="vllm_mode is 'server'.*'colocate'"):
+        check(params)
 
 
 def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):

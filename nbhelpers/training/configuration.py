@@ -21,10 +21,15 @@ def check(params: RunParams) -> BatchPlan:
     """The arithmetic of a step, and what training would refuse, before a model is loaded.
 
     Raises:
-        ParamsError: `training.grpo` names a field that GRPOConfig has not. With the Unsloth backend that is found out
-            in `train`, because Unsloth has to be imported before TRL.
+        ParamsError: `training.grpo` asks for a served vLLM, or names a field that GRPOConfig has not. With the Unsloth
+            backend that is found out in `train`, because Unsloth has to be imported before TRL.
         TrainingError: a library that this run uses is not as it was tested.
     """
+    if (mode := params.training.grpo.get("vllm_mode", "colocate")) != "colocate":
+        raise ParamsError(
+            f"training.grpo.vllm_mode is {mode!r}: every process has its own vLLM here, beside its policy, which the "
+            "adapter is handed to. Leave it out, or set 'colocate'."
+        )
     backend, _ = choose_backend(params.model, params.training)
     check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
     if backend != "unsloth":
