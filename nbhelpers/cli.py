@@ -36,18 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nbhelpers {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
-    what = run.add_mutually_exclusive_group(required=True)
-    presets = "smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own"
-    what.add_argument("preset", nargs="?", help=presets)
-    again = "repeat the run of a manifest.json, and say where environment and result differ"
-    what.add_argument("--from-manifest", type=Path, metavar="FILE", help=again)
-    _add_settings(run)
-    run.add_argument("--report-to", metavar="NAME", help="a logger: wandb, tensorboard, trackio; default: none")
-    run.add_argument("--notebooks", metavar="3-4", help="only these")
-    run.add_argument("--output-dir", help="default: outputs/<preset>")
-    run.set_defaults(command=_run)
-
+    _add_run(commands)
     sweep = commands.add_parser("sweep", help="named overrides times seeds from one file, and one table over them")
     sweep.add_argument("file", type=Path, help="such as params/sweeps/controls.yaml")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, each a process of its own")
@@ -93,6 +82,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_settings(doctor)
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
+    what = run.add_mutually_exclusive_group(required=True)
+    presets = "smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own"
+    what.add_argument("preset", nargs="?", help=presets)
+    again = "repeat the run of a manifest.json, and say where environment and result differ"
+    what.add_argument("--from-manifest", type=Path, metavar="FILE", help=again)
+    _add_settings(run)
+    run.add_argument("--report-to", metavar="NAME", help="a logger: wandb, tensorboard, trackio; default: none")
+    run.add_argument("--notebooks", metavar="3-4", help="only these")
+    run.add_argument("--output-dir", help="default: outputs/<preset>")
+    run.set_defaults(command=_run)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
