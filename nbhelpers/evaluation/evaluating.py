@@ -16,7 +16,7 @@ from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory, writing
+from nbhelpers.runs import RunDirectory, read_seal, writing
 from nbhelpers.training import check_trained, looking_once
 
 
@@ -62,7 +62,8 @@ def evaluate(
         pictures = min(len(chosen), 512)  # 0.7 GB of features for Gemma-3 4B
         with looking_once(policy.model, policy.processor, pictures=pictures):
             rows = {one.name: answer(policy, chosen, params, run, one, progress) for one in passes}
-        result = judged(rows, passes, params) | {"left_out": left_out, "conditions": record}
+        checkpoint = (read_seal(run.final_model_dir) or {}).get("selected")
+        result = judged(rows, passes, params) | {"checkpoint": checkpoint, "left_out": left_out, "conditions": record}
         run.write_json(run.evaluation_path, result)
         run.evaluating_path.unlink()
         return result

@@ -223,6 +223,7 @@ class TrainingParams(Section):
     save_steps: int = Field(50, ge=1)
     probes: int = Field(8, ge=0)
     probe_steps: int = Field(10, ge=1)
+    eval_steps: int = Field(50, ge=1)
     resume: Literal[True, False, "extend"] = False
     seed: int = Field(42, ge=0)
     grpo: dict[str, Any] = Field(
@@ -289,6 +290,8 @@ class EvaluationParams(Section):
     this project's grader, `mathvista` follows the official MathVista scorer. `pass_k`: also sample so many answers to
     each of the first `pass_problems` problems, at training's temperature, for pass@1 to pass@k; null leaves that out.
     `plain_problems`: of so many problems (null: of all) the base model is also asked without the output format.
+    `select_on`: a number (or, below 1, a share) of training problems that are not trained on but answered every
+    `training.eval_steps` steps; the policy that does best on them is evaluated, null: the last.
     """
 
     num_samples: int | None = Field(None, ge=1)
@@ -299,6 +302,7 @@ class EvaluationParams(Section):
     pass_k: int | None = Field(None, ge=2)
     pass_problems: int = Field(64, ge=1)
     plain_problems: int | None = Field(None, ge=0)
+    select_on: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _greedy_once(self) -> EvaluationParams:

@@ -66,6 +66,7 @@ from nbhelpers.training.resuming import (
     run_facts,
     standing,
 )
+from nbhelpers.training.selecting import selecting_callback, set_aside_selection, take_selected
 from nbhelpers.training.soundness import soundness_callback
 from nbhelpers.training.stopping import TrainingStopped, ending_in_words, stop_request, stopping_callback
 from nbhelpers.training.vision_cache import looking_once
@@ -137,7 +138,8 @@ def _train(
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
         start_records(run, params, problems, where, notices)
 
-    learnt, probes = set_aside_probes(problems.train, params.training.probes)
+    learnt, selection = set_aside_selection(problems.train, params)
+    learnt, probes = set_aside_probes(learnt, params.training.probes)
     dataset, lengths, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
     if left_out and is_main:
         run.append_jsonl(run.dropped_path, *left_out)
@@ -152,7 +154,9 @@ def _train(
     trainer.on_rollout = recorder
     if is_main:
         probing = probes_callback(Probes(policy, probes, params, run))
-        for callback in (probing, metrics_callback(run, on_log, more=probing.take)):
+        selecting = selecting_callback(policy, selection, params, run, where.step)
+        metrics = metrics_callback(run, on_log, more=lambda: probing.take() | selecting.take())
+        for callback in (probing, selecting, metrics):
             trainer.add_callback(callback)
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
@@ -171,7 +175,8 @@ def _train(
 
 def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, seconds: float) -> None:
     """What the end of training leaves: the policy, how long it took, and warnings on what was learnt."""
-    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds))
+    selected = take_selected(policy, params, run, step)
+    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds), selected=selected)
     run.update_manifest(timings={"training_seconds": seconds})
     note_state(run, "finished")
     warn_about_learning(run)
