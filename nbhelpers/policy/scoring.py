@@ -42,7 +42,8 @@ def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> An
     from accelerate.utils import patch_environment
 
     device = inputs["input_ids"].device.type
-    with patch_environment(UNSLOTH_RETURN_LOGITS=1), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+    half = device == "cuda" and policy.model.dtype != torch.float32
+    with patch_environment(UNSLOTH_RETURN_LOGITS=1), torch.autocast(device, torch.bfloat16, enabled=half):
         logits = policy.model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits
     return logits[:, -tokens - 1 : -1].float()  # the logits at a place are for the token after it
 
