@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except _errors_for_a_person() as error:
         print(f"nbhelpers: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
 
 
 def _errors_for_a_person() -> tuple[type[Exception], ...]:
@@ -134,12 +134,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.params import parse_overrides
     from nbhelpers.sweep import load_sweep, run_sweep
 
     overrides = parse_overrides(arguments.overrides)
     trust, output_dir = arguments.trust_code, arguments.output_dir
     runs = load_sweep(arguments.file, output_dir=output_dir, overrides=overrides, trust_code=trust)
+    refuse_what_cannot_run(runs[0].params)
     path = run_sweep(runs, jobs=max(1, arguments.jobs), echo=lambda line: print(line, flush=True))
     print(path.read_text(encoding="utf-8"), path, sep="\n")
     return 0

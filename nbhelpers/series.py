@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import SECTIONS, PlainError, RunParams, trusting
-from nbhelpers.runs import RunDirectory
+from nbhelpers.runs import RunDirectory, writing
+from nbhelpers.training import is_trained, standing, what_is_kept
 
 if TYPE_CHECKING:
     from traitlets.config import Config
@@ -22,6 +27,12 @@ NOTEBOOKS = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().parent
 
 class SeriesError(PlainError, RuntimeError):
     """A notebook failed, or the selection of notebooks makes no sense."""
+
+
+class SeriesStopped(SeriesError):
+    """A person or the system stopped the series; the message says how it goes on."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -64,49 +75,145 @@ def run_series(
 ) -> list[NotebookRun]:
     """Execute the notebooks one after the other; the executed copies go to `<output_dir>/notebooks/`.
 
+    An executed copy that is there stays until the new one is finished, and moves to `previous/` then; one that fails is
+    kept beside it as `<name>.failed.ipynb`. What a notebook's parameters cell was edited to does not count here.
+
     Args:
         params: what the series runs with; its preset and output directory reach every notebook.
         overrides: sections as `parse_overrides` gives them; they override the preset in every notebook.
         echo: receives the progress lines, and what the notebooks print.
 
     Raises:
-        SeriesError: a cell failed; the message names the notebook, the cell and the error, and the partly executed
-            notebook is kept. Later notebooks are not run.
+        SeriesError: a cell failed or the kernel died; the message names the notebook, the cell and the error. Later
+            notebooks are not run.
+        SeriesStopped: SIGINT (Ctrl-C) or SIGTERM came, which was handed on to the kernel.
+        TrainingError: what is in the run directory does not go with this series; nothing was run.
+        RunError: another process is writing there.
     """
-    import papermill
-
     run = RunDirectory(params.output_dir)
     paths = list(notebooks) if notebooks is not None else notebook_paths()
-    given = {"preset": params.preset, "output_dir": str(run.path.resolve()), **(overrides or {})}
+    _refuse_early(params, run, paths)
     os.environ["NBHELPERS_BATCH"] = "1"
-    done = []
-    for place, path in enumerate(paths, start=1):
-        target = run.notebooks_dir / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        echo(f"[{place}/{len(paths)}] {path.stem} ...")
-        started = time.perf_counter()
-        parameters = {**_edited_sections(path, echo), **given}
-        try:
-            with trusting(params.needs_trust):
-                papermill.execute_notebook(
-                    str(path),
-                    str(target),
-                    parameters=parameters,
-                    kernel_name="python3",
-                    progress_bar=False,
-                    stdout_file=_Echo(echo),
-                    cwd=str(Path.cwd()),
-                    config=_kernel_config(),
-                )
-        except papermill.PapermillExecutionError as error:
-            raise SeriesError(
-                f"{path.name} failed in cell {error.exec_count or error.cell_index} "
-                f"({error.ename}: {error.evalue}). The notebook as far as it came: {target}"
-            ) from error
-        seconds = time.perf_counter() - started
-        done.append(NotebookRun(path.stem, target, seconds))
-        echo(f"[{place}/{len(paths)}] {path.stem} done in {seconds:.0f} s")
+    done: list[NotebookRun] = []
+    with writing(run.notebooks_dir, "nbhelpers run"), _signals_to_the_kernel() as kernels, trusting(params.needs_trust):
+        for place, path in enumerate(paths, start=1):
+            echo(f"[{place}/{len(paths)}] {path.stem} ...")
+            given = {"preset": params.preset, "output_dir": str(run.path.resolve()), **(overrides or {})}
+            parameters = {**_edited_sections(path, echo), **given}
+            started = time.perf_counter()
+            unfinished = run.notebooks_dir / f"{path.stem}.running.ipynb"
+            _execute(path, unfinished, parameters, run, kernels, echo)
+            target = run.notebooks_dir / path.name
+            if target.exists():
+                echo(f"The earlier {path.name} moved to {run.set_aside(target)}.")
+            unfinished.replace(target)
+            done.append(NotebookRun(path.stem, target, time.perf_counter() - started))
+            echo(f"[{place}/{len(paths)}] {path.stem} done in {done[-1].seconds:.0f} s")
     return done
+
+
+def _refuse_early(params: RunParams, run: RunDirectory, paths: Sequence[Path]) -> None:
+    """What notebook 03 or 04 would refuse after the notebooks before it have run for minutes."""
+    numbers = {path.name[:2] for path in paths}
+    if "03" in numbers:
+        standing(params, run)
+    elif "04" in numbers:
+        is_trained(params, run)
+    if run.path.exists():
+        with writing(run.path, "nbhelpers run"):
+            pass
+
+
+def _execute(
+    path: Path, unfinished: Path, parameters: dict, run: RunDirectory, kernels: _Kernels, echo: Callable[[str], None]
+) -> None:
+    """Execute one notebook into `unfinished`, or raise the sentence on why it did not come to its end."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    why = kept = ""
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(unfinished),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=_Echo(echo),
+            cwd=str(Path.cwd()),
+            config=_kernel_config(),
+            kernel_manager_class=kernels.manager_class(),
+        )
+    except papermill.PapermillExecutionError as error:
+        why = f"failed in cell {error.exec_count or error.cell_index} ({error.ename}: {error.evalue})."
+        kept = what_is_kept(run) if error.ename == "KeyboardInterrupt" else ""
+    except DeadKernelError:
+        why = "ended because its kernel died: it was killed, often by the system for want of memory."
+        kept = what_is_kept(run)
+    except KeyboardInterrupt:
+        why, kept = "was interrupted.", what_is_kept(run)
+    except OSError as error:
+        why, kept = f"could not be written ({error}).", what_is_kept(run)
+    if not why and not kernels.stopped_by:
+        return
+    why = why or "was the last: the series was stopped."
+    if unfinished.is_file():
+        failed = unfinished.with_name(f"{path.stem}.failed.ipynb")
+        unfinished.replace(failed)
+        kept += f" The notebook as far as it came: {failed}"
+    sentence = f"{path.name} {why} {kept.strip()}"
+    if kernels.stopped_by:
+        raise SeriesStopped(f"Stopped by {kernels.stopped_by}. {sentence}")
+    raise SeriesError(sentence)
+
+
+class _Kernels:
+    """The kernels of a series, and the signal that asked it to stop."""
+
+    def __init__(self) -> None:
+        self.managers: list[Any] = []
+        self.stopped_by: str | None = None
+
+    def manager_class(self) -> type:
+        from jupyter_client import AsyncKernelManager
+
+        class Watched(AsyncKernelManager):
+            def __init__(manager, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.managers.append(manager)
+
+        return Watched
+
+    def interrupt(self) -> bool:
+        """Interrupt the newest kernel; False where there is none."""
+        provisioner = self.managers[-1].provisioner if self.managers else None
+        if provisioner is None or not provisioner.has_process:
+            return False
+        os.kill(provisioner.pid, signal.SIGINT)
+        return True
+
+
+@contextlib.contextmanager
+def _signals_to_the_kernel() -> Iterator[_Kernels]:
+    """Inside, Ctrl-C and SIGTERM interrupt the kernel, in which training then stops with a checkpoint; a second one
+    stops it at once, and a third one ends the series without waiting for the kernel.
+    """
+    kernels, times = _Kernels(), itertools.count(1)
+    if threading.current_thread() is not threading.main_thread():
+        yield kernels
+        return
+
+    def hand_on(number: int, frame: Any) -> None:
+        kernels.stopped_by = signal.Signals(number).name
+        if next(times) > 2 or not kernels.interrupt():
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield kernels
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _edited_sections(path: Path, echo) -> dict[str, dict]:

@@ -53,7 +53,7 @@ def test_a_failing_cell_stops_the_series_and_keeps_the_notebook(tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path / "run")
     with pytest.raises(series.SeriesError, match="01_bad.ipynb failed in cell .*ValueError: a broken cell"):
         series.run_series(params, notebooks=[bad, after], echo=lambda line: None)
-    kept = nbformat.read(tmp_path / "run" / "notebooks" / "01_bad.ipynb", as_version=4)
+    kept = nbformat.read(tmp_path / "run" / "notebooks" / "01_bad.failed.ipynb", as_version=4)
     assert "fine" in str([cell.get("outputs") for cell in kept.cells])
     assert not (tmp_path / "run" / "notebooks" / "02_after.ipynb").exists()
 

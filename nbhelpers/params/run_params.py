@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nbhelpers.params.sections import (
     TrainingParams,
 )
 from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, expectation, owners
-from nbhelpers.params.trust import Layer, given_layers, not_only_data, refuse_code_from_data
+from nbhelpers.params.trust import Layer, given_layers, injected_names, not_only_data, refuse_code_from_data
 
 
 class RunParams(BaseModel):
@@ -66,6 +67,7 @@ class RunParams(BaseModel):
         wrong type or range, and for code or connections that a file asks for: `trust_code` (or
         `NBHELPERS_TRUST_CODE=1`) allows those; `params/trust.py` has the rule.
         """
+        _refuse_unknown_names(cls.model_fields)
         layers, files = preset_layers(preset)
         given = {"output_dir": output_dir and str(output_dir), **sections}
         layers += given_layers(source, checked_layer(source, given))
@@ -100,6 +102,18 @@ class RunParams(BaseModel):
         return yaml.safe_dump({**self.as_dict(), "preset": self._root}, sort_keys=False, allow_unicode=True)
 
 
+def _refuse_unknown_names(known: Iterable[str]) -> None:
+    """papermill sets a parameter that the notebook does not have as a variable that nothing reads, and only warns.
+
+    Raises:
+        ParamsError: names it, and where it belongs.
+    """
+    for name in sorted(injected_names() - set(known)):
+        sections = [section for section, keys in SECTIONS.items() if name in keys.model_fields]
+        hint = f"; write it as -y '{{{sections[0]}: {{{name}: ...}}}}'" if sections else did_you_mean(name, known)
+        raise ParamsError(f"papermill: the notebooks have no parameter {name!r} ({', '.join(known)}){hint}")
+
+
 def _checked_section(name: str, layers: list[Layer]) -> Any:
     """The section that the layers give, the later ones over the earlier."""
     values: dict[str, Any] = {}
@@ -117,7 +131,8 @@ def _checked_section(name: str, layers: list[Layer]) -> Any:
     try:
         return SECTIONS[name].model_validate(values)
     except ValidationError as error:
-        raise ParamsError(*(_sentence(name, item, sources) for item in error.errors())) from None
+        sentences = [_sentence(name, item, sources) for item in error.errors()]
+        raise ParamsError(*dict.fromkeys(sentences)) from None
 
 
 def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> str:
@@ -135,7 +150,9 @@ def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> s
     field, given = fields[loc[0]], error["input"]
     schema = SECTIONS[section].model_json_schema()["properties"][loc[0]]
     near = ""
-    if error["type"] == "literal_error" and isinstance(given, str):
+    if any("const" in option for option in schema.get("anyOf", ())):  # pydantic has an error for each alternative
+        place = f"{sources[loc[0]]}: {section}.{loc[0]}"
+    elif error["type"] == "literal_error" and isinstance(given, str):
         near = did_you_mean(given, re.findall(r"'([^']*)'", error["ctx"]["expected"]))
     shown = field.default if isinstance(field.default, str) else as_given(field.default)
     default = "" if field.default_factory or field.default is None else f" (default {shown})"

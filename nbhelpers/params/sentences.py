@@ -12,8 +12,11 @@ _BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of
 class PlainError(Exception):
     """An error whose message tells a person what is wrong and what to do.
 
-    A notebook shows the message alone, a command prints it; neither shows the way through the code to it.
+    A notebook shows the message alone, a command prints it and ends with `exit_code`; neither shows the way through the
+    code to it.
     """
+
+    exit_code = 1
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback."""
@@ -36,6 +39,8 @@ def expectation(schema: dict[str, Any]) -> str:
         return ", or ".join(expectation(option) for option in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(value if isinstance(value, str) else as_given(value) for value in schema["enum"])
+    if "const" in schema:
+        return f"the word {schema['const']}"
     kind = schema.get("type")
     if kind == "string":
         return "text" if not schema.get("minLength") else "text that is not empty"

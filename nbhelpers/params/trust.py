@@ -40,20 +40,24 @@ class Layer(NamedTuple):
 
 def given_layers(source: str, sections: dict[str, Any]) -> list[Layer]:
     """What was handed to `RunParams.load`, with the sections that papermill injected as a layer of data."""
-    injected = _injected_names()
+    injected = injected_names()
     data = {name: value for name, value in sections.items() if name in injected}
     own = {name: value for name, value in sections.items() if name not in injected}
     return [Layer(source, own, False)] + ([Layer(source, data, True)] if data else [])
 
 
-def _injected_names() -> set[str]:
+def injected_names() -> set[str]:
     """The names that a cell of papermill's has set in this kernel; it begins that cell with "# Parameters"."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     cells = shell.history_manager.input_hist_raw if shell is not None else []
     names: set[str] = set()
     for cell in cells:
         if cell.lstrip().startswith("# Parameters\n"):
-            names |= {node.id for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name)}
+            names |= {
+                node.id
+                for node in ast.walk(ast.parse(cell))
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            }
     return names
 
 

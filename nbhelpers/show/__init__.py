@@ -18,7 +18,7 @@ _ROOMS = {
     "sweep_plots": ("sweep_figure",),
     "training_plots": ("compare_curves", "training_overview"),
     "viewer": ("SampleViewer",),
-    "coloured": ("words",),
+    "coloured": ("differences", "words"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [*_ROOM_OF, "lesson"]

@@ -153,6 +153,21 @@ def check_trained(params: RunParams, run: RunDirectory) -> None:
         )
 
 
+def is_trained(params: RunParams, run: RunDirectory) -> bool:
+    """Whether a policy was trained here that can be evaluated; False where nothing was, or `training.resume` goes on.
+
+    Raises:
+        TrainingError: training was interrupted here, or see `check_trained`.
+    """
+    if (run.final_model_dir / "adapter_config.json").is_file():
+        check_trained(params, run)
+        return True
+    steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]
+    if steps and not params.training.resume:
+        raise TrainingError(f"Training in {run.path} was interrupted after step {steps[-1]}. {how_to_go_on(run)}")
+    return False
+
+
 def what_is_kept(run: RunDirectory) -> str:
     """The steps that are on the disk after training has ended early, and how it goes on; empty where it never began."""
     steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]

@@ -29,6 +29,8 @@ _DISK_WORDS = ("(os error", "PytorchStreamWriter failed", "iostream error", "No 
 class TrainingStopped(TrainingError):
     """Training was stopped by a person or by the system, and can go on; the message says from where and how."""
 
+    exit_code = 130
+
 
 @dataclass
 class StopRequest:

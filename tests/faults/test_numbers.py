@@ -154,4 +154,4 @@ def test_a_reward_that_fails_in_the_third_step_keeps_the_first_two(training, tmp
 def test_the_live_view_shows_the_alarm(tmp_path):
     view = LiveView(tmp_path)
     view.rows, view._begun = rows(AT_10), 0.0
-    assert "the policy was destroyed" in view._page(done=False)
+    assert "the policy was destroyed" in view._page()

@@ -180,6 +180,13 @@ def test_a_sweep_file_is_data_as_well(file, tmp_path):
         load_sweep(sweep_file)
 
 
+def test_a_key_that_is_a_program_is_refused_by_the_command(file, tmp_path, capsys):
+    """Papermill alone would put such a key of its `-f` into a cell as it is (2.7.0)."""
+    trap = tmp_path / "trap"
+    assert cli.main(["run", file(**{f"open({str(trap)!r}, 'w') #": 1})]) == 1
+    assert "is not a section" in capsys.readouterr().err and not trap.exists()
+
+
 def test_trust_ends_with_its_block(monkeypatch):
     monkeypatch.setenv(TRUST, "0")
     with trusting():
