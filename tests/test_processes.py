@@ -77,6 +77,9 @@ def test_the_number_of_processes_changes_neither_prompts_nor_samples_nor_gradien
         torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-5, msg=name)
     batch = run.read_manifest()["batch"]
     assert batch == {"completions_per_step": 12, "prompts_per_step": 3}
+    (run.path / "logs" / "launcher.log").unlink()
+    _, again, _ = trained(tmp_path, processes, resume=True)
+    assert again.adapter_norm == result.adapter_norm and not (run.path / "logs" / "launcher.log").exists()
 
 
 def test_what_is_drawn_for_a_prompt_depends_on_its_place_alone():

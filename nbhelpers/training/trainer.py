@@ -111,7 +111,8 @@ def train(
         TrainingStopped: it was interrupted, by SIGINT or SIGTERM.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
-    if not launched() and (processes := num_processes(params)) > 1:
+    processes = 1 if launched() else num_processes(params)
+    if processes > 1 and not standing(params, run).trained:
         return _train_in_processes(policy, params, run, processes, on_log)
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
         log_into(run.path)
