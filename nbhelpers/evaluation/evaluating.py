@@ -121,6 +121,8 @@ def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunPa
         },
         "errors": {phase: count_errors(found) for phase, found in (("before", before), ("after", after)) if found},
     }
+    for kind, group in result["by_group"].items():
+        group["errors"] = count_errors(row for row in after if row["kind"] == kind)
     plain = rows.get("plain prompt", [])
     if before:
         result["split"] = split_gain(before, after, plain, seed=seed)
