@@ -17,6 +17,7 @@ from pathlib import Path
 from nbhelpers.params import PlainError, RunParams, resolve_path
 from nbhelpers.policy import (
     GIB,
+    better_backend,
     flaw_of_checkpoint,
     libraries,
     memory_estimate,
@@ -25,7 +26,7 @@ from nbhelpers.policy import (
     ways_to_fit,
 )
 from nbhelpers.problems import DataError, local_source
-from nbhelpers.runs import Gpu, compare_library, find_gpus, installed_version
+from nbhelpers.runs import Gpu, compare_library, find_gpus, find_links, installed_version
 
 
 class NotReadyError(PlainError, RuntimeError):
@@ -92,12 +93,13 @@ def diagnose(
     params: RunParams,
     *,
     gpus: Sequence[Gpu] | None = None,
+    links: Sequence[str] | None = None,
     installed: Callable[[str], str | None] = installed_version,
 ) -> Diagnosis:
     """Look at this machine with the eyes of one preset.
 
     Args:
-        gpus: the machine's GPUs; None asks `nvidia-smi`.
+        gpus, links: the machine's GPUs, and how each pair is linked; None asks `nvidia-smi`.
         installed: a package's version by its name, None where it is not installed.
     """
     gpus = find_gpus() if gpus is None else gpus
@@ -105,10 +107,14 @@ def diagnose(
     checks = [Check("Python", None, platform.python_version()), *_what_stops(params, gpus)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
     checks += _version_checks(requirements(), extras, installed)
-    auto = "unsloth" if gpus and installed("unsloth") else "transformers"
-    checks += _touched_checks(params, auto if params.model.backend == "auto" else params.model.backend)
+    backend = params.model.backend
+    if backend == "auto":
+        both = gpus and installed("unsloth")
+        backend = better_backend(params.model, params.training, gpus[0]) if both else "transformers"
+    checks += _touched_checks(params, backend)
     if needs and gpus:
-        checks.append(_memory_check(params, gpus[0]))
+        checks += _together(params, gpus, find_links() if links is None else links)
+        checks.append(_memory_check(params, min(_taken(params, gpus), key=lambda gpu: gpu.free), backend))
     return Diagnosis(params.preset, tuple(checks))
 
 
@@ -128,6 +134,36 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
     if needs and not (major.isdigit() and int(major) >= 580):
         remedy = "Update the NVIDIA driver to 580 or later, which the CUDA 13.0 build of torch 2.11.0 asks for."
         checks.append(Check("driver", False, f"{gpus[0].driver}; torch 2.11.0+cu130 asks for 580 or later", remedy))
+    return checks
+
+
+def _taken(params: RunParams, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
+    """The GPUs that `training.num_processes` takes, `auto` as many as can share a step."""
+    asked = params.training.num_processes
+    return gpus[: asked if asked != "auto" else max(params.training.processes_that_share(len(gpus)))]
+
+
+def _together(params: RunParams, gpus: Sequence[Gpu], links: Sequence[str]) -> list[Check]:
+    """How many of several GPUs the preset takes, whether a step can be shared so, and how they are linked."""
+    asked = params.training.num_processes
+    if len(gpus) == 1 and asked == 1:
+        return []
+    fitting = params.training.processes_that_share(len(gpus))
+    most = max(fitting)
+    remedy = (
+        "" if asked not in (1, "auto") or len(gpus) == 1 else "--set training.num_processes=auto takes all of them."
+    )
+    found = f"{len(gpus)}; training.num_processes={asked} takes {len(_taken(params, gpus))}"
+    if asked != "auto" and asked not in fitting:
+        named = ", ".join(map(str, fitting))
+        checks = [Check("processes", False, found, f"--set training.num_processes={most} (allowed here: {named}).")]
+    else:
+        checks = [Check("processes", True, found, remedy if asked == 1 and most > 1 else "")]
+    if links:
+        over_bus = [link for link in links if not link.startswith("NV")]
+        said = f"{', '.join(sorted(set(links)))} between {len(links)} pairs of GPUs"
+        slow = "; not all have NVLink, and the adapter's gradient, 0.1 GB for 4B, goes over PCIe" if over_bus else ""
+        checks.append(Check("links", None, said + slow))
     return checks
 
 
@@ -222,25 +258,25 @@ def _logger_checks(params: RunParams) -> list[Check]:
     return checks
 
 
-def _memory_check(params: RunParams, gpu: Gpu) -> Check:
-    parts = memory_estimate(params, gpu.total)
+def _memory_check(params: RunParams, gpu: Gpu, backend: str) -> Check:
+    parts, share = memory_estimate(params, gpu, backend), params.model.gpu_memory_utilization
     if parts is None:
         return Check("GPU memory", None, f"{params.model.name} is of unknown size, so there is no estimate")
     needed = sum(parts.values())
     largest = sorted((part for part in parts.items() if part[1] >= 0.05), key=lambda part: -part[1])
     listed = ", ".join(f"{name} {value:.1f}" for name, value in largest)
-    found = f"estimated {needed:.1f} of {gpu.free:.1f} GiB free ({listed})"
-    if needed <= gpu.free:
+    found = f"per GPU: estimated {needed:.1f} of {gpu.free:.1f} GiB free with backend {backend} ({listed})"
+    if needed <= gpu.free - (gpu.total / 20 if share == "auto" else 0) + 0.01:
         return Check("GPU memory", True, found)
-    lower = params.model.gpu_memory_utilization - (needed - gpu.free + 1) / gpu.total
-    ways = ways_to_fit(params, lower, recomputes=bool(params.model.use_gradient_checkpointing))
+    lower = 0.0 if share == "auto" else share - (needed - gpu.free + 1) / gpu.total
+    ways = ways_to_fit(params.model, params.training, lower, recomputes=bool(params.model.use_gradient_checkpointing))
     return Check("GPU memory", False, found, "To fit: " + ", or ".join(f"--set {way}" for way in ways))
 
 
 def _disk_check(params: RunParams) -> Check:
     folder = _existing(params.output_dir)
     free = shutil.disk_usage(folder).free / GIB
-    size = parameter_count(params)
+    size = parameter_count(params.model.name)
     local = params.model.name == "embedded" or resolve_path(params.model.name)
     needed = 1.0 + (0 if size is None or local else sum(size) * 2e9 / GIB)
     enough = free > needed

@@ -9,7 +9,9 @@ import pytest
 from nbhelpers import doctor
 from nbhelpers.doctor import diagnose
 from nbhelpers.params.run_params import RunParams
-from nbhelpers.policy.memory import memory_estimate, parameter_count
+from nbhelpers.policy import memory
+from nbhelpers.policy.memory import better_backend, budget, give_vllm_its_share, memory_estimate, parameter_count
+from nbhelpers.policy.policy import PolicyError
 from nbhelpers.runs import machine
 from nbhelpers.runs.machine import Gpu
 
@@ -94,15 +96,86 @@ def test_the_suggested_utilization_fits():
     assert check(diagnose(lowered, gpus=[CARD_24], installed=pinned("gpu").get), "GPU memory").ok
 
 
+@pytest.mark.parametrize("total", [80.0, 48.0, 24.0, 16.0])
+@pytest.mark.parametrize("backend", ["transformers", "unsloth"])
+def test_auto_lets_the_preset_run_on_cards_of_every_size(total, backend):
+    card = Gpu("a card", "580.1", total, 0.97 * total, (8, 9))
+    params = RunParams.load("gemma3_smoke", model={"backend": backend})
+    assert check(diagnose(params, gpus=[card], installed=pinned("gpu").get), "GPU memory").ok
+    model, training = params.model, params.training
+    shared = give_vllm_its_share(model, params.lora.r, training, backend, card)
+    number = RunParams.load(
+        "gemma3_smoke", model={"backend": backend, "gpu_memory_utilization": shared.gpu_memory_utilization}
+    )
+    estimate = sum(memory_estimate(number, card, backend).values())
+    assert estimate <= card.free - total / 20 + 0.1
+
+
+def test_auto_gives_vllm_what_it_can_use_and_no_more():
+    params = RunParams.load("gemma3_smoke", model={"backend": "transformers"})
+    gigabytes = []
+    for total in (16.0, 24.0, 48.0, 80.0, 140.0):
+        card = Gpu("a card", "", total, total)
+        shared = give_vllm_its_share(params.model, 16, params.training, "transformers", card)
+        gigabytes.append(total * shared.gpu_memory_utilization)
+    assert gigabytes[0] < 10  # of 16, whatever is left beside the policy
+    assert gigabytes[1:] == pytest.approx([gigabytes[1]] * 4, rel=0.01) and gigabytes[1] < 15
+
+
+def test_weights_that_are_loaded_already_are_not_counted_twice():
+    params = RunParams.load("full", model={"backend": "transformers", "load_in_4bit": False})
+    found = budget(params.model, 16, params.training, "transformers")
+    before, after = Gpu("", "", 24.0, 23.5), Gpu("", "", 24.0, 23.5 - found.weights)
+    assert found.for_vllm(after, loaded=True) == pytest.approx(found.for_vllm(before))
+
+
+def test_a_run_that_does_not_fit_is_told_before_loading_what_to_change_and_who_has_the_card(monkeypatch):
+    params = RunParams.load("full", model={"backend": "transformers", "load_in_4bit": False})
+    monkeypatch.setattr(memory, "gpu_processes", lambda: ["process 4711 (python, 60.0 GiB)"])
+    taken = Gpu("NVIDIA H100", "", 79.6, 12.0)
+    with pytest.raises(PolicyError) as raised:
+        give_vllm_its_share(params.model, 16, params.training, "transformers", taken)
+    sentence = str(raised.value)
+    assert "12.0 of 79.6 GiB are free. Other processes on the card: process 4711" in sentence
+    assert "--set model.backend=unsloth, or --set model.load_in_4bit=true" in sentence
+    diagnosis = diagnose(params, gpus=[taken], installed=pinned("gpu").get)
+    assert check(diagnosis, "GPU memory").ok is False
+
+
+@pytest.mark.parametrize(
+    ("total", "bits", "expected"),
+    [(80.0, True, "transformers"), (80.0, False, "transformers"), (24.0, True, "transformers"),
+     (24.0, False, "transformers"), (12.0, True, "unsloth"), (16.0, False, "unsloth")],
+)  # fmt: skip
+def test_auto_takes_unsloth_where_two_copies_of_the_weights_do_not_fit(total, bits, expected):
+    params = RunParams.load("full", model={"load_in_4bit": bits})
+    assert better_backend(params.model, params.training, Gpu("", "", total, 0.98 * total)) == expected
+
+
+def test_who_computes_on_the_card_is_read(monkeypatch):
+    import os
+
+    answer = f"4711, /usr/bin/python3, 40960\n{os.getpid()}, python, 100\n12, a, b, [N/A]\n"
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(
+        machine.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, stdout=answer)
+    )
+    assert machine.gpu_processes() == ["process 4711 (python3, 40.0 GiB)", "process 12 (a, b)"]
+
+
 def test_more_of_anything_takes_more_memory():
-    def needed(**sections):
-        return sum(memory_estimate(RunParams.load("full", **sections), 80.0).values())
+    def needed(model=None, **sections):
+        model = {"backend": "transformers", "gpu_memory_utilization": 0.5} | (model or {})
+        params = RunParams.load("full", model=model, **sections)
+        return sum(memory_estimate(params, H200, params.model.backend).values())
 
     base = needed()
     assert needed(model={"gpu_memory_utilization": 0.7}) > base
-    assert needed(training={"max_completion_length": 1024}) > base
+    assert needed(training={"max_completion_length": 1024}, model={"backend": "unsloth"}) > needed(
+        model={"backend": "unsloth"}
+    )
     assert needed(model={"use_gradient_checkpointing": False}) > base
-    assert needed(model={"backend": "transformers", "load_in_4bit": False}) > needed(model={"backend": "transformers"})
+    assert needed(model={"load_in_4bit": False}) > base
 
 
 @pytest.mark.parametrize(
@@ -114,18 +187,17 @@ def test_more_of_anything_takes_more_memory():
 )
 def test_the_measured_runs_are_estimated_within_a_twentieth(model, process_mib):
     """gemma3_smoke in 4 bits on an NVIDIA H200 (139.8 GiB), 2026-11-24: what nvidia-smi gave for the process."""
-    estimate = sum(memory_estimate(RunParams.load("gemma3_smoke", model=model), 139.8).values())
+    params = RunParams.load("gemma3_smoke", model=model)
+    estimate = sum(memory_estimate(params, Gpu("NVIDIA H200", "", 139.8, 139.8), params.model.backend).values())
     assert estimate == pytest.approx(process_mib / 1024, rel=0.05)
 
 
 def test_parameters_are_counted_from_the_config():
-    language, embeddings, vision = parameter_count(RunParams.load("smoke", model={"name": str(_embedded())}))
+    language, embeddings, vision = parameter_count(str(_embedded()))
     assert 0.0003 < language + embeddings + vision < 0.01
-    assert parameter_count(RunParams.load("full")) == pytest.approx((3.21, 0.67, 0.41), abs=0.005)
-    assert sum(parameter_count(RunParams.load("full", model={"name": "google/gemma-3-27b-it"}))) == pytest.approx(
-        27.4, abs=0.1
-    )
-    assert parameter_count(RunParams.load("full", model={"name": "somebody/else"})) is None
+    assert parameter_count("unsloth/gemma-3-4b-it") == pytest.approx((3.21, 0.67, 0.41), abs=0.005)
+    assert sum(parameter_count("google/gemma-3-27b-it")) == pytest.approx(27.4, abs=0.1)
+    assert parameter_count("somebody/else") is None
 
 
 def _embedded():
@@ -152,3 +224,37 @@ def test_a_broken_driver_counts_as_no_gpu(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(machine.subprocess, "run", fail)
     assert machine.find_gpus() == []
+
+
+# Of two hosts: four GPUs with NVLink, and two that meet at the CPU.
+NVLINK = "\tGPU0\tGPU1\tGPU2\tGPU3\tCPU Affinity\n" + "".join(
+    f"GPU{row}\t" + "\t".join(" X " if row == column else "NV18" for column in range(4)) + "\t0-63\n"
+    for row in range(4)
+)  # fmt: skip
+PCIE = (
+    "\t\x1b[4mGPU0\tGPU1\tNIC0\x1b[0m\nGPU0\t X \tSYS\tPIX\nGPU1\tSYS\t X \tSYS\nNIC0\tPIX\tSYS\t X\n\nLegend:\n\n  X\n"
+)
+
+
+def test_links_are_read_from_the_table_of_nvidia_smi():
+    assert machine.links_in(NVLINK) == ["NV18"] * 6
+    assert machine.links_in(PCIE) == ["SYS"]
+    assert machine.links_in("") == []
+
+
+def test_several_gpus_are_counted_and_what_is_taken_is_said_per_gpu():
+    less = Gpu("NVIDIA H200", "580.159.04", 139.8, 3.0, (9, 0))
+
+    def look(processes, gpus, links):
+        params = RunParams.load("gemma3_smoke", training={"num_processes": processes})
+        return diagnose(params, gpus=gpus, links=links, installed=pinned("gpu").get)
+
+    every = look("auto", [H200] * 8, ["NV18"] * 28)
+    assert every.can_run and "takes 8" in check(every, "processes").found
+    assert check(every, "links").found == "NV18 between 28 pairs of GPUs"
+    assert check(every, "GPU memory").found.startswith("per GPU: estimated")
+    one = look(1, [H200, less], ["SYS"])
+    assert one.can_run and "num_processes=auto" in str(one) and "over PCIe" in check(one, "links").found
+    assert not look(2, [H200, less], ["SYS"]).can_run, "the GPU with the least free memory decides"
+    three = look(3, [H200] * 4, [])
+    assert not three.can_run and "num_processes=4 (allowed here: 1, 2, 4)" in str(three)

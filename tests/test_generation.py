@@ -19,6 +19,7 @@ from nbhelpers.policy.vllm.hand_over import MergedAdapter
 from nbhelpers.policy.vllm.inside import LoraAdapter
 from nbhelpers.policy.vllm.parity import judge_parity, parity_report
 from nbhelpers.policy.vllm.setup import GenerationError, capture_sizes
+from nbhelpers.runs import Gpu
 from nbhelpers.training import inside_trl
 from nbhelpers.training.inside_trl import importance_weights
 
@@ -243,12 +244,14 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     monkeypatch.setattr(engine_module, "quick_start", lambda source, tokenizer: contextlib.nullcontext())
     monkeypatch.setattr(engine_module, "sample_first_token", lambda policy, engine: None)
     monkeypatch.setattr(way, "take", lambda self, model: "taken")
+    monkeypatch.setattr(engine_module, "this_gpu", lambda: Gpu("a card", "", 24.0, 20.0))
     for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(variable, "0")
     one = dataclasses.replace(policy, engine=None, sampler=None)
     params = ModelParams(name="embedded", backend="transformers", load_in_4bit=False, max_seq_length=512)
     engine = start_engine(one, params, completions=6, **changes)
     assert isinstance(engine.hand_over, way) and engine.request == "taken" and one.engine is engine
+    assert 0 < started[0]["gpu_memory_utilization"] < 20 / 24  # auto
     assert started[0]["max_num_seqs"] == 6 and started[0].get("enable_lora", False) == ("enable_lora" in changes)
 
 

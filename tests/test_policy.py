@@ -138,3 +138,60 @@ def test_the_saved_tokenizer_still_adds_its_bos(tmp_path):
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(PolicyError, match="run notebook 03"):
         load_final_model(tmp_path, ModelParams())
+
+
+def on_card(monkeypatch, capability, free=70.0, total=80.0):
+    """A GPU that is not there, as PyTorch would report it."""
+    from nbhelpers.policy import loading
+    from nbhelpers.runs import Gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4" if capability < (8, 0) else "NVIDIA H100")
+    monkeypatch.setattr(loading, "this_gpu", lambda **_: Gpu("NVIDIA H100", "", total, free, capability))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    return loading
+
+
+def test_a_card_without_bfloat16_is_refused_with_the_reason_before_anything_is_loaded(monkeypatch):
+    on_card(monkeypatch, (7, 5))
+    with pytest.raises(PolicyError) as raised:
+        load_policy(ModelParams())
+    sentence = str(raised.value)
+    assert "Tesla T4 has no bfloat16" in sentence and "capability 8.0" in sentence
+    assert "set model.fast_inference=false, model.load_in_4bit=false" in sentence
+
+
+def test_a_card_without_bfloat16_computes_in_float32_where_nothing_needs_16_bit(monkeypatch):
+    loading = on_card(monkeypatch, (7, 5))
+    assert not loading.has_bfloat16()
+    assert loading.choose_backend(ModelParams(fast_inference=False, load_in_4bit=False))[0] == "transformers"
+
+
+@pytest.mark.parametrize(("free", "backend"), [(70.0, "transformers"), (10.0, "unsloth")])
+def test_auto_says_which_backend_and_why(monkeypatch, free, backend):
+    loading = on_card(monkeypatch, (9, 0), free=free, total=max(free, 12.0))
+    chosen, why = loading.choose_backend(ModelParams())
+    assert chosen == backend and f"backend {backend} on NVIDIA H100 with {free:.0f} GiB free" in why
+
+
+def test_what_does_not_fit_is_said_before_weights_are_loaded(monkeypatch):
+    loading = on_card(monkeypatch, (9, 0), free=6.0)
+    monkeypatch.setattr(loading, "check_libraries", lambda *names, error: [])
+    monkeypatch.setattr(loading, "load_processor", lambda params: pytest.fail("loaded"))
+    with pytest.raises(PolicyError, match="6.0 of 80.0 GiB are free.*--set"):
+        load_policy(ModelParams(name="unsloth/gemma-3-4b-it", backend="transformers"))
+
+
+def test_a_policy_that_is_released_holds_neither_model_nor_engine():
+    import weakref
+    from types import SimpleNamespace
+
+    policy, stopped = load_policy(SMOKE_MODEL), []
+    core = SimpleNamespace(shutdown=lambda: stopped.append(True))
+    policy.engine = SimpleNamespace(llm=SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)))
+    model = weakref.ref(policy.model)
+    policy.release()
+    assert stopped == [True] and model() is None and policy.engine is None
+    with pytest.raises(PolicyError, match="run the cell that loads it again"):
+        policy.sample([], [], max_new_tokens=4)

@@ -94,3 +94,40 @@ def test_asking_does_not_change_what_is_learnt(probed, tiny_params, tmp_path):
     train(policy, dataclasses.replace(problems, train=learnt), again, RunDirectory(tmp_path))
     own = [line for line in run.samples_path.read_bytes().splitlines() if json.loads(line).get("role") != "probe"]
     assert own == (tmp_path / "samples.jsonl").read_bytes().splitlines()
+
+
+def test_what_vllm_said_of_its_tokens_is_kept_beside_the_samples(embedded_policy, tmp_path):
+    """The recorder on a rollout as TRL shows it, with the log-probs that come with vLLM alone."""
+    from types import SimpleNamespace
+
+    import torch
+    from PIL import Image
+
+    from nbhelpers.params import DEFAULT_DELIMITERS
+    from nbhelpers.runs import SampleWriter, read_log_probs
+    from nbhelpers.training.recording import Recorder
+
+    run, processor = RunDirectory(tmp_path), embedded_policy.processor
+    texts = ["<SOLUTION>6</SOLUTION>", "<REASONING>At a glance: 6.</REASONING>"]
+    end = processor.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    ids = [[*processor.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(global_step=0), reward_func_names=["own"], reward_weights=torch.ones(1),
+        num_generations=2, eos_token_ids={end}, processing_class=processor,
+        sampled_log_probs=torch.full((2, 40), -0.25),
+    )  # fmt: skip
+    prompt = [{"role": "user", "content": "How many?"}]
+    example = {"pid": "p", "kind": "count", "answer": "6", "question": "How many?", "prompt": prompt}
+    picture = Image.new("RGB", (8, 8))
+    Recorder(SampleWriter(run), DEFAULT_DELIMITERS)(
+        trainer, [example | {"image": picture}] * 2, texts, ids, [[1.0], [0.0]], [0.5, -0.5]
+    )
+    found = read_log_probs(run)
+    assert [len(found[f"1-0/{place}"].log_probs) for place in (0, 1)] == [len(row) for row in ids]
+    assert set(found["1-0/1"].log_probs) == {-0.25}
+    lengths = found["1-0/0"].lengths
+    assert sum(lengths) == len(texts[0]) and lengths[-1] == 0
+    from nbhelpers.show.packing import Packer
+
+    packed = Packer(run.path).rows("rollout", 0)
+    assert [len(row) for row in packed] == [12, 12] and packed[0][11][0] == lengths

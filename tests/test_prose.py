@@ -226,9 +226,9 @@ def test_every_papermill_command_names_files_and_settings_that_there_are():
         assert (ROOT / given["-f"]).parent == presets_folder()
 
 
-def test_containers_and_accelerate_start_presets_and_modules_that_there_are():
+def test_containers_start_presets_that_there_are():
     started = [shlex.split(line, comments=True) for line in command_lines()]
-    presets = [words[-1] for words in started if words[:2] in (["docker", "run"], ["accelerate", "launch"])]
+    presets = [words[words.index("vision-grpo") + 1] for words in started if words[:2] == ["docker", "run"]]
     assert len(presets) >= 2 and set(presets) <= set(available_presets())
 
 

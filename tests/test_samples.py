@@ -13,7 +13,17 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import CHANGES, ERRORS, FILTERS, ORDERS, SampleStore, SampleWriter, error_kind
+from nbhelpers.runs.samples import (
+    CHANGES,
+    ERRORS,
+    FILTERS,
+    ORDERS,
+    SampleStore,
+    SampleWriter,
+    TokenLogProbs,
+    error_kind,
+    read_log_probs,
+)
 
 SAMPLES = "samples.jsonl"
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
@@ -208,6 +218,22 @@ def test_groups_are_sorted_by_what_is_asked_for_and_else_as_sampled(tmp_path):
     assert {order: SampleStore(tmp_path).groups(order=order) for order in ORDERS} == expected
     with pytest.raises(ValueError, match="did you mean longest"):
         SampleStore(tmp_path).groups(order="longets")
+
+
+def test_vllm_s_log_probs_lie_beside_the_samples_and_cost_four_characters_a_token(tmp_path):
+    run, tokens = RunDirectory(tmp_path), TokenLogProbs([2, 4, 3, 0], [-0.1234, -9.5, 0.0, float("-inf")])
+    writer = SampleWriter(run)
+    writer.write(group(1), [RED, RED], [tokens, None])
+    writer.write(group(2), [RED, RED], [tokens, tokens])
+    assert b"log_probs" not in (tmp_path / SAMPLES).read_bytes()
+    found = read_log_probs(run)
+    assert list(found) == ["1-0/0", "2-0/0", "2-0/1"] and found["1-0/0"].lengths == tokens.lengths
+    assert found["1-0/0"].log_probs == pytest.approx([-0.1234, -9.5, 0.0, -6e4], rel=1e-3)
+    many = TokenLogProbs([4] * 256, [-0.5] * 256).packed()
+    assert sum(map(len, many.values())) == 344 + 684
+    SampleWriter(run, resume_step=1)
+    assert list(read_log_probs(run)) == ["1-0/0"]
+    assert run.set_aside() and not read_log_probs(run)
 
 
 def test_an_error_has_its_kind():

@@ -15,7 +15,7 @@ from nbhelpers.runs import RunDirectory
 TINY = {
     "training": {**TINY_TRAINING, "max_steps": 2, "save_steps": 1, "probes": 4, "probe_steps": 1},
     "dataset": TINY_DATASET,
-    "evaluation": {"num_samples": 4, "pass_k": None},
+    "evaluation": {"num_samples": 4, "pass_k": None, "plain_problems": 0},
 }
 
 

@@ -16,7 +16,7 @@ from nbhelpers.params.sentences import ParamsError
 from nbhelpers.policy.loading import load_policy
 from nbhelpers.problems import asking, loading
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.training import __main__, configuration, inside_trl
+from nbhelpers.training import configuration, inside_trl
 from nbhelpers.training.configuration import TrainingError, grpo_arguments
 from nbhelpers.training.trainer import _must_recompute, _out_of_memory, drop_overlong, train
 
@@ -220,7 +220,7 @@ def test_no_problem_that_fits_is_an_error(embedded_policy):
 
 
 def test_out_of_memory_names_the_settings_that_would_fit():
-    params = RunParams.load("full")
+    params = RunParams.load("full", model={"gpu_memory_utilization": 0.5})
     sentence = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=True)
     assert "step 8" in sentence
     assert "training.num_generations=2" in sentence and "model.gpu_memory_utilization" in sentence
@@ -228,6 +228,8 @@ def test_out_of_memory_names_the_settings_that_would_fit():
     assert "gradient_checkpointing" not in sentence
     kept = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=False)
     assert "in this order: --set model.use_gradient_checkpointing=true, " in kept
+    auto = _out_of_memory(RuntimeError("CUDA out of memory"), RunParams.load("full"), 7, recomputes=True)
+    assert "gpu_memory_utilization" not in auto and "training.num_generations=2" in auto
 
 
 @pytest.mark.parametrize(
@@ -251,21 +253,11 @@ def test_activations_are_kept_where_the_memory_holds_them(
     assert bool(told) == (setting == "unsloth" and not recomputes)
 
 
-def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
-    taken = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    __main__._take_own_gpu()
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    __main__._take_own_gpu()
-    assert taken == [3]
-
-
 @pytest.mark.slow
 def test_two_processes_train_one_policy_and_keep_every_sample(tmp_path):
     settings = (
-        "training.max_steps=2", "training.per_device_train_batch_size=8", "dataset.max_samples=64", "training.probes=0",
+        "training.max_steps=2", "training.per_device_train_batch_size=16", "dataset.max_samples=64",
+        "training.probes=0",
     )  # fmt: skip
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "nbhelpers.training", "smoke", "--output-dir", str(tmp_path)]

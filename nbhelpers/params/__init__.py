@@ -16,6 +16,7 @@ from nbhelpers.params.sections import (
     ModelParams,
     RewardParams,
     Section,
+    TrainingParams,
 )
 from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
 from nbhelpers.params.trust import Layer, not_only_data, refuse_code_from_data, trusting

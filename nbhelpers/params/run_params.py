@@ -131,7 +131,8 @@ def _checked_section(name: str, layers: list[Layer]) -> Any:
     try:
         return SECTIONS[name].model_validate(values)
     except ValidationError as error:
-        raise ParamsError(*(_sentence(name, item, sources) for item in error.errors())) from None
+        sentences = [_sentence(name, item, sources) for item in error.errors()]
+        raise ParamsError(*dict.fromkeys(sentences)) from None
 
 
 def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> str:
@@ -149,7 +150,9 @@ def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> s
     field, given = fields[loc[0]], error["input"]
     schema = SECTIONS[section].model_json_schema()["properties"][loc[0]]
     near = ""
-    if error["type"] == "literal_error" and isinstance(given, str):
+    if any("const" in option for option in schema.get("anyOf", ())):  # pydantic has an error for each alternative
+        place = f"{sources[loc[0]]}: {section}.{loc[0]}"
+    elif error["type"] == "literal_error" and isinstance(given, str):
         near = did_you_mean(given, re.findall(r"'([^']*)'", error["ctx"]["expected"]))
     shown = field.default if isinstance(field.default, str) else as_given(field.default)
     default = "" if field.default_factory or field.default is None else f" (default {shown})"

@@ -39,6 +39,8 @@ def expectation(schema: dict[str, Any]) -> str:
         return ", or ".join(expectation(option) for option in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(value if isinstance(value, str) else as_given(value) for value in schema["enum"])
+    if "const" in schema:
+        return f"the word {schema['const']}"
     kind = schema.get("type")
     if kind == "string":
         return "text" if not schema.get("minLength") else "text that is not empty"

@@ -1,10 +1,11 @@
 """The policy: loading it, sampling from it, saving and exporting it, what it takes of memory."""
 
 from nbhelpers.policy.adapter import adapter_norm, trainable_parameters, weights_digests
-from nbhelpers.policy.decoding import in_groups, merged_adapter
+from nbhelpers.policy.decoding import draws, in_groups, merged_adapter
 from nbhelpers.policy.loading import (
     choose_backend,
     flaw_of_checkpoint,
+    has_bfloat16,
     libraries,
     load_final_model,
     load_policy,
@@ -14,6 +15,7 @@ from nbhelpers.policy.loading import (
 from nbhelpers.policy.memory import (
     GIB,
     TextShape,
+    better_backend,
     fits,
     kept_activations,
     memory_estimate,
@@ -25,6 +27,6 @@ from nbhelpers.policy.patching import override, replaced
 from nbhelpers.policy.policy import Completion, Policy, PolicyError
 from nbhelpers.policy.predicting import grade_row, predict, which_fit
 from nbhelpers.policy.saving import export_final_model, load_weights, save_final_model
-from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
+from nbhelpers.policy.scoring import WordNumbers, completion_logits, completions_as_inputs, word_numbers
 from nbhelpers.policy.vllm.engine import Engine, start_engine
 from nbhelpers.policy.vllm.parity import verify

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.params import LoraParams, ModelParams, TrainingParams
 from nbhelpers.policy.adapter import adapter_base, attach_lora
+from nbhelpers.policy.memory import better_backend, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
 from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.unsloth import load_unsloth_policy
@@ -15,8 +17,10 @@ from nbhelpers.policy.vllm.setup import prepare_environment
 from nbhelpers.runs import check_libraries, flaw, read_seal, stage
 
 
-def choose_backend(params: ModelParams) -> tuple[str, str]:
-    """Which backend `model.backend` means on this machine, and a sentence on it where there was a choice."""
+def choose_backend(params: ModelParams, training: TrainingParams | None = None) -> tuple[str, str]:
+    """Which backend `model.backend` means on this machine (`better_backend` has the rule), and a sentence on it where
+    there was a choice.
+    """
     import importlib.util
 
     import torch
@@ -25,9 +29,26 @@ def choose_backend(params: ModelParams) -> tuple[str, str]:
         return params.backend, ""
     if not torch.cuda.is_available():
         return "transformers", ""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "transformers", "backend transformers: Unsloth was not tried with several processes"
     if importlib.util.find_spec("unsloth") is None:
         return "transformers", "backend transformers: unsloth is not installed (pip install 'nbhelpers[gpu]')"
-    return "unsloth", "backend unsloth: a CUDA GPU is there and unsloth is installed"
+    if not has_bfloat16():
+        return "transformers", "backend transformers, in float32: this card has no bfloat16"
+    gpu = this_gpu(emptied=True)
+    backend = better_backend(params, training, gpu)
+    reason = {
+        "transformers": "policy and vLLM fit side by side",
+        "unsloth": "the weights are held once for policy and vLLM, which saves memory",
+    }[backend]
+    return backend, f"backend {backend} on {gpu.name} with {gpu.free:.0f} GiB free: {reason}"
+
+
+def has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16: compute capability 8.0 or more. Gemma-3 overflows in float16."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def libraries(params: ModelParams, backend: str) -> list[str]:
@@ -62,11 +83,14 @@ def weights_source(name: str) -> str:
     return name
 
 
-def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: int = 42) -> Policy:
+def load_policy(
+    params: ModelParams, lora: LoraParams | None = None, training: TrainingParams | None = None, *, seed: int = 42
+) -> Policy:
     """Load the base model and its processor and, with `lora`, attach a fresh adapter.
 
     Args:
-        seed: of the adapter's first weights; a run repeats only if they do.
+        training: what the policy is loaded for: it needs memory beside vLLM, and its seed is the adapter's.
+        seed: of the adapter's first weights, without `training`; a run repeats only if they do.
 
     Raises:
         PolicyError: the weights cannot be had, the settings need a GPU that is not there, or a library is not as it
@@ -74,7 +98,8 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
     """
     import torch
 
-    backend, why = choose_backend(params)
+    backend, why = choose_backend(params, training)
+    seed = training.seed if training else seed
     asked = needs_gpu(params, backend)
     if asked and not torch.cuda.is_available():
         raise PolicyError(
@@ -82,8 +107,19 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
             f"machine, or set {', '.join(asked.values())}; the embedded default (`nbhelpers run smoke`) needs no GPU. "
             "`nbhelpers doctor` says what is missing."
         )
+    if asked and not has_bfloat16():
+        raise PolicyError(
+            f"{', '.join(asked)} computes in 16 bit, and {torch.cuda.get_device_name()} has no bfloat16, while Gemma-3 "
+            "overflows in float16. Use a card of compute capability 8.0 or more (A100, RTX 30xx or later), or "
+            f"float32: set {', '.join(asked.values())}."
+        )
     untested = check_libraries(*libraries(params, backend), error=PolicyError)
     source = weights_source(params.name)
+    if asked:
+        room = params.model_copy(update={"name": source})
+        shared = give_vllm_its_share(room, lora.r if lora else 16, training, backend, this_gpu())
+        if backend == "unsloth":  # its vLLM starts with the model; the other's share is what the policy leaves
+            params = params.model_copy(update={"gpu_memory_utilization": shared.gpu_memory_utilization})
     if Path(source).is_dir() and (wrong := flaw_of_checkpoint(Path(source))):
         raise PolicyError(f"model.name={params.name!r} cannot be loaded: {wrong}.")
     if backend == "unsloth":
@@ -100,7 +136,7 @@ def load_policy(params: ModelParams, lora: LoraParams | None = None, *, seed: in
     policy.notices[:0] = [why] * bool(why) + untested
     end_of_turn_ids(policy.processor, policy.model)
     if params.fast_inference:
-        sample_with_vllm(policy, params)
+        sample_with_vllm(policy, params, training)
     return policy
 
 
@@ -142,7 +178,7 @@ def _load_transformers(params: ModelParams, source: str) -> Any:
 
     on_gpu = torch.cuda.is_available()
     kwargs: dict[str, Any] = {"revision": params.revision or "main"}
-    kwargs |= {"dtype": torch.bfloat16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
+    kwargs |= {"dtype": torch.bfloat16 if has_bfloat16() else torch.float32, "attn_implementation": "sdpa"}
     # Nothing that came with the weights is run, nor is it asked on the console whether it may be.
     kwargs |= {"use_safetensors": True, "trust_remote_code": False}
     if params.load_in_4bit:

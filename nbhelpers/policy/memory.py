@@ -1,5 +1,5 @@
-"""How much GPU memory a run takes, from the shapes alone: what `nbhelpers doctor` tells before, and what decides about
-recomputing. Nothing heavy is imported.
+"""How much GPU memory a run takes, from the shapes alone: what `nbhelpers doctor` tells before, what vLLM is given, and
+what decides about recomputing and the backend. Nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import RunParams, resolve_path
+from nbhelpers.params import ModelParams, RunParams, TrainingParams, resolve_path
+from nbhelpers.policy.policy import PolicyError
+from nbhelpers.runs import Gpu, gpu_processes
 
 GIB = 2**30
 NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
+CUDA = 0.8  # GiB that the driver and the libraries take
+VLLM_WORK = 2.5  # GiB of a 4B shape that vLLM needs beside weights and keys: its profile run, pictures, graphs; rough
+PROMPT = 512  # tokens of a picture with its question, as vLLM's keys are planned; a longer one waits for room
+UNSLOTH_COMPLETIONS, COMPLETIONS = 32, 64  # that vLLM generates at once
 LOGIT_BYTES = 12  # bfloat16 logits, their float32 copy, and the gradient of each at its largest
 
 PUBLISHED = Path(__file__).with_suffix(".json")  # of Gemma-3, by the size in the name, as their config.json says
@@ -62,9 +68,11 @@ def fits(needed: float, free: float, total: float) -> bool:
     return needed <= free - total / 20
 
 
-def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
-    """Billions of parameters of language layers, embeddings and vision part; None for a model of unknown size."""
-    config = _config(params)
+def parameter_count(name: str) -> tuple[float, float, float] | None:
+    """Billions of parameters of language layers, embeddings and vision part of `model.name`; None for a model of
+    unknown size.
+    """
+    config = _config(name)
     if config is None:
         return None
     shape, vision = TextShape.of(config[0]), config[1]
@@ -74,67 +82,200 @@ def parameter_count(params: RunParams) -> tuple[float, float, float] | None:
     return tuple(count / 1e9 for count in counts)
 
 
-def _config(params: RunParams) -> tuple[dict, dict] | None:
+def _config(name: str) -> tuple[dict, dict] | None:
     """Text and vision configuration: of a local checkpoint's config.json, or of the published size in the name."""
-    folder = resolve_path(params.model.name)
+    folder = resolve_path(name)
     if folder is not None and (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
     else:
-        name, sizes = f"{params.model.name.lower()}-", json.loads(PUBLISHED.read_text())
-        config = next((sizes[size] for size in sizes if f"-{size}-" in name), {})
+        sizes = json.loads(PUBLISHED.read_text())
+        config = next((sizes[size] for size in sizes if f"-{size}-" in f"{name.lower()}-"), {})
     parts = (config.get("text_config"), config.get("vision_config"))
     return parts if all(parts) else None
 
 
-def ways_to_fit(params: RunParams, utilization: float, *, recomputes: bool) -> list[str]:
+def ways_to_fit(model: ModelParams, training: TrainingParams, utilization: float, *, recomputes: bool) -> list[str]:
     """Settings, as `key=value`, that take less memory, the least costly first.
 
     Args:
-        utilization: what to lower `model.gpu_memory_utilization` to.
+        utilization: what to lower `model.gpu_memory_utilization` to, where it is a number.
         recomputes: whether activations are recomputed already.
     """
-    model, training = params.model, params.training
+    number = model.fast_inference and model.gpu_memory_utilization != "auto"
     ways = [
         (not recomputes, "model.use_gradient_checkpointing=true"),
-        (model.fast_inference and utilization > 0.05, f"model.gpu_memory_utilization={utilization:.2f}"),
+        (number and utilization > 0.05, f"model.gpu_memory_utilization={utilization:.2f}"),
         (not model.load_in_4bit, "model.load_in_4bit=true"),
         (training.num_generations > 2, f"training.num_generations={max(2, training.num_generations // 2)}"),
         (True, f"training.max_completion_length={training.max_completion_length // 2}"),
+        (model.fast_inference, "model.fast_inference=false"),
     ]
     return [way for helps, way in ways if helps]
 
 
-def memory_estimate(params: RunParams, total: float) -> dict[str, float] | None:
-    """GiB of GPU memory that a preset takes, by part; None for a model of unknown size.
+@dataclass(frozen=True)
+class Budget:
+    """GiB that one run takes.
 
-    An estimate from the shapes: weights (shared with vLLM by Unsloth, held twice otherwise), what
-    `gpu_memory_utilization` gives to vLLM, the adapter with its gradients and AdamW's states, and the largest tensors
-    of one micro-batch: the activations, those of one layer where they are recomputed, and the logits, of which
-    Unsloth's loss holds one completion's at a time.
+    Attributes:
+        beside: by part, what is not vLLM's and not weights: the adapter with its gradients and AdamW's states, the
+            largest tensors of one micro-batch (activations, those of one layer where they are recomputed, and logits,
+            of which Unsloth's loss holds one completion's at a time), CUDA. Without training CUDA alone.
+        weights: of the policy; Unsloth shares them with vLLM, the transformers backend holds them twice.
+        least, wanted: what vLLM needs with its weights, for one sequence of full length and for all that it generates
+            at once. What is between is filled with keys and values; with less of them completions wait.
+    """
+
+    beside: dict[str, float]
+    weights: float
+    least: float
+    wanted: float
+    shared: bool
+
+    @property
+    def around(self) -> float:
+        """All that is not vLLM's."""
+        return sum(self.beside.values()) + (0.0 if self.shared else self.weights)
+
+    def for_vllm(self, gpu: Gpu, *, loaded: bool = False) -> float:
+        """GiB for vLLM out of what is free, a twentieth of the card kept back; below `least` it does not fit.
+
+        Args:
+            loaded: whether the policy's weights are on the card already.
+        """
+        around = sum(self.beside.values()) if loaded else self.around
+        return min(self.wanted, gpu.free - gpu.total / 20 - around)
+
+
+def budget(
+    model: ModelParams, rank: int, training: TrainingParams | None, backend: str, *, completions: int = COMPLETIONS,
+    precision: int = 2,
+) -> Budget | None:  # fmt: skip
+    """What a run takes by its shapes; None for a model of unknown size.
 
     Args:
-        total: the GPU's memory in GiB.
+        rank: of the adapter.
+        training: None where nothing is trained.
+        completions: that vLLM generates at once.
+        precision: bytes of a weight that is not in 4 bit.
     """
-    size = parameter_count(params)
+    size = parameter_count(model.name)
     if size is None:
         return None
-    model, training, shape = params.model, params.training, TextShape.of(_config(params)[0])
+    shape, shared = TextShape.of(_config(model.name)[0]), backend == "unsloth" and model.fast_inference
     language, embeddings, vision = (billions * 1e9 for billions in size)
-    weights = language * (NF4_BYTES if model.load_in_4bit else 2) + (embeddings + vision) * 2
-    completions = training.batch_plan().per_device_train_batch_size
+    weights = (language * (NF4_BYTES if model.load_in_4bit else precision) + (embeddings + vision) * precision) / GIB
+    beside = {"CUDA": CUDA}
+    length = model.max_seq_length
+    if training is not None:
+        beside = _training_parts(model, rank, training, backend, shape) | beside
+        length = min(length, PROMPT + training.max_completion_length)
+    if shared:
+        completions = UNSLOTH_COMPLETIONS
+    per_token = 4 * shape.layers * shape.groups / GIB  # keys and values in 16 bit
+    base = weights + VLLM_WORK
+    least, wanted = (
+        base + per_token * model.max_seq_length,
+        base + per_token * max(model.max_seq_length, completions * length),
+    )
+    return Budget(beside, weights, least, wanted, shared)
+
+
+def _training_parts(model, rank: int, training: TrainingParams, backend: str, shape: TextShape) -> dict[str, float]:
+    processes = max(training.processes_that_share(1 if training.num_processes == "auto" else training.num_processes))
+    completions = training.batch_plan(processes).per_device_train_batch_size
     tokens, logits = model.max_seq_length, training.max_completion_length * shape.vocabulary * LOGIT_BYTES
     recomputed = bool(model.use_gradient_checkpointing)
     kept = completions * tokens * shape.hidden * shape.layers * 2
-    if model.backend == "transformers":  # `training.log_probs_in_chunks` goes with recomputed activations
+    if backend == "transformers":  # `training.log_probs_in_chunks` goes with recomputed activations
         logits *= 0 if recomputed else completions
-    parts = {
-        "adapter and optimiser": shape.layers * params.lora.r * 75_000 * 16 / GIB,
+    return {
+        "adapter and optimiser": shape.layers * rank * 75_000 * 16 / GIB,
         "logits": logits / GIB,
         "activations": (kept if recomputed else kept_activations(shape, completions, tokens, 0)) / GIB,
-        "CUDA": 0.8,
     }
-    if model.fast_inference:
-        parts["vLLM with weights"] = model.gpu_memory_utilization * total
-    if model.backend == "transformers" or not model.fast_inference:
-        parts["weights"] = weights / GIB
-    return parts
+
+
+def memory_estimate(params: RunParams, gpu: Gpu, backend: str) -> dict[str, float] | None:
+    """GiB of GPU memory that a preset takes on this card, by part; None for a model of unknown size. With
+    `gpu_memory_utilization: auto` vLLM's part is what fits, or the least that it needs.
+    """
+    found = budget(params.model, params.lora.r, params.training, backend)
+    if found is None:
+        return None
+    parts, share = dict(found.beside), params.model.gpu_memory_utilization
+    if params.model.fast_inference:
+        given = max(found.least, found.for_vllm(gpu)) if share == "auto" else share * share_of(gpu, backend)
+        parts["vLLM with weights"] = given
+    return parts if found.shared else parts | {"weights": found.weights}
+
+
+def share_of(gpu: Gpu, backend: str) -> float:
+    """GiB that `gpu_memory_utilization` is a share of: vLLM counts from the whole card, Unsloth from what is free."""
+    return gpu.free if backend == "unsloth" else gpu.total
+
+
+def better_backend(model: ModelParams, training: TrainingParams | None, gpu: Gpu) -> str:
+    """The rule of `backend: auto` where both are installed: transformers where it fits, else Unsloth.
+
+    Measured (README, "On a GPU"): a step in 4 bit takes 7.7 s with transformers and 8 s with Unsloth, and the first
+    update comes after 53 s instead of 140 s, since nothing of the loss is compiled; in 16 bit only transformers was
+    measured, at a third of stock TRL's time. Unsloth holds the weights once for policy and vLLM, so that it fits where
+    transformers does not. A model of unknown size goes to Unsloth in 4 bit.
+    """
+    found = budget(model, 16, training, "transformers")
+    if found is None:
+        return "unsloth" if model.load_in_4bit else "transformers"
+    needed = found.least if model.fast_inference else 0.0
+    return "transformers" if found.for_vllm(gpu) >= needed else "unsloth"
+
+
+def this_gpu(*, emptied: bool = False) -> Gpu:
+    """The GPU that PyTorch works on, in GiB; what this process has put by counts as free, and with `emptied` all that
+    it holds, so that a cell run again gets the same answer.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    free += torch.cuda.memory_reserved() - (0 if emptied else torch.cuda.memory_allocated())
+    return Gpu(torch.cuda.get_device_name(), "", total / GIB, free / GIB, torch.cuda.get_device_capability())
+
+
+def give_vllm_its_share(
+    model: ModelParams, rank: int, training: TrainingParams | None, backend: str, gpu: Gpu, *, loaded: bool = False,
+    completions: int = COMPLETIONS,
+) -> ModelParams:  # fmt: skip
+    """`model` with a number for `gpu_memory_utilization: auto`.
+
+    Args:
+        rank, training, completions: as in `budget`.
+        loaded: whether the policy's weights are on the card already.
+
+    Raises:
+        PolicyError: the run does not fit, with what to change and who else uses the card.
+    """
+    if not model.fast_inference or model.gpu_memory_utilization != "auto":
+        return model
+    found = budget(model, rank, training, backend, completions=completions)
+    given = gpu.free / 2 if found is None else found.for_vllm(gpu, loaded=loaded)
+    if found is not None and given < found.least:
+        raise PolicyError(does_not_fit(model, training, found, gpu))
+    share = int(1000 * given / share_of(gpu, backend)) / 1000
+    return model.model_copy(update={"gpu_memory_utilization": min(max(share, 0.001), 0.95)})
+
+
+def does_not_fit(model: ModelParams, training: TrainingParams | None, found: Budget, gpu: Gpu) -> str:
+    """What a run needs, what is free, who has the rest, and what to change."""
+    needed = found.around + found.least + gpu.total / 20
+    recomputes = bool(model.use_gradient_checkpointing)
+    ways = ways_to_fit(model, training or TrainingParams(), 0.0, recomputes=recomputes)
+    if not found.shared:
+        ways.insert(0, "model.backend=unsloth")
+    others = gpu_processes()
+    taken = f" Other processes on the card: {', '.join(others)}." if others else ""
+    return (
+        f"{model.name} needs about {needed:.1f} GiB of GPU memory with these settings, vLLM's least share of "
+        f"{found.least:.1f} included, and {gpu.free:.1f} of {gpu.total:.1f} GiB are free.{taken} To fit: "
+        + ", or ".join(f"--set {way}" for way in ways)
+        + "."
+    )

@@ -33,6 +33,7 @@ def predict(
         plain: ask without the output format.
         progress: called with the phase, the problems answered so far and all of them.
     """
+    problems = list(problems)  # a picture is decoded each time that a data set is asked for it
     form = None if plain else params.reward
     conversations = [conversation(problem, form) for problem in problems]
     images = [problem["image"] for problem in problems]

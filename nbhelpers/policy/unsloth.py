@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import LoraParams, ModelParams
+from nbhelpers.policy.memory import UNSLOTH_COMPLETIONS
 from nbhelpers.policy.patching import replaced
 from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.vllm.inside import mend, quick_start
@@ -31,7 +32,6 @@ OVERRIDDEN = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
 }
-COMPLETIONS = 32  # that vLLM generates at once; its graphs are captured up to this size
 # What has to be imported after Unsloth for its rewriting to reach it.
 REWRITTEN = ("trl", "peft", "transformers.models.gemma3.modeling_gemma3")
 
@@ -119,9 +119,9 @@ def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: st
         options = {
             "fast_inference": True,
             "gpu_memory_utilization": params.gpu_memory_utilization,
-            "max_num_seqs": COMPLETIONS,
+            "max_num_seqs": UNSLOTH_COMPLETIONS,
             "max_lora_rank": lora.r if lora is not None else 16,
-            "compilation_config": compilation(COMPLETIONS),
+            "compilation_config": compilation(UNSLOTH_COMPLETIONS),
         }
     with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
         model, processor = _from_pretrained(source, params, **checkpointing, **options)

@@ -67,6 +67,17 @@ def cut_problems(pictures: Sequence[Hashable], questions: Sequence[str], fractio
     return Cut(train, sorted(evaluation), notices)
 
 
+def cut_from_training(train: Any, number: int, seed: int) -> tuple[Any, Any]:
+    """About `number` rows of a data set for choosing between checkpoints, cut off as evaluation is: (rest, those)."""
+    import datasets
+
+    # The stored PNG bytes are equal where the pixels are: one encoder wrote them all.
+    stored = train.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    pictures = [picture["bytes"] for picture in stored["image"]]
+    cut = cut_problems(pictures, train["question"], number / len(train), seed)
+    return train.select(cut.train), train.select(cut.evaluation)
+
+
 def _connected(*columns: Sequence[Hashable]) -> list[list[int]]:
     """Rows that share a value in a column, directly or by way of others, as groups in the order of their first row."""
     from scipy.sparse import coo_array

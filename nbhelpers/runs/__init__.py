@@ -1,7 +1,15 @@
 """The run directory, the samples on disk, and what machine this is."""
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.machine import Gpu, find_gpus, hardware, installed_version, versions
+from nbhelpers.runs.machine import (
+    Gpu,
+    find_gpus,
+    find_links,
+    gpu_processes,
+    hardware,
+    installed_version,
+    versions,
+)
 from nbhelpers.runs.metrics import (
     LOSS_MEANS,
     Metric,
@@ -21,8 +29,10 @@ from nbhelpers.runs.samples import (
     ROLES,
     SampleStore,
     SampleWriter,
+    TokenLogProbs,
     earned_the_same,
     error_kind,
+    read_log_probs,
 )
 from nbhelpers.runs.seals import flaw, read_seal, seal
 from nbhelpers.runs.stages import is_interactive, log_into, shown_by, stage

@@ -35,6 +35,7 @@ class RunDirectory:
         self.params_path = self.path / "params.yaml"
         self.metrics_path = self.path / "metrics.jsonl"
         self.samples_path = self.path / "samples.jsonl"
+        self.logprobs_path = self.path / "samples.logprobs.jsonl"
         self.predictions_path = self.path / "predictions.jsonl"
         self.marks_path = self.path / "marks.jsonl"
         self.dropped_path = self.path / "dropped.jsonl"

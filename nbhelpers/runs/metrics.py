@@ -49,6 +49,7 @@ METRICS = (
     Metric("frac_reward_zero_std", "groups without signal", "%", "story tile compare report line", "zero variance"),
     Metric("completions/mean_length", "completion length", "tokens", "story tile compare report line", "length"),
     Metric("probe/accuracy", "probes solved", "%", "story tile report"),
+    Metric("selection/accuracy", "selection set solved", "%", "story tile report"),
     Metric("loss", "loss", "", "story tile"),
     Metric("completions/clipped_ratio", "completions cut off", "%", "rest tile compare report line", "cut off"),
     Metric("entropy", "entropy of the policy", "nats per token", "rest tile compare report"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +31,14 @@ class SampleWriter:
         self._run = run
         earlier = [] if resume_step is None else run.read_jsonl(run.samples_path)
         run.write_jsonl(run.samples_path, [row for row in earlier if row["step"] <= resume_step])
+        if run.logprobs_path.is_file():
+            kept = [] if resume_step is None else run.read_jsonl(run.logprobs_path)
+            run.write_jsonl(run.logprobs_path, [line for line in kept if line["step"] <= resume_step])
 
-    def write(self, rows: Sequence[dict], images: Sequence[Image.Image]) -> None:
-        """Append `rows`; `images[i]` is the picture of `rows[i]`.
+    def write(
+        self, rows: Sequence[dict], images: Sequence[Image.Image], sampled: Sequence[TokenLogProbs | None] = ()
+    ) -> None:
+        """Append `rows`; `images[i]` is the picture of `rows[i]`, `sampled[i]` its log-probs where there are some.
 
         A reader sees whole calls or, at worst, a torn last line.
         """
@@ -43,6 +50,37 @@ class SampleWriter:
         files = {key: self._run.image_file(image) for key, image in {id(image): image for image in images}.items()}
         complete = (row | {"image": files[id(image)]} for row, image in zip(rows, images, strict=True))
         self._run.append_jsonl(self._run.samples_path, *complete)
+        lines = [
+            {"key": f"{row['group']}/{row['index']}", "step": row["step"], **tokens.packed()}
+            for row, tokens in zip(rows, sampled, strict=False)
+            if tokens is not None
+        ]
+        if lines:
+            self._run.append_jsonl(self._run.logprobs_path, *lines)
+
+
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """A completion's tokens, by their lengths in characters, and the log-prob of each when it was sampled, in nats."""
+
+    lengths: list[int]
+    log_probs: list[float]
+
+    def packed(self) -> dict[str, str]:
+        """A byte for a length, two for a log-prob (float16), as base64: 4 characters for a token."""
+        lengths = bytes(min(length, 255) for length in self.lengths)
+        halves = struct.pack(f"<{len(self.log_probs)}e", *[max(value, -6e4) for value in self.log_probs])
+        return {"lengths": b64encode(lengths).decode(), "log_probs": b64encode(halves).decode()}
+
+    @classmethod
+    def unpacked(cls, line: Mapping) -> TokenLogProbs:
+        halves = b64decode(line["log_probs"])
+        return cls(list(b64decode(line["lengths"])), list(struct.unpack(f"<{len(halves) // 2}e", halves)))
+
+
+def read_log_probs(run: RunDirectory) -> dict[str, TokenLogProbs]:
+    """vLLM's log-probs by sample (`3-2/1`: group and place in it); none where the policy sampled itself."""
+    return {line["key"]: TokenLogProbs.unpacked(line) for line in run.read_jsonl(run.logprobs_path)}
 
 
 def earned_the_same(rows: Sequence[Mapping]) -> bool:

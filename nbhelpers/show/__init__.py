@@ -5,7 +5,7 @@ import importlib
 _ROOMS = {
     "browser": ("write_sample_browser",),
     "comparison": ("Comparison", "compare_runs"),
-    "evaluation_plots": ("before_after",),
+    "evaluation_plots": ("before_after", "forest_plot"),
     "figures": ("style",),
     "group_plots": ("ratio_figure",),
     "learning_plots": ("learning_by_kind", "pass_figure"),
@@ -18,7 +18,7 @@ _ROOMS = {
     "sweep_plots": ("sweep_figure",),
     "training_plots": ("compare_curves", "training_overview"),
     "viewer": ("SampleViewer",),
-    "coloured": ("words",),
+    "coloured": ("differences", "words"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [*_ROOM_OF, "lesson"]

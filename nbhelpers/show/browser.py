@@ -28,7 +28,7 @@ def write_sample_browser(run_dir: str | Path, budget: int = BROWSER_BYTES) -> Pa
     data = _Filling(Packer(run.path), budget).data()
     # In a script element only "<" could end the data; ASCII keeps odd separators and half surrogates out of the way.
     text = Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
-    styles, scripts = ("page.css", "samples.css", "browser.css"), ("browser.js", "page_source.js")
+    styles, scripts = ("page.css", "samples.css", "words.css", "browser.css"), ("browser.js", "page_source.js")
     page = render("browser.html", styles, scripts, title=f"Samples of run {run.path.name}", data=text)
     path = run.path / "samples.html"
     run.write_text(path, page)

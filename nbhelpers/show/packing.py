@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, error_kind
+from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, error_kind, read_log_probs
 from nbhelpers.show.marks import read_marks
 from nbhelpers.show.samples import delimiters_of_run, moment
 from nbhelpers.show.text import reading_order, segments
@@ -27,11 +27,12 @@ class Packer:
         self.stores = {role: SampleStore(self.run.path, role) for role in ROLES}
         self.delimiters = delimiters_of_run(self.run.path)
         self.names = self._reward_names()
+        self.log_probs = read_log_probs(self.run)
 
     def refresh(self) -> int:
         """Takes in what was written since; gives the number of new completions."""
         new = sum(store.refresh() for store in self.stores.values())
-        self.names = self._reward_names()
+        self.names, self.log_probs = self._reward_names(), read_log_probs(self.run)
         return new
 
     def info(self, notes: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -83,7 +84,11 @@ class Packer:
         reward, advantage = _rounded(row.get("reward")), _rounded(row.get("advantage"))
         reason, cut = str(row.get("reason") or "")[:2000], bool(row.get("truncated"))
         judged = [row.get("correct"), error_kind(row), moment(row), trees_of(text, self.delimiters)]
-        return [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
+        packed = [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
+        tokens = self.log_probs.get(f"{row.get('group')}/{row.get('index')}")
+        if tokens is not None and sum(tokens.lengths) == len(text):
+            packed.append([tokens.lengths, [round(value, 2) for value in tokens.log_probs]])
+        return packed
 
 
 def problem_of(row: Mapping) -> tuple:

@@ -57,7 +57,7 @@ class SampleViewer:
 
         class Reader(anywidget.AnyWidget):
             _esm = script
-            _css = style_of("notebook", "samples", "browser")
+            _css = style_of("notebook", "samples", "words", "browser")
             info = traitlets.Dict().tag(sync=True)
 
         made = Reader(info=self._packer.info() | {"first": self._role})

@@ -13,7 +13,7 @@ from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
 from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory, SampleWriter, progress_line
+from nbhelpers.runs import RunDirectory, SampleWriter, TokenLogProbs, progress_line
 from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.resuming import Standing
 
@@ -37,9 +37,24 @@ class Recorder:
             for one in zip(inputs, completions, completion_ids, rewards, advantages, strict=True)
         ]
         rows, images = gather_object(rows), gather_object([example["image"] for example in inputs])
+        sampled = gather_object(self._sampled(trainer, completion_ids))
         if self._writer is not None:
             self._name_groups(rows, trainer.num_generations)
-            self._writer.write(rows, images)
+            self._writer.write(rows, images, sampled)
+
+    @staticmethod
+    def _sampled(trainer: Any, completion_ids: Sequence[list[int]]) -> list[TokenLogProbs | None]:
+        """vLLM's log-probs of each completion; None where the policy sampled itself."""
+        values = getattr(trainer, "sampled_log_probs", None)
+        if values is None:
+            return [None] * len(completion_ids)
+        decode = trainer.processing_class.tokenizer.decode
+        return [
+            TokenLogProbs(
+                [len(decode([token], skip_special_tokens=True)) for token in ids], row[: len(ids)].float().tolist()
+            )
+            for ids, row in zip(completion_ids, values, strict=True)
+        ]
 
     def _row(
         self, trainer: Any, example: dict, completion, ids: list[int], rewards: list[float], advantage: float
@@ -131,6 +146,7 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, m
 
         def on_train_begin(self, args, state, control, **kwargs):
             self.started, self.first_step = time.perf_counter(), state.global_step
+            run.update_manifest(max_steps=state.max_steps)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "reward" not in logs:

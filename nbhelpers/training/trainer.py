@@ -34,6 +34,7 @@ from nbhelpers.training.configuration import (
     TrainingError,
     grpo_arguments,
     is_first_process,
+    launched,
     num_processes,
     record_configuration,
 )
@@ -45,6 +46,7 @@ from nbhelpers.training.inside_trl import (
     scoring_in_groups,
     weights_from_the_loss,
 )
+from nbhelpers.training.launching import MetricsFollower, beside_processes, launch, out_of_the_way
 from nbhelpers.training.packed import packs
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
@@ -66,6 +68,7 @@ from nbhelpers.training.resuming import (
     run_facts,
     standing,
 )
+from nbhelpers.training.selecting import selecting_callback, set_aside_selection, take_selected
 from nbhelpers.training.soundness import soundness_callback
 from nbhelpers.training.stopping import TrainingStopped, ending_in_words, stop_request, stopping_callback
 from nbhelpers.training.vision_cache import looking_once
@@ -93,7 +96,7 @@ def train(
     """Train the policy's adapter with GRPO and leave everything in the run directory.
 
     Args:
-        policy: from `load_policy(params.model, params.lora, seed=params.training.seed)`.
+        policy: from `load_policy(params.model, params.lora, params.training)`.
         problems: from `load_problems`; `problems.train` is used.
         on_log: called with each line of `metrics.jsonl` as it is written, with `max_steps` and `seconds_per_step`.
 
@@ -108,6 +111,9 @@ def train(
         TrainingStopped: it was interrupted, by SIGINT or SIGTERM.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
+    processes = 1 if launched() else num_processes(params)
+    if processes > 1 and not standing(params, run).trained:
+        return _train_in_processes(policy, params, run, processes, on_log)
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
         log_into(run.path)
         where = standing(params, run)
@@ -119,6 +125,18 @@ def train(
             return _train(policy, problems, params, run, where, on_log)
 
 
+def _train_in_processes(
+    policy: Policy, params: RunParams, run: RunDirectory, processes: int, on_log: Any
+) -> TrainingResult:
+    """`train` in other processes, which load the data and the policy themselves; this one gets the weights."""
+    where = standing(params, run)
+    with out_of_the_way(policy), ending_in_words(run):
+        launch("nbhelpers.training", params, processes, look=MetricsFollower(run, on_log))
+    load_weights(policy, run.final_model_dir)
+    sealed = read_seal(run.final_model_dir)
+    return TrainingResult(sealed["step"], sealed["seconds"], run.final_model_dir, adapter_norm(policy), where.step)
+
+
 def _train(
     policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, where: Standing, on_log: Any
 ) -> TrainingResult:
@@ -126,7 +144,7 @@ def _train(
     import torch
     from trl import GRPOConfig
 
-    plan = params.training.batch_plan(num_processes=num_processes())
+    plan = params.training.batch_plan(num_processes=num_processes(params))
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
@@ -137,7 +155,8 @@ def _train(
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
         start_records(run, params, problems, where, notices)
 
-    learnt, probes = set_aside_probes(problems.train, params.training.probes)
+    learnt, selection = set_aside_selection(problems.train, params)
+    learnt, probes = set_aside_probes(learnt, params.training.probes)
     dataset, lengths, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
     if left_out and is_main:
         run.append_jsonl(run.dropped_path, *left_out)
@@ -152,7 +171,9 @@ def _train(
     trainer.on_rollout = recorder
     if is_main:
         probing = probes_callback(Probes(policy, probes, params, run))
-        for callback in (probing, metrics_callback(run, on_log, more=probing.take)):
+        selecting = selecting_callback(policy, selection, params, run, where.step)
+        metrics = metrics_callback(run, on_log, more=lambda: probing.take() | selecting.take())
+        for callback in (probing, selecting, metrics):
             trainer.add_callback(callback)
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
@@ -171,7 +192,8 @@ def _train(
 
 def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, seconds: float) -> None:
     """What the end of training leaves: the policy, how long it took, and warnings on what was learnt."""
-    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds))
+    selected = take_selected(policy, params, run, step)
+    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds), selected=selected)
     run.update_manifest(timings={"training_seconds": seconds})
     note_state(run, "finished")
     warn_about_learning(run)
@@ -199,7 +221,8 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
     if is_trained(params, run):
         return False
     check(params)
-    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    model = beside_processes(params, num_processes(params))
+    policy = load_policy(model, params.lora, params.training)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
     return True
 
@@ -246,7 +269,7 @@ def _start_generation(
         trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
         return trainer_class, contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
-    engine = start_engine(policy, params.model, completions=completions)
+    engine = start_engine(policy, params.model, params.training, completions=completions)
     full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
     report, warning = verify(policy, engine, dataset[:8]["prompt"], dataset[:8]["image"], **full)
     if run:
@@ -326,7 +349,9 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
 
 
 def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
-    ways = ways_to_fit(params, params.model.gpu_memory_utilization * 0.7, recomputes=recomputes)
+    share = params.model.gpu_memory_utilization
+    lower = 0.0 if share == "auto" else share * 0.7
+    ways = ways_to_fit(params.model, params.training, lower, recomputes=recomputes)
     same = [way for way in ways if extends([way.partition("=")[0]])]
     goes_on = f" With {' or '.join(same)} the run itself can go on (training.resume=extend)." if same else ""
     return (

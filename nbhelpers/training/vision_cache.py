@@ -175,11 +175,11 @@ class PreparedPictures:
 
 
 @contextlib.contextmanager
-def looking_once(model: Any, processor: Any) -> Iterator[None]:
-    """Both caches inside; the vision features only where the tower and the projector are frozen."""
+def looking_once(model: Any, processor: Any, *, pictures: int = 256) -> Iterator[None]:
+    """Both caches inside; the features of so many pictures, only where the tower and the projector are frozen."""
     caches: list[Any] = [PreparedPictures(processor)]
     with contextlib.suppress(VisionCacheError):
-        caches.append(FrozenVisionCache(model))
+        caches.append(FrozenVisionCache(model, pictures))
     try:
         yield
     finally:

@@ -2,8 +2,8 @@
 
     python tests/browser/take_screenshots.py [--folder WORK]
 
-Notebook 03 is opened, Restart & Run All is pressed, training is caught half-way, then the viewer's slider and filter
-are used; notebook 04 evaluates and writes report.html, which is opened from its file.
+Notebook 03 is opened, Restart & Run All is pressed, training is caught half-way, then the coloured words and the
+viewer's filter are shown; notebook 04 evaluates and writes report.html and samples.html, which are opened from files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -76,7 +75,7 @@ def take(folder: Path) -> None:
     run = folder / "outputs" / "smoke"
     for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
         # The checkout's own outputs/smoke is somebody's run.
-        text = notebook.read_text(encoding="utf-8").replace("output_dir = None ", f"output_dir = '{run}' ")
+        text = notebook.read_text(encoding="utf-8").replace("output_dir: str = None ", f"output_dir: str = '{run}' ")
         (folder / notebook.name).write_text(text, encoding="utf-8")
     browser = chromium(folder)
     try:
@@ -85,37 +84,44 @@ def take(folder: Path) -> None:
             browser.execute_script("window.jupyterapp.commands.execute('application:toggle-left-area')")
             jupyter.restart_and_run_all(browser)
             headline = "document.querySelector('.nbh .live .top b')?.textContent"
-            wait_for(browser, f"return Number({headline}.match(/step (\\d+)/)?.[1] ?? 0) >= 30", 60 * MINUTES)
+            wait_for(browser, f"return Number({headline}.match(/step (\\d+)/)?.[1] ?? 0) >= 12", 60 * MINUTES)
             show(browser, ".nbh .live")
             save(browser.get_screenshot_as_png(), "live_view.png")
             finished(browser, jupyter)
+            show(browser, ".nbh .words")
+            save(browser.get_screenshot_as_png(), "words.png")
             use_the_viewer(browser)
-            jupyter.theme(browser, "JupyterLab Dark")
-            show(browser, ".widget-dropdown")
-            save(browser.get_screenshot_as_png(), "sample_viewer_dark.png")
-            jupyter.theme(browser, "JupyterLab Light")
             jupyter.open(browser, "04_evaluation.ipynb")
             jupyter.restart_and_run_all(browser)
             finished(browser, jupyter)
+        scheme(browser, "dark")
         browser.get((run / "report.html").as_uri())
         wait_for(browser, "return document.readyState === 'complete'")
-        save(browser.get_screenshot_as_png(), "report.png")
-        browser.get((run / "samples.html").as_uri())
+        save(browser.get_screenshot_as_png(), "report_dark.png")
+        browser.get((run / "samples.html").as_uri() + "#role=probe")
         wait_for(browser, "return document.querySelectorAll('.group').length > 0")
-        save(browser.get_screenshot_as_png(), "samples_page.png")
+        save(browser.get_screenshot_as_png(), "probes_dark.png")
+        scheme(browser, "light")
+        browser.get("about:blank")  # another address in the same page would be no new page
+        browser.get((run / "samples.html").as_uri() + "#role=evaluation&show=fixed")
+        wait_for(browser, "return document.querySelectorAll('.group').length > 0")
+        browser.find_element(By.TAG_NAME, "body").send_keys("d")
+        time.sleep(1)
+        save(browser.get_screenshot_as_png(), "pairs.png")
     finally:
         browser.quit()
 
 
+def scheme(browser, name: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": name}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
 def use_the_viewer(browser) -> None:
-    filters = browser.find_element(By.XPATH, "//label[text()='show']/following-sibling::select")
-    Select(filters).select_by_visible_text("right and wrong together")
-    handle = browser.find_element(
-        By.XPATH, "//label[text()='step']/following-sibling::*//*[contains(@class, 'noUi-handle')]"
-    )
-    handle.send_keys(Keys.END)
+    inside = "//label[starts-with(normalize-space(.), 'show')]//select"
+    Select(browser.find_element(By.XPATH, inside)).select_by_visible_text("right and wrong together")
     time.sleep(2)
-    show(browser, ".widget-dropdown")
+    show(browser, ".nbh.reader")
     save(browser.get_screenshot_as_png(), "sample_viewer.png")
 
 

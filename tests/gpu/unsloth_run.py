@@ -34,7 +34,7 @@ def main(folder: str) -> None:
     )
     run = RunDirectory(params.output_dir)
     check(params)
-    policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    policy = load_policy(params.model, params.lora, params.training)
     import trl
 
     problems = load_problems(params.dataset)

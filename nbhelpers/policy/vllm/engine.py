@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbhelpers.params import ModelParams
+from nbhelpers.params import ModelParams, TrainingParams
+from nbhelpers.policy.memory import COMPLETIONS, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 from nbhelpers.policy.policy import Completion, Policy
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
@@ -87,11 +88,15 @@ class Engine:
         return ids, logps
 
 
-def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, **changes: Any) -> Engine:
+def start_engine(
+    policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int = COMPLETIONS,
+    **changes: Any,
+) -> Engine:  # fmt: skip
     """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
     `policy.sample` use it.
 
     Args:
+        training: what will be trained beside it, for `gpu_memory_utilization: auto`.
         completions: most completions generated at once; with more of them the rest waits.
         changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
 
@@ -100,15 +105,20 @@ def start_engine(policy: Policy, params: ModelParams, *, completions: int = 64, 
     """
     if policy.engine is None:
         with stage("starting vLLM"):
-            policy.engine = _start_engine(policy, params, completions, changes)
+            policy.engine = _start_engine(policy, params, training, completions, changes)
             policy.sampler = functools.partial(sample_with_engine, policy, policy.engine)
     return policy.engine
 
 
-def _start_engine(policy: Policy, params: ModelParams, completions: int, changes: dict) -> Engine:
+def _start_engine(policy: Policy, params: ModelParams, training: Any, completions: int, changes: dict) -> Engine:
     if policy.backend == "unsloth":
         llm, hand_over = engine_beside(policy.model), SharedAdapter()
     else:
+        if params.gpu_memory_utilization == "auto":
+            rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
+            model, gpu = params.model_copy(update={"name": policy.source}), this_gpu()
+            options = {"loaded": True, "completions": completions}
+            params = give_vllm_its_share(model, rank, training, "transformers", gpu, **options)
         llm, hand_over = _start_beside(policy, params, completions, changes)
     stop_ids = end_of_turn_ids(policy.processor, policy.model)
     engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
@@ -221,11 +231,11 @@ def sample_first_token(policy: Policy, engine: Engine) -> None:
     engine.generate(prompts, [Image.new("RGB", (64, 64))], max_tokens=1)
 
 
-def sample_with_vllm(policy: Policy, params: ModelParams) -> None:
+def sample_with_vllm(policy: Policy, params: ModelParams, training: TrainingParams | None = None) -> None:
     """Let `policy.sample` generate with vLLM, which starts when it is first asked."""
 
     def start_and_sample(*args: Any, **options: Any) -> list[list[Completion]]:
-        start_engine(policy, params)
+        start_engine(policy, params, training)
         return policy.sampler(*args, **options)
 
     policy.sampler = start_and_sample

@@ -231,6 +231,23 @@ function differences(group, info) {
   return box;
 }
 
+// The log-prob of each token when it was sampled, as colour under the text: the deeper, the less likely it was.
+function colouredWords([text, , , , , , , , , , , tokens]) {
+  const letters = [...text], [lengths, values] = tokens;
+  const reach = Math.max(...values.map(Math.abs)) || 1;
+  const box = element("div", "words", element("div", "label", `log-probability when it was sampled, in nats: ${(-reach).toFixed(2)} (deep) to 0 (pale)`));
+  let place = 0;
+  lengths.forEach((length, at) => {
+    const word = element("span", "word", visible(letters.slice(place, place + length).join("") || "⏎"));
+    place += length;
+    word.tabIndex = 0;
+    word.dataset.told = values[at].toFixed(2);
+    word.style.background = `rgba(213,94,0,${(0.55 * Math.sqrt(Math.abs(values[at]) / reach)).toFixed(2)})`;
+    box.append(word);
+  });
+  return box;
+}
+
 const flat = (rows) => rows.length > 1 && rows.every((row) => row[3] !== null && Math.abs(row[3] - rows[0][3]) < 1e-6);
 
 function choice(label, value) {
@@ -456,6 +473,11 @@ class Browser {
     card.setAttribute("aria-label", `problem ${pid}`);
     if (group.visits > 1 && !this.state.pid) head.append(button(`this problem through training (${group.visits})`, "its groups, step by step", () => this.change("pid", pid), "link"));
     if (group.rows.length > 1) head.append(button("differences", "words that differ between two completions (d)", () => this.differences(group, card), "link diff-button"));
+    if (group.rows.some((row) => row[11])) head.append(button("words", "each token's log-probability when it was sampled (w)", () => {
+      const shown = card.querySelectorAll(".completion .words");
+      if (shown.length) for (const one of shown) one.remove();
+      else group.rows.forEach((row, place) => { if (row[11]) card.querySelectorAll(".completion")[place].append(colouredWords(row)); });
+    }, "link words-button"));
     const rows = group.rows.map((row, place) => {
       const made = completionCard(row, this.info);
       made.querySelector(".verdict").append(this.star(`${group.key}/${place}`, made));
@@ -573,7 +595,7 @@ class Browser {
       j: () => this.step(1), k: () => this.step(-1), ArrowRight: () => this.page(1), ArrowLeft: () => this.page(-1),
       n: () => this.nextHit(1), p: () => this.nextHit(-1), "/": () => this.inputs.text.focus(), "?": () => { this.help.hidden = !this.help.hidden; },
       m: () => (document.activeElement?.closest?.(".completion") ?? card)?.querySelector(".star")?.click(),
-      d: () => card?.querySelector(".diff-button")?.click(), z: () => card && toggleZoom(card),
+      d: () => card?.querySelector(".diff-button")?.click(), z: () => card && toggleZoom(card), w: () => card?.querySelector(".words-button")?.click(),
       Escape: () => { for (const one of this.cards) toggleZoom(one.card, false); for (const shown of this.root.querySelectorAll(".differences")) shown.remove(); event.target.blur?.(); this.root.focus?.({ preventScroll: true }); },
     };
     if (event.key === "Enter" && event.target === this.inputs.text) { clearTimeout(this.waiting); this.change("text", this.inputs.text.value); event.target.blur(); this.root.focus({ preventScroll: true }); event.preventDefault(); return; }
