@@ -161,6 +161,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit
     from nbhelpers.show import evaluation_progress
 
@@ -172,6 +173,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         name = arguments.model.rstrip("/").rpartition("/")[2]
         arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", f"{name}-{arguments.preset}")
         params, _ = _load(arguments)
+        model = params.model.model_copy(update={"name": arguments.model})
+        refuse_what_cannot_run(params.model_copy(update={"model": model}))
         print(evaluate_model(arguments.model, params, progress=evaluation_progress()))
     elif arguments.export:
         print(*export_vlmevalkit(arguments.run_dir), sep="\n")
