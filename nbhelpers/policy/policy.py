@@ -92,6 +92,22 @@ class Policy:
         """The commit on the hub that the base weights came from; None for a local folder."""
         return getattr(self.model.config, "_commit_hash", None)
 
+    def release(self) -> None:
+        """Give the memory back that the model and vLLM hold, so that another notebook finds the GPU free. The policy
+        answers nothing after that.
+        """
+        import gc
+
+        import torch
+
+        core = getattr(getattr(getattr(self.engine, "llm", None), "llm_engine", None), "engine_core", None)
+        if core is not None:
+            core.shutdown()
+        self.model = self.engine = self.sampler = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:
         """The policy as it was before training: the adapter is switched off inside the `with`."""
@@ -150,6 +166,8 @@ class Policy:
         Returns:
             N lists of `samples_per_problem` completions.
         """
+        if self.model is None:
+            raise PolicyError("this policy gave its memory back: run the cell that loads it again.")
         if samples_per_problem > 1 and temperature == 0:
             raise PolicyError(
                 f"samples_per_problem is {samples_per_problem} at temperature 0: greedy decoding gives the same "
