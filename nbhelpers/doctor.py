@@ -28,28 +28,33 @@ from nbhelpers.policy import (
 from nbhelpers.problems import DataError, local_source
 from nbhelpers.runs import Gpu, compare_library, find_gpus, find_links, installed_version
 
-# What no run can do without. A version that differs, or memory that is estimated, does not stop a person who knows.
-_STOPS = ("GPU", "model", "data", "output", "disk", "logger")
-
 
 class NotReadyError(PlainError, RuntimeError):
     """A preset cannot run on this machine; the message says what is missing and what to do."""
 
 
 def refuse_what_cannot_run(params: RunParams, *, gpus: Sequence[Gpu] | None = None) -> None:
-    """What `diagnose` finds missing, before anything is loaded, moved or overwritten; it takes about a second.
+    """What `diagnose` would find missing, before anything is loaded, moved or overwritten; it takes about a second.
 
     Any command that is about to work for long calls this with its checked parameters first.
 
     Raises:
         NotReadyError: names everything that is missing.
     """
-    missing = [check for check in diagnose(params, gpus=gpus).checks if check.ok is False and check.name in _STOPS]
+    found = _what_stops(params, find_gpus() if gpus is None else gpus)
+    missing = [check for check in found if check.ok is False and check.name != "driver"]
     if gpus is None and Path("/dev/nvidiactl").exists():  # a GPU without its nvidia-smi
         missing = [check for check in missing if check.name != "GPU"]
     if missing:
-        found = [f"{check.name}: {check.found.rstrip('.')}. {check.remedy}".strip() for check in missing]
-        raise NotReadyError(" ".join([f"{params.preset} cannot run here.", *found]))
+        said = [f"{check.name}: {check.found.rstrip('.')}. {check.remedy}".strip() for check in missing]
+        raise NotReadyError(" ".join([f"{params.preset} cannot run here.", *said]))
+
+
+def _what_stops(params: RunParams, gpus: Sequence[Gpu]) -> list[Check]:
+    """What no run can do without. Versions that differ and memory that is estimated do not stop a person who knows."""
+    needs = list(needs_gpu(params.model, params.model.backend))
+    places = [_model_check(params), *_data_checks(params), _output_check(params), _disk_check(params)]
+    return [*_gpu_checks(params, gpus, needs), *places, *_logger_checks(params)]
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def diagnose(
     """
     gpus = find_gpus() if gpus is None else gpus
     needs = list(needs_gpu(params.model, params.model.backend))
-    checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
+    checks = [Check("Python", None, platform.python_version()), *_what_stops(params, gpus)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
     checks += _version_checks(requirements(), extras, installed)
     backend = params.model.backend
@@ -107,11 +112,9 @@ def diagnose(
         both = gpus and installed("unsloth")
         backend = better_backend(params.model, params.training, gpus[0]) if both else "transformers"
     checks += _touched_checks(params, backend)
-    checks += [_model_check(params), *_data_checks(params), _output_check(params), *_logger_checks(params)]
     if needs and gpus:
         checks += _together(params, gpus, find_links() if links is None else links)
         checks.append(_memory_check(params, min(_taken(params, gpus), key=lambda gpu: gpu.free), backend))
-    checks.append(_disk_check(params))
     return Diagnosis(params.preset, tuple(checks))
 
 

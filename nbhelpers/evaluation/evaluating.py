@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, answer, cost_sentence, plan_passes
@@ -11,7 +11,7 @@ from nbhelpers.evaluation.error_kinds import count_errors
 from nbhelpers.evaluation.gain import right_anywhere, split_gain, split_sentence
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
-from nbhelpers.evaluation.protocol import begin, choose_problems, conditions
+from nbhelpers.evaluation.protocol import EvaluationStopped, begin, choose_problems, conditions
 from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
 from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
@@ -62,7 +62,8 @@ def evaluate(
         with out_of_the_way(policy):
             launch("nbhelpers.evaluation", params, processes)
         return run.read_json(run.evaluation_path)
-    with writing(run.path, "evaluation") if is_first_process() else contextlib.nullcontext():
+    lock = writing(run.path, "evaluation") if is_first_process() else contextlib.nullcontext()
+    with lock, _interrupted_in_words(run):
         check_trained(params, run)
         chosen, left_out = choose_problems(policy, problems, params)
         passes = plan_passes(params, len(chosen), adapter=policy.has_adapter, run=run)
@@ -78,6 +79,17 @@ def evaluate(
             run.write_json(run.evaluation_path, result)
             run.evaluating_path.unlink()
         return result
+
+
+@contextlib.contextmanager
+def _interrupted_in_words(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise EvaluationStopped(
+            f"Evaluation was interrupted. {run.path}: the answers so far are kept, and notebook 04 goes on with them "
+            f"(nbhelpers run {run.params_path} --notebooks 4)."
+        ) from None
 
 
 def _begin(
