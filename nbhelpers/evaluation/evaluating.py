@@ -17,7 +17,7 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, read_seal, writing
-from nbhelpers.training import check_trained, looking_once
+from nbhelpers.training import check_trained, looking_once, write_card
 
 
 def evaluate(
@@ -66,6 +66,7 @@ def evaluate(
         result = judged(rows, passes, params) | {"checkpoint": checkpoint, "left_out": left_out, "conditions": record}
         run.write_json(run.evaluation_path, result)
         run.evaluating_path.unlink()
+        write_card(run, params)
         return result
 
 
