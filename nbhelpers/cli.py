@@ -36,14 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nbhelpers {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
-    run.add_argument("preset", help="smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own")
-    _add_settings(run)
-    run.add_argument("--report-to", metavar="NAME", help="a logger: wandb, tensorboard, trackio; default: none")
-    run.add_argument("--notebooks", metavar="3-4", help="only these")
-    run.add_argument("--output-dir", help="default: outputs/<preset>")
-    run.set_defaults(command=_run)
-
+    _add_run(commands)
     sweep = commands.add_parser("sweep", help="named overrides times seeds from one file, and one table over them")
     sweep.add_argument("file", type=Path, help="such as params/sweeps/controls.yaml")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, each a process of its own")
@@ -94,6 +87,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser("run", help="execute the four notebooks in order with a preset")
+    what = run.add_mutually_exclusive_group(required=True)
+    presets = "smoke, gemma3_smoke, full, full_geometry3k, or a parameter file of your own"
+    what.add_argument("preset", nargs="?", help=presets)
+    again = "repeat the run of a manifest.json, and say where environment and result differ"
+    what.add_argument("--from-manifest", type=Path, metavar="FILE", help=again)
+    _add_settings(run)
+    run.add_argument("--report-to", metavar="NAME", help="a logger: wandb, tensorboard, trackio; default: none")
+    run.add_argument("--notebooks", metavar="3-4", help="only these")
+    run.add_argument("--output-dir", help="default: outputs/<preset>")
+    run.set_defaults(command=_run)
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """What each command takes that starts from a preset or a parameter file; `_load` makes the parameters of it."""
     parser.add_argument(
@@ -123,15 +130,21 @@ def _load(arguments: argparse.Namespace):
 
 def _run(arguments: argparse.Namespace) -> int:
     from nbhelpers.doctor import refuse_what_cannot_run
+    from nbhelpers.repeating import file_of_manifest, report_differences
+    from nbhelpers.runs import RunDirectory
     from nbhelpers.series import run_series, select_notebooks
     from nbhelpers.show import write_report
 
+    if repeated := arguments.from_manifest:
+        arguments.preset = str(file_of_manifest(repeated, arguments.output_dir))
     params, overrides = _load(arguments)
     notebooks = select_notebooks(arguments.notebooks)
     refuse_what_cannot_run(params)
     started = time.perf_counter()
     run_series(params, overrides=overrides, notebooks=notebooks, echo=lambda line: print(line, flush=True))
     report = write_report(params.output_dir)
+    if repeated:
+        print(report_differences(repeated, RunDirectory(params.output_dir)))
     print(f"{len(notebooks)} notebooks in {time.perf_counter() - started:.0f} s; read {report}")
     return 0
 
@@ -151,6 +164,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit
     from nbhelpers.show import evaluation_progress
 
@@ -162,6 +176,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         name = arguments.model.rstrip("/").rpartition("/")[2]
         arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", f"{name}-{arguments.preset}")
         params, _ = _load(arguments)
+        model = params.model.model_copy(update={"name": arguments.model})
+        refuse_what_cannot_run(params.model_copy(update={"model": model}))
         print(evaluate_model(arguments.model, params, progress=evaluation_progress()))
     elif arguments.export:
         print(*export_vlmevalkit(arguments.run_dir), sep="\n")

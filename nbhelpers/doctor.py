@@ -26,10 +26,7 @@ from nbhelpers.policy import (
     ways_to_fit,
 )
 from nbhelpers.problems import DataError, local_source
-from nbhelpers.runs import Gpu, compare_library, find_gpus, installed_version
-
-# What no run can do without. A version that differs, or memory that is estimated, does not stop a person who knows.
-_STOPS = ("GPU", "model", "data", "output", "disk", "logger")
+from nbhelpers.runs import Gpu, compare_library, find_gpus, find_links, installed_version
 
 
 class NotReadyError(PlainError, RuntimeError):
@@ -37,19 +34,27 @@ class NotReadyError(PlainError, RuntimeError):
 
 
 def refuse_what_cannot_run(params: RunParams, *, gpus: Sequence[Gpu] | None = None) -> None:
-    """What `diagnose` finds missing, before anything is loaded, moved or overwritten; it takes about a second.
+    """What `diagnose` would find missing, before anything is loaded, moved or overwritten; it takes about a second.
 
     Any command that is about to work for long calls this with its checked parameters first.
 
     Raises:
         NotReadyError: names everything that is missing.
     """
-    missing = [check for check in diagnose(params, gpus=gpus).checks if check.ok is False and check.name in _STOPS]
+    found = _what_stops(params, find_gpus() if gpus is None else gpus)
+    missing = [check for check in found if check.ok is False and check.name != "driver"]
     if gpus is None and Path("/dev/nvidiactl").exists():  # a GPU without its nvidia-smi
         missing = [check for check in missing if check.name != "GPU"]
     if missing:
-        found = [f"{check.name}: {check.found.rstrip('.')}. {check.remedy}".strip() for check in missing]
-        raise NotReadyError(" ".join([f"{params.preset} cannot run here.", *found]))
+        said = [f"{check.name}: {check.found.rstrip('.')}. {check.remedy}".strip() for check in missing]
+        raise NotReadyError(" ".join([f"{params.preset} cannot run here.", *said]))
+
+
+def _what_stops(params: RunParams, gpus: Sequence[Gpu]) -> list[Check]:
+    """What no run can do without. Versions that differ and memory that is estimated do not stop a person who knows."""
+    needs = list(needs_gpu(params.model, params.model.backend))
+    places = [_model_check(params), *_data_checks(params), _output_check(params), _disk_check(params)]
+    return [*_gpu_checks(params, gpus, needs), *places, *_logger_checks(params)]
 
 
 @dataclass(frozen=True)
@@ -88,17 +93,18 @@ def diagnose(
     params: RunParams,
     *,
     gpus: Sequence[Gpu] | None = None,
+    links: Sequence[str] | None = None,
     installed: Callable[[str], str | None] = installed_version,
 ) -> Diagnosis:
     """Look at this machine with the eyes of one preset.
 
     Args:
-        gpus: the machine's GPUs; None asks `nvidia-smi`.
+        gpus, links: the machine's GPUs, and how each pair is linked; None asks `nvidia-smi`.
         installed: a package's version by its name, None where it is not installed.
     """
     gpus = find_gpus() if gpus is None else gpus
     needs = list(needs_gpu(params.model, params.model.backend))
-    checks = [Check("Python", None, platform.python_version()), *_gpu_checks(params, gpus, needs)]
+    checks = [Check("Python", None, platform.python_version()), *_what_stops(params, gpus)]
     extras = {"gpu"} if gpus and (needs or installed("vllm")) else {"cpu"}
     checks += _version_checks(requirements(), extras, installed)
     backend = params.model.backend
@@ -106,10 +112,9 @@ def diagnose(
         both = gpus and installed("unsloth")
         backend = better_backend(params.model, params.training, gpus[0]) if both else "transformers"
     checks += _touched_checks(params, backend)
-    checks += [_model_check(params), *_data_checks(params), _output_check(params), *_logger_checks(params)]
     if needs and gpus:
-        checks.append(_memory_check(params, gpus[0], backend))
-    checks.append(_disk_check(params))
+        checks += _together(params, gpus, find_links() if links is None else links)
+        checks.append(_memory_check(params, min(_taken(params, gpus), key=lambda gpu: gpu.free), backend))
     return Diagnosis(params.preset, tuple(checks))
 
 
@@ -129,6 +134,36 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
     if needs and not (major.isdigit() and int(major) >= 580):
         remedy = "Update the NVIDIA driver to 580 or later, which the CUDA 13.0 build of torch 2.11.0 asks for."
         checks.append(Check("driver", False, f"{gpus[0].driver}; torch 2.11.0+cu130 asks for 580 or later", remedy))
+    return checks
+
+
+def _taken(params: RunParams, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
+    """The GPUs that `training.num_processes` takes, `auto` as many as can share a step."""
+    asked = params.training.num_processes
+    return gpus[: asked if asked != "auto" else max(params.training.processes_that_share(len(gpus)))]
+
+
+def _together(params: RunParams, gpus: Sequence[Gpu], links: Sequence[str]) -> list[Check]:
+    """How many of several GPUs the preset takes, whether a step can be shared so, and how they are linked."""
+    asked = params.training.num_processes
+    if len(gpus) == 1 and asked == 1:
+        return []
+    fitting = params.training.processes_that_share(len(gpus))
+    most = max(fitting)
+    remedy = (
+        "" if asked not in (1, "auto") or len(gpus) == 1 else "--set training.num_processes=auto takes all of them."
+    )
+    found = f"{len(gpus)}; training.num_processes={asked} takes {len(_taken(params, gpus))}"
+    if asked != "auto" and asked not in fitting:
+        named = ", ".join(map(str, fitting))
+        checks = [Check("processes", False, found, f"--set training.num_processes={most} (allowed here: {named}).")]
+    else:
+        checks = [Check("processes", True, found, remedy if asked == 1 and most > 1 else "")]
+    if links:
+        over_bus = [link for link in links if not link.startswith("NV")]
+        said = f"{', '.join(sorted(set(links)))} between {len(links)} pairs of GPUs"
+        slow = "; not all have NVLink, and the adapter's gradient, 0.1 GB for 4B, goes over PCIe" if over_bus else ""
+        checks.append(Check("links", None, said + slow))
     return checks
 
 
@@ -230,7 +265,7 @@ def _memory_check(params: RunParams, gpu: Gpu, backend: str) -> Check:
     needed = sum(parts.values())
     largest = sorted((part for part in parts.items() if part[1] >= 0.05), key=lambda part: -part[1])
     listed = ", ".join(f"{name} {value:.1f}" for name, value in largest)
-    found = f"estimated {needed:.1f} of {gpu.free:.1f} GiB free with backend {backend} ({listed})"
+    found = f"per GPU: estimated {needed:.1f} of {gpu.free:.1f} GiB free with backend {backend} ({listed})"
     if needed <= gpu.free - (gpu.total / 20 if share == "auto" else 0) + 0.01:
         return Check("GPU memory", True, found)
     lower = 0.0 if share == "auto" else share - (needed - gpu.free + 1) / gpu.total

@@ -103,7 +103,8 @@ class SweepRun:
 def _comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as JSON has them, without what differs between equal runs."""
     parameters = json.loads(json.dumps({key: parameters[key] for key in parameters if key != "output_dir"}))
-    parameters["training"].pop("resume")
+    for key in ("resume", "num_processes"):
+        parameters["training"].pop(key, None)
     return parameters
 
 
@@ -251,11 +252,12 @@ def train_and_evaluate(params: RunParams) -> dict:
     from nbhelpers.policy import load_policy
     from nbhelpers.problems import load_problems
     from nbhelpers.show import evaluation_progress
-    from nbhelpers.training import check, log_line, train
+    from nbhelpers.training import beside_processes, check, log_line, num_processes, train
 
     run, problems = RunDirectory(params.output_dir), load_problems(params.dataset)
     check(params)
-    policy = load_policy(params.model, params.lora, params.training)
+    model = beside_processes(params, num_processes(params))
+    policy = load_policy(model, params.lora, params.training)
     train(policy, problems, params, run, on_log=log_line)  # nothing is trained again where that is done
     return evaluate(policy, problems, params, run, progress=evaluation_progress())
 

@@ -19,10 +19,10 @@ FLOORS = {
     "training": 4,
     "evaluation": 5,
     "show": 6,
-    "series": 7, "sweep": 7, "doctor": 7, "cli": 7,
+    "series": 7, "sweep": 7, "repeating": 7, "doctor": 7, "cli": 7,
 }  # fmt: skip
 # Neighbours on one floor that may use each other: the policy's weights may lie in `embedded`; the command calls all.
-NEIGHBOURS = {("policy", "embedded"), ("cli", "series"), ("cli", "sweep"), ("cli", "doctor")}
+NEIGHBOURS = {("policy", "embedded"), ("cli", "series"), ("cli", "sweep"), ("cli", "repeating"), ("cli", "doctor")}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth", "vllm", "bitsandbytes", "scipy"}
 HOUSE = Path(nbhelpers.__file__).parent
 MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem != "__init__")

@@ -224,3 +224,37 @@ def test_a_broken_driver_counts_as_no_gpu(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(machine.subprocess, "run", fail)
     assert machine.find_gpus() == []
+
+
+# Of two hosts: four GPUs with NVLink, and two that meet at the CPU.
+NVLINK = "\tGPU0\tGPU1\tGPU2\tGPU3\tCPU Affinity\n" + "".join(
+    f"GPU{row}\t" + "\t".join(" X " if row == column else "NV18" for column in range(4)) + "\t0-63\n"
+    for row in range(4)
+)  # fmt: skip
+PCIE = (
+    "\t\x1b[4mGPU0\tGPU1\tNIC0\x1b[0m\nGPU0\t X \tSYS\tPIX\nGPU1\tSYS\t X \tSYS\nNIC0\tPIX\tSYS\t X\n\nLegend:\n\n  X\n"
+)
+
+
+def test_links_are_read_from_the_table_of_nvidia_smi():
+    assert machine.links_in(NVLINK) == ["NV18"] * 6
+    assert machine.links_in(PCIE) == ["SYS"]
+    assert machine.links_in("") == []
+
+
+def test_several_gpus_are_counted_and_what_is_taken_is_said_per_gpu():
+    less = Gpu("NVIDIA H200", "580.159.04", 139.8, 3.0, (9, 0))
+
+    def look(processes, gpus, links):
+        params = RunParams.load("gemma3_smoke", training={"num_processes": processes})
+        return diagnose(params, gpus=gpus, links=links, installed=pinned("gpu").get)
+
+    every = look("auto", [H200] * 8, ["NV18"] * 28)
+    assert every.can_run and "takes 8" in check(every, "processes").found
+    assert check(every, "links").found == "NV18 between 28 pairs of GPUs"
+    assert check(every, "GPU memory").found.startswith("per GPU: estimated")
+    one = look(1, [H200, less], ["SYS"])
+    assert one.can_run and "num_processes=auto" in str(one) and "over PCIe" in check(one, "links").found
+    assert not look(2, [H200, less], ["SYS"]).can_run, "the GPU with the least free memory decides"
+    three = look(3, [H200] * 4, [])
+    assert not three.can_run and "num_processes=4 (allowed here: 1, 2, 4)" in str(three)

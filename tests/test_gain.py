@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nbhelpers.evaluation.error_kinds import RULES, count_errors, equations, error_kind
+from nbhelpers.evaluation.error_kinds import RULES, count_errors, equations, error_kind, not_taught
 from nbhelpers.evaluation.evaluating import headline
-from nbhelpers.evaluation.gain import split_gain, split_sentence
+from nbhelpers.evaluation.gain import readings, split_gain, split_sentence
 from nbhelpers.evaluation.statistics import compare
 
 
@@ -98,3 +98,37 @@ def test_errors_are_counted_with_every_kind_named():
 )
 def test_equations_of_plain_numbers_are_worked_out(text, holds):
     assert equations(text) == holds
+
+
+def test_the_readings_name_who_was_asked_how():
+    before, after = phase_of("before", 0, 1, total=2), phase_of("after", 2, 2, total=2)
+    result = {
+        "before": {"accuracy": 0.0, "n": 2},
+        "after": {"accuracy": 1.0, "n": 2},
+        "split": split_gain(before, after, before[:1]),
+    }
+    assert [(line["policy"], line["prompt"], line["accuracy"]) for line in readings(result)] == [
+        ("before training", "training", 0.0),
+        ("before training", "training", 0.5),
+        ("before training", "plain", 1.0),
+        ("after training", "training", 1.0),
+        ("after training", "training", 1.0),
+    ]
+    alone = {"after": {"accuracy": 0.5, "n": 2}, "anywhere": {"training_prompt": 0.75}}
+    assert [(line["policy"], line["accuracy"]) for line in readings(alone)] == [("as it is", 0.5), ("as it is", 0.75)]
+
+
+def test_what_was_not_taught_is_what_is_mostly_wrong_with_what_sampling_found():
+    errors = dict.fromkeys(RULES, 0)
+    result = {
+        "by_group": {
+            "dots": {"n": 4, "before": 0.5, "after": 1.0, "errors": errors},
+            "hard": {"n": 4, "before": 0.0, "after": 0.0, "errors": errors | {"arithmetic": 3, "format": 1}},
+            "some": {"n": 4, "before": 0.0, "after": 0.25, "errors": errors | {"no answer": 3}},
+        },
+        "pass_at_k": {"after": {"k": [1, 8], "by_group": {"hard": [0.0, 0.0]}}},
+    }
+    assert not_taught(result) == [
+        {"kind": "hard", "n": 4, "before": 0.0, "after": 0.0, "pass@8 after": 0.0, "mostly": "arithmetic"},
+        {"kind": "some", "n": 4, "before": 0.0, "after": 0.25, "mostly": "no answer"},
+    ]

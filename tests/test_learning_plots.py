@@ -36,3 +36,10 @@ def test_pass_at_k_is_drawn_before_and_after_for_the_kinds_that_tell_most():
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["all problems", "dots", "free"]
     assert [np.round(line.get_ydata()[0], 2) for line in figure.axes[0].get_lines()] == [0.2, 0.8]
     assert len(pass_figure({}).axes) == 0
+
+
+def test_votes_and_the_greedy_answer_stand_beside_pass_at_k():
+    curve = {"k": [1, 2], "all": [0.4, 0.6], "interval": [[0.1, 0.9]] * 2, "by_group": {"dots": [0.4, 0.6]}}
+    figure = pass_figure({"after": curve | {"majority": [0.4, 0.5], "greedy": 0.7}})
+    lines = {line.get_label(): line.get_ydata().tolist() for line in figure.axes[0].get_lines()}
+    assert lines == {"after training": [0.4, 0.6], "majority, after": [0.4, 0.5], "greedy, after": [0.7]}

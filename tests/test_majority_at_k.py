@@ -7,7 +7,8 @@ from itertools import combinations
 
 import pytest
 
-from nbhelpers.evaluation.majority_at_k import majority_curve, vote_curve, votes
+from nbhelpers.evaluation.majority_at_k import majority_curve, sampling_table, vote_curve, votes
+from nbhelpers.evaluation.pass_at_k import pass_curve
 
 
 def by_hand(marks, k):
@@ -63,3 +64,19 @@ def test_the_spread_of_one_problem_is_told_from_that_of_many():
     assert coins["variance"] == {"within": pytest.approx(0.25 * 8 / 7, abs=1e-4), "between": 0.0}
     sure = vote_curve([sample(f"p{p}", str(p % 2), p % 2 == 0) for p in range(40) for s in range(8)])
     assert sure["variance"]["within"] == 0.0 and sure["variance"]["between"] == pytest.approx(0.2564, abs=1e-3)
+
+
+def test_greedy_samples_and_votes_stand_side_by_side():
+    rows = [
+        sample(f"p{p}", "5" if s < right else "9", s < right) | {"kind": "count"}
+        for p, right in enumerate((7, 3))
+        for s in range(8)
+    ]
+    curve = pass_curve(rows) | vote_curve(rows) | {"greedy": 0.5}
+    table = sampling_table({"pass_at_k": {"after": curve, "temperature": 1.0}})
+    said = {line["on the problems that were sampled"]: line["after"] for line in table}
+    assert said["greedy"] == "50.0 %" and said["one sample (pass@1)"] == "62.5 %"
+    assert said["majority of 8"] == "50.0 %" and said["one of 8 is right (pass@8)"] == "100.0 %"
+    assert said["right where 75 to 100 % of the samples agree"] == "100.0 % of 1"
+    assert said["right where 50 to 75 % of the samples agree"] == "0.0 % of 1"
+    assert sampling_table({}) == []

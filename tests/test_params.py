@@ -57,7 +57,8 @@ def test_the_presets_use_only_fields_that_trl_has():
     from trl import GRPOConfig
 
     fields = {field.name for field in dataclasses.fields(GRPOConfig)}
-    assert set(_OWN_PLACE) | set(TrainingParams.model_fields) - {"grpo", "resume", "probes", "probe_steps"} <= fields
+    ours = {"grpo", "resume", "probes", "probe_steps", "num_processes"}
+    assert set(_OWN_PLACE) | set(TrainingParams.model_fields) - ours <= fields
     for name in available_presets():
         assert set(RunParams.load(name).training.grpo) <= fields
 
@@ -287,10 +288,6 @@ class TestBatchPlan:
         ).training.batch_plan()
         assert (plan.per_device_train_batch_size, plan.completions_per_step, plan.prompts_per_step) == (128, 128, 32)
         assert plan.notices == []
-
-    def test_several_processes_may_share_a_group(self):
-        plan = RunParams.load("full").training.batch_plan(num_processes=2)
-        assert (plan.per_device_train_batch_size, plan.prompts_per_step, plan.notices) == (1, 1, [])
 
     def test_every_plan_holds_whole_groups(self):
         for device in (1, 2, 3, 5):

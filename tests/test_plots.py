@@ -122,6 +122,31 @@ def test_before_and_after_carry_the_figures_of_the_evaluation():
     drawn(figure)
 
 
+def test_the_forest_holds_the_whole_its_parts_and_the_kinds_from_gain_to_loss():
+    def change(gain, reach, p_holm=None):
+        test = {"p": 0.5} if p_holm is None else {"p": 0.01, "p_holm": p_holm}
+        return {"accuracy": gain, "ci95": [gain - reach, gain + reach], "n_paired": 8, "mcnemar": test}
+
+    evaluation = {
+        "after": {"accuracy": 0.5, "n": 8},
+        "difference": change(0.3, 0.1),
+        "split": {"hands_in": change(0.1, 0.2), "right_more_often": change(0.2, 0.1), "plain": {"accuracy": 0.1}},
+        "by_group": {
+            "fell": {"difference": change(-0.2, 0.1, 0.04)},
+            "rose": {"difference": change(0.4, 0.1, 0.2)},
+            "absent": {"after": 1.0},
+        },
+    }
+    figure = evaluation_plots.forest_plot(evaluation)
+    names = [tick.get_text().split("  ")[0] for tick in figure.axes[0].get_yticklabels()]
+    assert names == ["all problems", "of it: handing the answer in", "of it: being right more often", "rose", "fell"]
+    filled = [line.get_markerfacecolor() != "white" for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    assert filled == [True, False, True, False, True]
+    assert "+30.0 (+20.0 to +40.0)" in texts(figure)
+    drawn(figure)
+    assert "no baseline" in texts(evaluation_plots.forest_plot({"after": {"accuracy": 0.5, "n": 4}}))
+
+
 @pytest.mark.parametrize(
     ("interval", "said"), [([-0.1, 0.2], "contains 0"), ([-0.3, -0.1], "below 0"), ([0.0, 0.0], "contains 0")]
 )

@@ -181,3 +181,17 @@ def test_what_does_not_fit_is_said_before_weights_are_loaded(monkeypatch):
     monkeypatch.setattr(loading, "load_processor", lambda params: pytest.fail("loaded"))
     with pytest.raises(PolicyError, match="6.0 of 80.0 GiB are free.*--set"):
         load_policy(ModelParams(name="unsloth/gemma-3-4b-it", backend="transformers"))
+
+
+def test_a_policy_that_is_released_holds_neither_model_nor_engine():
+    import weakref
+    from types import SimpleNamespace
+
+    policy, stopped = load_policy(SMOKE_MODEL), []
+    core = SimpleNamespace(shutdown=lambda: stopped.append(True))
+    policy.engine = SimpleNamespace(llm=SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)))
+    model = weakref.ref(policy.model)
+    policy.release()
+    assert stopped == [True] and model() is None and policy.engine is None
+    with pytest.raises(PolicyError, match="run the cell that loads it again"):
+        policy.sample([], [], max_new_tokens=4)

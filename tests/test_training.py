@@ -16,7 +16,7 @@ from nbhelpers.params.sentences import ParamsError
 from nbhelpers.policy.loading import load_policy
 from nbhelpers.problems import asking, loading
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.training import __main__, configuration, inside_trl
+from nbhelpers.training import configuration, inside_trl
 from nbhelpers.training.configuration import TrainingError, grpo_arguments
 from nbhelpers.training.trainer import _must_recompute, _out_of_memory, drop_overlong, train
 
@@ -253,21 +253,11 @@ def test_activations_are_kept_where_the_memory_holds_them(
     assert bool(told) == (setting == "unsloth" and not recomputes)
 
 
-def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
-    taken = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    __main__._take_own_gpu()
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    __main__._take_own_gpu()
-    assert taken == [3]
-
-
 @pytest.mark.slow
 def test_two_processes_train_one_policy_and_keep_every_sample(tmp_path):
     settings = (
-        "training.max_steps=2", "training.per_device_train_batch_size=8", "dataset.max_samples=64", "training.probes=0",
+        "training.max_steps=2", "training.per_device_train_batch_size=16", "dataset.max_samples=64",
+        "training.probes=0",
     )  # fmt: skip
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "nbhelpers.training", "smoke", "--output-dir", str(tmp_path)]

@@ -1,10 +1,11 @@
 """What was learnt: before and after on the same problems, with the statistics of it."""
 
-from nbhelpers.evaluation.error_kinds import RULES, error_kind
+from nbhelpers.evaluation.error_kinds import RULES, not_taught
 from nbhelpers.evaluation.evaluating import evaluate, headline, power_sentence
 from nbhelpers.evaluation.exporting import export_vlmevalkit
-from nbhelpers.evaluation.gain import split_sentence
-from nbhelpers.evaluation.protocol import EvaluationError, problem_digest
+from nbhelpers.evaluation.gain import readings
+from nbhelpers.evaluation.majority_at_k import sampling_table
+from nbhelpers.evaluation.protocol import EvaluationError
 from nbhelpers.evaluation.repeating import evaluate_model, evaluate_run
 from nbhelpers.evaluation.statistics import (
     detectable_difference,

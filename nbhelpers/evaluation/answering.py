@@ -17,6 +17,7 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, predict
 from nbhelpers.problems import conversation
 from nbhelpers.runs import RunDirectory
+from nbhelpers.training import launched, place_among_processes
 
 BATCH, BATCH_OF_VLLM = 64, 256  # problems: what is written down at once, and what one call answers
 _TRIED = 32  # prompts that tell the pace
@@ -76,21 +77,41 @@ def answer(
     one: Pass,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[dict]:
-    """The graded rows of a pass: those that its file holds already in whole batches, and the others, appended."""
-    path, batch = run.path / one.file, batch_of(params)
-    rows = _kept(run, path, one, batch)
-    for start in range(len(rows) // one.samples, one.count, batch):
-        some = problems.select(range(start, min(start + batch, one.count)))
-        with policy.without_adapter() if one.adapter_off else contextlib.nullcontext():
-            asked = {"phase": one.phase, "temperature": one.temperature, "samples_per_problem": one.samples}
-            asked |= {"seed": params.training.seed + start, "plain": one.plain}
-            found = predict(policy, some, params, run, **asked)
-        found = [row | _anywhere(row, params) for row in found]
-        run.append_jsonl(path, *found)
+    """The graded rows of a pass: those that its file holds already in whole batches, and the others, appended.
+
+    Processes of a launcher answer a batch each in turn, which are the batches of one process, and all get all rows.
+    """
+    path, batch, (rank, ranks) = run.path / one.file, batch_of(params), place_among_processes()
+    rows = _of_all(_kept(run, path, one, batch) if rank == 0 else [])
+    for start in range(len(rows) // one.samples, one.count, batch * ranks):
+        own = start + rank * batch
+        found = _answer_batch(policy, problems, params, run, one, range(own, min(own + batch, one.count)))
+        found = _of_all(found)
+        if rank == 0:
+            run.append_jsonl(path, *found)
         rows += found
         if progress:
             progress(one.name, len(rows) // one.samples, one.count)
     return rows
+
+
+def _answer_batch(
+    policy: Policy, problems: Any, params: RunParams, run: RunDirectory, one: Pass, places: range
+) -> list[dict]:
+    if not places:
+        return []
+    with policy.without_adapter() if one.adapter_off else contextlib.nullcontext():
+        asked = {"phase": one.phase, "temperature": one.temperature, "samples_per_problem": one.samples}
+        asked |= {"seed": params.training.seed + places.start, "plain": one.plain}
+        found = predict(policy, problems.select(places), params, run, **asked)
+    return [row | _anywhere(row, params) for row in found]
+
+
+def _of_all(rows: list[dict]) -> list[dict]:
+    """The rows of every process, in the order of their ranks."""
+    from accelerate.utils import gather_object
+
+    return gather_object(rows) if launched() else rows
 
 
 def done(run: RunDirectory, one: Pass, batch: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, answer, cost_sentence, plan_passes
@@ -10,14 +11,23 @@ from nbhelpers.evaluation.error_kinds import count_errors
 from nbhelpers.evaluation.gain import right_anywhere, split_gain, split_sentence
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
-from nbhelpers.evaluation.protocol import begin, choose_problems, conditions
+from nbhelpers.evaluation.protocol import EvaluationStopped, begin, choose_problems, conditions
 from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
 from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, read_seal, writing
-from nbhelpers.training import check_trained, looking_once, write_card
+from nbhelpers.training import (
+    check_trained,
+    is_first_process,
+    launch,
+    launched,
+    looking_once,
+    num_processes,
+    out_of_the_way,
+    write_card,
+)
 
 
 def evaluate(
@@ -33,7 +43,8 @@ def evaluate(
     What it costs is printed before it starts. Answers are written as they come; an evaluation that was killed goes on
     where it was, where nothing that matters has changed (`conditions` in `evaluation.json`). Writes `predictions.jsonl`
     and `evaluation.json` (their layout: README, "The run directory") and returns the latter; with `evaluation.pass_k`
-    also `pass_at_k.jsonl`, and `plain_prompt.jsonl`, what the base model says without the output format.
+    also `pass_at_k.jsonl`, and `plain_prompt.jsonl`, what the base model says without the output format. With
+    `training.num_processes` above 1 other processes do it, which load `final_model/` and answer the batches in turn.
 
     Args:
         policy: with its trained adapter; switching the adapter off gives the policy before training. One without an
@@ -46,28 +57,56 @@ def evaluate(
             settings than these.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
-    with writing(run.path, "evaluation"):
+    # Where vLLM runs in this process already, its GPU cannot be left to another.
+    alone = launched() or policy.engine is not None or not policy.has_adapter
+    if not alone and (processes := num_processes(params)) > 1:
+        with out_of_the_way(policy):
+            launch("nbhelpers.evaluation", params, processes)
+        return run.read_json(run.evaluation_path)
+    lock = writing(run.path, "evaluation") if is_first_process() else contextlib.nullcontext()
+    with lock, _interrupted_in_words(run):
         check_trained(params, run)
         chosen, left_out = choose_problems(policy, problems, params)
         passes = plan_passes(params, len(chosen), adapter=policy.has_adapter, run=run)
         record = conditions(policy, problems, chosen, params, passes)
-        if begin(run, record):
-            print("An evaluation of this policy was interrupted; it goes on.", flush=True)
-        if left_out["overlong"]:
-            run.add_warning(
-                f"{left_out['overlong']} of {left_out['overlong'] + len(chosen)} evaluation problems were left out: "
-                f"their prompt is longer than the {left_out['room']} tokens that a completion leaves it."
-            )
-        print(cost_sentence(policy, chosen, params, run, passes), flush=True)
+        if is_first_process():
+            _begin(policy, chosen, left_out, params, run, passes, record)
         pictures = min(len(chosen), 512)  # 0.7 GB of features for Gemma-3 4B
         with looking_once(policy.model, policy.processor, pictures=pictures):
             rows = {one.name: answer(policy, chosen, params, run, one, progress) for one in passes}
         checkpoint = (read_seal(run.final_model_dir) or {}).get("selected")
         result = judged(rows, passes, params) | {"checkpoint": checkpoint, "left_out": left_out, "conditions": record}
-        run.write_json(run.evaluation_path, result)
-        run.evaluating_path.unlink()
-        write_card(run, params)
+        if is_first_process():
+            run.write_json(run.evaluation_path, result)
+            run.evaluating_path.unlink()
+            write_card(run, params)
         return result
+
+
+@contextlib.contextmanager
+def _interrupted_in_words(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise EvaluationStopped(
+            f"Evaluation was interrupted. {run.path}: the answers so far are kept, and notebook 04 goes on with them "
+            f"(nbhelpers run {run.params_path} --notebooks 4)."
+        ) from None
+
+
+def _begin(
+    policy: Policy, chosen: Any, left_out: Mapping, params: RunParams, run: RunDirectory, passes: Sequence[Pass],
+    record: Mapping,
+) -> None:  # fmt: skip
+    """Ready the files, and say what is left out and what it will cost."""
+    if begin(run, record):
+        print("An evaluation of this policy was interrupted; it goes on.", flush=True)
+    if left_out["overlong"]:
+        run.add_warning(
+            f"{left_out['overlong']} of {left_out['overlong'] + len(chosen)} evaluation problems were left out: "
+            f"their prompt is longer than the {left_out['room']} tokens that a completion leaves it."
+        )
+    print(cost_sentence(policy, chosen, params, run, passes), flush=True)
 
 
 def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunParams) -> dict[str, Any]:
@@ -84,6 +123,8 @@ def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunPa
         },
         "errors": {phase: count_errors(found) for phase, found in (("before", before), ("after", after)) if found},
     }
+    for kind, group in result["by_group"].items():
+        group["errors"] = count_errors(row for row in after if row["kind"] == kind)
     plain = rows.get("plain prompt", [])
     if before:
         result["split"] = split_gain(before, after, plain, seed=seed)

@@ -51,6 +51,27 @@ def split_gain(
     return result
 
 
+def readings(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """`evaluation.json` as a table of who was asked how, and how the answer was taken: rows {"policy", "prompt",
+    "answer", "accuracy", "n"}; the three baselines first.
+    """
+    split = result.get("split") or {}
+    anywhere = split.get("anywhere") or {"after": (result.get("anywhere") or {}).get("training_prompt")}
+    plain = split.get("plain") or {"accuracy": (result.get("anywhere") or {}).get("plain_prompt"), "n": None}
+    trained = "after training" if split else "as it is"
+    table = [
+        (phase, "training", taken, accuracy, (result.get(key) or {}).get("n"))
+        for key, phase in (("before", "before training"), ("after", trained))
+        for taken, accuracy in (
+            ("handed in", (result.get(key) or {}).get("accuracy")),
+            ("wherever it stands", anywhere.get(key)),
+        )
+    ]
+    table.insert(2, ("before training", "plain", "wherever it stands", plain["accuracy"], plain["n"]))
+    names = ("policy", "prompt", "answer", "accuracy", "n")
+    return [dict(zip(names, row, strict=True)) for row in table if row[3] is not None]
+
+
 def split_sentence(split: dict[str, Any]) -> str:
     """The two parts of the gain in one sentence, and what the plain prompt says of them."""
     parts = {name: _with_interval(split[name]) for name in ("hands_in", "right_more_often")}

@@ -92,6 +92,35 @@ def vote_curve(rows: Iterable[Mapping[str, Any]], protocol: str = "strict") -> d
     }
 
 
+def sampling_table(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """`evaluation.json`'s `pass_at_k` as a table, rows {"on the problems that were sampled", "before", "after"}: greedy
+    and sampled side by side, votes, the variance of a verdict, and how often an answer is right by how many agree.
+    """
+    curves = {phase: curve for phase in ("before", "after") if (curve := (result.get("pass_at_k") or {}).get(phase))}
+    columns = {phase: _in_words(curve) for phase, curve in curves.items()}
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return [
+        {"on the problems that were sampled": name, **{phase: of.get(name, "\u2013") for phase, of in columns.items()}}
+        for name in sorted(names, key=lambda name: name if name.startswith("right where") else "")
+    ]
+
+
+def _in_words(curve: Mapping[str, Any]) -> dict[str, str]:
+    n = curve["n"]
+    shares = {
+        "greedy": curve.get("greedy"),
+        "one sample (pass@1)": curve["all"][0],
+        f"majority of {n}": curve["majority"][-1],
+        f"one of {n} is right (pass@{n})": curve["all"][-1],
+    }
+    column = {name: f"{100 * value:.1f} %" for name, value in shares.items() if value is not None}
+    column |= {f"variance {where} problems": f"{value:.3f}" for where, value in curve["variance"].items()}
+    for part in curve["agreement"]:
+        name = f"right where {100 * part['low']:.0f} to {100 * part['high']:.0f} % of the samples agree"
+        column[name] = f"{100 * part['accuracy']:.1f} % of {part['problems']}"
+    return column
+
+
 def _variance(rates: Sequence[float], n: int) -> dict[str, float]:
     """Both parts without bias: the spread of problems' observed rates holds a part of the spread inside them."""
     spread = np.array(rates)

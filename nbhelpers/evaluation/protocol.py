@@ -15,6 +15,12 @@ from nbhelpers.problems import ProblemSets, conversation, prompt_text
 from nbhelpers.runs import RunDirectory, hardware, versions
 
 
+class EvaluationStopped(PlainError, RuntimeError):
+    """Evaluation was interrupted and can go on."""
+
+    exit_code = 130
+
+
 class EvaluationError(PlainError, RuntimeError):
     """An evaluation cannot be made or repeated; the message says why and what to do."""
 

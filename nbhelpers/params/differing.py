@@ -23,8 +23,8 @@ _EXTENDABLE_BEGINNINGS = ("training.grpo.logging_", "training.grpo.log_")
 def differing_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings that make another run of it, as {"training.learning_rate": (3e-4, 1e-3)}.
 
-    `output_dir`, `preset`, `evaluation` and `training.resume` do not. A key that one side's version of this package
-    does not know is left out.
+    `output_dir`, `preset`, `evaluation`, `training.resume` and `training.num_processes` do not. A key that one side's
+    version of this package does not know is left out.
 
     Args:
         was, now: parameters as `RunParams.as_dict` gives them, or as a manifest holds them.
@@ -59,6 +59,6 @@ def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
         f"{section}.{key}": value
         for section in _MADE_OF
         for key, value in plain.get(section, {}).items()
-        if (section, key) not in (("training", "resume"), ("training", "grpo"))
+        if (section, key) not in (("training", "resume"), ("training", "grpo"), ("training", "num_processes"))
     }
     return flat | {f"training.grpo.{key}": value for key, value in plain.get("training", {}).get("grpo", {}).items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from nbhelpers.params.sentences import did_you_mean
+from nbhelpers.params.sentences import ParamsError, did_you_mean
 from nbhelpers.params.trust import publishes
 
 # YAML 1.1 reads 5e-6 (no dot, or no sign) as text; a person who writes it means the number.
@@ -191,11 +192,14 @@ _OWN_PLACE = {
 class BatchPlan:
     """How many completions one optimiser step learns from.
 
-    `per_device_train_batch_size` counts completions, as TRL does. `prompts_per_step` is whole unless
-    `grpo.steps_per_generation` spreads a group over several steps. `notices` says what was changed and why.
+    `per_device_train_batch_size` counts completions, as TRL does; it and `gradient_accumulation_steps` are of one
+    process.
+    `prompts_per_step` is whole unless `grpo.steps_per_generation` spreads a group over several steps. `notices` says
+    what was changed and why.
     """
 
     per_device_train_batch_size: int
+    gradient_accumulation_steps: int
     completions_per_step: int
     prompts_per_step: float
     notices: list[str]
@@ -209,6 +213,7 @@ class TrainingParams(Section):
     output folder, where there is one, with the settings of the run; `extend` also with another length; false starts
     anew. `probes`: problems that are kept out of training and answered every `probe_steps` steps, so that one problem
     can be seen early and late; 0 for none.
+    `num_processes`: processes that share each step, on a GPU each; `auto` takes all GPUs, or as many as can share it.
     """
 
     per_device_train_batch_size: int = Field(1, ge=1)
@@ -223,6 +228,7 @@ class TrainingParams(Section):
     save_steps: int = Field(50, ge=1)
     probes: int = Field(8, ge=0)
     probe_steps: int = Field(10, ge=1)
+    num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     eval_steps: int = Field(50, ge=1)
     resume: Literal[True, False, "extend"] = False
     seed: int = Field(42, ge=0)
@@ -259,28 +265,64 @@ class TrainingParams(Section):
             raise ValueError(f"{given} of max_steps and num_train_epochs given: set one and leave the other null")
         return self
 
+    def processes_that_share(self, most: int) -> list[int]:
+        """The numbers of processes, up to `most`, that can share a step evenly; 1 always can."""
+        fitting = []
+        for processes in range(1, max(1, most) + 1):
+            with contextlib.suppress(ParamsError):
+                self.batch_plan(processes)
+                fitting.append(processes)
+        return fitting
+
     def batch_plan(self, num_processes: int = 1) -> BatchPlan:
-        """The batch that is really used on `num_processes` processes.
+        """The batch that is really used. It is that of one process, whose step `num_processes` processes share.
 
         A generation batch must hold whole groups of `num_generations` completions. Where the configured sizes do not
         give that, `per_device_train_batch_size` is rounded up to the next multiple of `num_generations`.
+
+        Raises:
+            ParamsError: the processes cannot share a step evenly.
         """
         device, group, notices = self.per_device_train_batch_size, self.num_generations, []
         accumulation = self.gradient_accumulation_steps
         steps_per_generation = self.grpo.get("steps_per_generation") or accumulation
-        generated = device * num_processes * steps_per_generation
+        generated = device * steps_per_generation
         # A generation_batch_size of the user's own is checked by TRL, which names it.
         if generated % group and not self.grpo.get("generation_batch_size"):
             rounded = -(-device // group) * group
             notices.append(
-                f"per_device_train_batch_size is {rounded} instead of {device}: {device} x {num_processes} "
-                f"process{'es' if num_processes > 1 else ''} x {steps_per_generation} accumulation steps = "
-                f"{generated} completions do not divide into groups of num_generations = {group}."
+                f"per_device_train_batch_size is {rounded} instead of {device}: {device} x {steps_per_generation} "
+                f"accumulation steps = {generated} completions do not divide into groups of num_generations = {group}."
             )
             device = rounded
-        completions = device * num_processes * accumulation
+        completions = device * accumulation
+        if num_processes > 1:
+            generated = self.grpo.get("generation_batch_size") or device * steps_per_generation
+            device, accumulation = _shared(completions, generated, device, num_processes)
+            notices.append(
+                f"{num_processes} processes share the {completions} completions of a step: each computes "
+                f"{accumulation} x {device}."
+            )
         prompts = completions / group if completions % group else completions // group
-        return BatchPlan(device, completions, prompts, notices)
+        return BatchPlan(device, accumulation, completions, prompts, notices)
+
+
+def _shared(completions: int, generated: int, device: int, processes: int) -> tuple[int, int]:
+    """Completions at once and accumulation steps of each process: as few steps as `device` completions at once allow.
+
+    Args:
+        completions, generated: in an optimiser step, and in a generation batch.
+    """
+    for size in range(min(device, completions // processes), 0, -1):
+        if completions % (size * processes) == 0 and generated % (size * processes) == 0:
+            return size, completions // (size * processes)
+    fitting = [n for n in range(1, completions + 1) if completions % n == 0 and generated % n == 0]
+    nearest = sorted(fitting, key=lambda n: abs(n - processes))[:4]
+    raise ParamsError(
+        f"training.num_processes: {processes} processes cannot share the {completions} completions of a step evenly. "
+        f"Allowed nearby: {', '.join(map(str, sorted(nearest)))}; or make training.gradient_accumulation_steps a "
+        f"multiple of {processes}."
+    )
 
 
 class EvaluationParams(Section):

@@ -1,7 +1,7 @@
 """The policy: loading it, sampling from it, saving and exporting it, what it takes of memory."""
 
 from nbhelpers.policy.adapter import adapter_norm, trainable_parameters, weights_digests
-from nbhelpers.policy.decoding import in_groups, merged_adapter
+from nbhelpers.policy.decoding import draws, in_groups, merged_adapter
 from nbhelpers.policy.loading import (
     choose_backend,
     flaw_of_checkpoint,

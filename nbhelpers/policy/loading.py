@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def choose_backend(params: ModelParams, training: TrainingParams | None = None) 
         return params.backend, ""
     if not torch.cuda.is_available():
         return "transformers", ""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "transformers", "backend transformers: Unsloth was not tried with several processes"
     if importlib.util.find_spec("unsloth") is None:
         return "transformers", "backend transformers: unsloth is not installed (pip install 'nbhelpers[gpu]')"
     if not has_bfloat16():

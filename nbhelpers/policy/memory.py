@@ -182,7 +182,8 @@ def budget(
 
 
 def _training_parts(model, rank: int, training: TrainingParams, backend: str, shape: TextShape) -> dict[str, float]:
-    completions = training.batch_plan().per_device_train_batch_size
+    processes = max(training.processes_that_share(1 if training.num_processes == "auto" else training.num_processes))
+    completions = training.batch_plan(processes).per_device_train_batch_size
     tokens, logits = model.max_seq_length, training.max_completion_length * shape.vocabulary * LOGIT_BYTES
     recomputed = bool(model.use_gradient_checkpointing)
     kept = completions * tokens * shape.hidden * shape.layers * 2

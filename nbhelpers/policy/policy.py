@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbhelpers.params import ModelParams, PlainError
-from nbhelpers.policy.decoding import generate_groups
+from nbhelpers.policy.decoding import draws, generate_groups
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 
 
@@ -92,6 +92,22 @@ class Policy:
         """The commit on the hub that the base weights came from; None for a local folder."""
         return getattr(self.model.config, "_commit_hash", None)
 
+    def release(self) -> None:
+        """Give the memory back that the model and vLLM hold, so that another notebook finds the GPU free. The policy
+        answers nothing after that.
+        """
+        import gc
+
+        import torch
+
+        core = getattr(getattr(getattr(self.engine, "llm", None), "llm_engine", None), "engine_core", None)
+        if core is not None:
+            core.shutdown()
+        self.model = self.engine = self.sampler = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:
         """The policy as it was before training: the adapter is switched off inside the `with`."""
@@ -150,6 +166,8 @@ class Policy:
         Returns:
             N lists of `samples_per_problem` completions.
         """
+        if self.model is None:
+            raise PolicyError("this policy gave its memory back: run the cell that loads it again.")
         if samples_per_problem > 1 and temperature == 0:
             raise PolicyError(
                 f"samples_per_problem is {samples_per_problem} at temperature 0: greedy decoding gives the same "
@@ -193,7 +211,9 @@ class Policy:
                 for start in range(0, len(conversations), batch_size):
                     end = start + batch_size
                     inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
-                    output = self._generate(inputs, samples_per_problem, **decoding)
+                    places = range(start, min(end, len(conversations)))
+                    drawn = draws(seed, places, samples_per_problem, max_new_tokens) if temperature > 0 else None
+                    output = self._generate(inputs, samples_per_problem, drawn, **decoding)
                     tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
                     groups = self.completions(tokens, eos_ids, samples_per_problem)
                     completions += groups
@@ -203,9 +223,9 @@ class Policy:
             self.model.train(was_training)
         return completions
 
-    def _generate(self, inputs: Any, group: int, **decoding: Any) -> Any:
+    def _generate(self, inputs: Any, group: int, drawn: Any, **decoding: Any) -> Any:
         if self.decodes_in_groups:
-            return generate_groups(self.model, inputs, group, **decoding)
+            return generate_groups(self.model, inputs, group, drawn, **decoding)
         return self.model.generate(**inputs, num_return_sequences=group, **decoding)
 
     def completions(self, ids: list[list[int]], eos_ids: list[int], size: int) -> list[list[Completion]]:

@@ -1,7 +1,15 @@
 """The run directory, the samples on disk, and what machine this is."""
 
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.machine import Gpu, find_gpus, gpu_processes, hardware, installed_version, versions
+from nbhelpers.runs.machine import (
+    Gpu,
+    find_gpus,
+    find_links,
+    gpu_processes,
+    hardware,
+    installed_version,
+    versions,
+)
 from nbhelpers.runs.metrics import (
     LOSS_MEANS,
     Metric,

@@ -99,6 +99,24 @@ def find_gpus() -> list[Gpu]:
     return gpus
 
 
+def find_links() -> list[str]:
+    """How each pair of this machine's GPUs is linked, as `nvidia-smi topo -m` names it; none where it does not say."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        asked = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True, timeout=30, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return []
+    return links_in(asked.stdout)
+
+
+def links_in(table: str) -> list[str]:
+    """The link of each pair of GPUs in the table of `nvidia-smi topo -m`: `NV18` (NVLink), `PIX`, `PHB`, `SYS`, ..."""
+    lines = [line.split() for line in re.sub(r"\x1b\[[\d;]*m", "", table).splitlines() if line.strip()]
+    rows = [line[1:] for line in lines[1:] if re.fullmatch(r"GPU\d+", line[0])]
+    return [row[other] for place, row in enumerate(rows) for other in range(place + 1, len(rows)) if other < len(row)]
+
+
 def gpu_processes() -> list[str]:
     """What else computes on the GPUs, as `nvidia-smi` sees it: "process 4711 (python, 40.2 GiB)"; without this one."""
     if shutil.which("nvidia-smi") is None:

@@ -5,7 +5,7 @@ import importlib
 _ROOMS = {
     "browser": ("write_sample_browser",),
     "comparison": ("Comparison", "compare_runs"),
-    "evaluation_plots": ("before_after",),
+    "evaluation_plots": ("before_after", "forest_plot"),
     "figures": ("style",),
     "group_plots": ("ratio_figure",),
     "learning_plots": ("learning_by_kind", "pass_figure"),

@@ -1,4 +1,4 @@
-"""Accuracy before and after training, and the paired difference."""
+"""Accuracy before and after training, the paired difference, and what it is made of."""
 
 from __future__ import annotations
 
@@ -101,3 +101,57 @@ def _draw_difference(axis, difference: Mapping) -> None:
     axis.grid(axis="y", visible=False)
     axis.set_xlabel(f"percentage points\n({verdict})")
     axis.set_title(f"Paired difference, n={difference.get('n_paired', '?')}", pad=20)
+
+
+PARTS = (
+    ("hands_in", "of it: handing the answer in"),
+    ("right_more_often", "of it: being right more often"),
+    ("plain", "against the plain prompt"),
+)
+
+
+def forest_plot(evaluation: Mapping) -> Figure:
+    """The paired difference in all, its parts, and that of each kind, each with its 95 % interval.
+
+    A filled point is a change that holds: in all and of a part, its interval lies beside 0; of a kind, the exact
+    McNemar test after Holm's correction over the kinds has p below 0.05.
+
+    Args:
+        evaluation: the dict of `evaluation.json`; without "before" (no baseline) there is nothing to draw.
+    """
+    whole, split = evaluation.get("difference") or {}, evaluation.get("split") or {}
+    if whole.get("accuracy") is None:
+        return nothing_yet("no baseline was measured, so there is no difference")
+    found = {key: split.get(key) or {} for key, _ in PARTS}
+    found["plain"] = found["plain"].get("difference") or {}
+    parts = [(label, found[key]) for key, label in PARTS if found[key].get("accuracy") is not None]
+    groups = {kind: row.get("difference") or {} for kind, row in (evaluation.get("by_group") or {}).items()}
+    kinds = [(kind, row) for kind, row in groups.items() if row.get("accuracy") is not None]
+    rows = [("all problems", whole), *parts, *sorted(kinds, key=lambda row: -row[1]["accuracy"])]
+    place = np.arange(len(rows), dtype=float)
+    place[1 + len(parts) :] += 0.6
+    with drawing(1.0 + 0.27 * len(rows)) as figure:
+        axis = figure.subplots()
+        for at, (_, row), of_kind in zip(place, rows, [False] * (1 + len(parts)) + [True] * len(kinds), strict=True):
+            _draw_row(axis, at, row, of_kind)
+        names = [f"{drawable(name, 32, 1)}  (n={row['n_paired']})" for name, row in rows]
+        axis.set_yticks(place, names, parse_math=False)
+        axis.get_yticklabels()[0].set_fontweight("bold")
+        axis.invert_yaxis()
+        axis.axvline(0, color="#444444", linewidth=1)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("percentage points, after training less before (line: 95 % interval; filled: the change holds)")
+        axis.set_title("Where the difference lies")
+    return figure
+
+
+def _draw_row(axis, at: float, row: Mapping, of_kind: bool) -> None:
+    gain, low, high = (100 * value for value in (row["accuracy"], *row["ci95"]))
+    holds = row["mcnemar"].get("p_holm", 1.0) < 0.05 if of_kind else low > 0 or high < 0
+    color = GREY if not holds else BLUE if gain > 0 else VERMILION
+    look = {"color": color, "capsize": 3, "linewidth": 1.6, "markersize": 6}
+    axis.errorbar([gain], [at], xerr=[[gain - low], [high - gain]], fmt="o", mfc=color if holds else "white", **look)
+    said = f"{points(gain / 100)} ({points(low / 100)} to {points(high / 100)})"
+    axis.annotate(
+        said, (1.01, at), xycoords=axis.get_yaxis_transform(), va="center", fontsize=8, color="#444444"
+    )  # beside the axis

@@ -65,7 +65,8 @@ def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[st
 
 
 def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = ()) -> Figure:
-    """pass@k before and after training: in all with its 95 % interval, and for some kinds.
+    """pass@k before and after training: in all with its 95 % interval, beside majority@k and greedy decoding, and for
+    some kinds.
 
     Args:
         curves: `evaluation.json`'s `pass_at_k`: {"before": ..., "after": ...} as `pass_curve` gives them.
@@ -75,7 +76,7 @@ def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = 
     if not after:
         return figures.nothing_yet("no pass@k has been measured")
     kinds = list(kinds) or _telling(before or after, after)
-    with figures.drawing(2.9) as figure:
+    with figures.drawing(3.2) as figure:
         axes = figure.subplots(1, 1 + len(kinds), sharey=True, squeeze=False)[0]
         for name, axis in zip(["all problems", *kinds], axes, strict=True):
             for phase, curve, color in (("before", before, figures.BEFORE), ("after", after, figures.AFTER)):
@@ -86,16 +87,24 @@ def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = 
                     continue
                 axis.plot(curve["k"], values, color=color, marker="o", markersize=4, label=f"{phase} training")
                 if name == "all problems":
-                    axis.fill_between(
-                        curve["k"], *np.transpose(curve["interval"]), color=color, alpha=0.15, linewidth=0
-                    )
+                    _draw_votes(axis, curve, color, phase)
             axis.set_xscale("log", base=2)
             axis.set_xticks(after["k"], [str(k) for k in after["k"]])
             axis.set_xlabel("k")
             axis.set_title(name)
         figures.percent_axis(axes[0], "pass@k")
-        axes[0].legend(loc="lower right")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     return figure
+
+
+def _draw_votes(axis, curve: Mapping[str, Any], color: str, phase: str) -> None:
+    """The interval of pass@k, and on the same problems majority@k and the greedy answer."""
+    axis.fill_between(curve["k"], *np.transpose(curve["interval"]), color=color, alpha=0.15, linewidth=0)
+    if "majority" in curve:
+        axis.plot(curve["k"], curve["majority"], color=color, linestyle="--", linewidth=1.4, label=f"majority, {phase}")
+    if "greedy" in curve:
+        look = {"marker": "D", "markersize": 6, "markerfacecolor": "white", "linestyle": "none", "clip_on": False}
+        axis.plot(curve["k"][:1], [curve["greedy"]], color=color, label=f"greedy, {phase}", **look)
 
 
 def _telling(before: Mapping[str, Any], after: Mapping[str, Any], count: int = 2) -> list[str]:

@@ -4,9 +4,18 @@ from nbhelpers.training import by_hand
 from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.beside_trl import compare_with_trl
 from nbhelpers.training.card import write_card
-from nbhelpers.training.configuration import TrainingError, grpo_arguments
+from nbhelpers.training.configuration import (
+    TrainingError,
+    grpo_arguments,
+    is_first_process,
+    launched,
+    num_processes,
+    place_among_processes,
+)
+from nbhelpers.training.launching import beside_processes, in_processes, launch, out_of_the_way
 from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import check, check_trained, is_trained, standing, what_is_kept
+from nbhelpers.training.scaling import expected_rate
 from nbhelpers.training.stopping import TrainingStopped
 from nbhelpers.training.trainer import TrainingResult, train, train_if_missing
 from nbhelpers.training.vision_cache import looking_once

@@ -21,15 +21,20 @@ def check(params: RunParams) -> BatchPlan:
     """The arithmetic of a step, and what training would refuse, before a model is loaded.
 
     Raises:
-        ParamsError: `training.grpo` names a field that GRPOConfig has not. With the Unsloth backend that is found out
-            in `train`, because Unsloth has to be imported before TRL.
+        ParamsError: `training.grpo` asks for a served vLLM, or names a field that GRPOConfig has not. With the Unsloth
+            backend that is found out in `train`, because Unsloth has to be imported before TRL.
         TrainingError: a library that this run uses is not as it was tested.
     """
+    if (mode := params.training.grpo.get("vllm_mode", "colocate")) != "colocate":
+        raise ParamsError(
+            f"training.grpo.vllm_mode is {mode!r}: every process has its own vLLM here, beside its policy, which the "
+            "adapter is handed to. Leave it out, or set 'colocate'."
+        )
     backend, _ = choose_backend(params.model, params.training)
     check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
     if backend != "unsloth":
         _refuse_unknown_fields(params.training.grpo)
-    return params.training.batch_plan(num_processes=num_processes())
+    return params.training.batch_plan(num_processes=num_processes(params))
 
 
 def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
@@ -69,7 +74,7 @@ def grpo_arguments(
     arguments: dict[str, Any] = {
         "output_dir": str(run.checkpoints_dir),
         "per_device_train_batch_size": plan.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "num_generations": training.num_generations,
         "learning_rate": training.learning_rate,
         "num_train_epochs": training.num_train_epochs or 1,
@@ -94,7 +99,7 @@ def grpo_arguments(
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
-        **training.grpo,
+        **_for_any_number_of_processes(params),
     }
     vllm = model.fast_inference
     ruled_out = {"logit_bias": dict.fromkeys(never, -100.0)} if vllm else {"suppress_tokens": list(never)}
@@ -102,9 +107,45 @@ def grpo_arguments(
     return arguments
 
 
-def num_processes() -> int:
-    """Processes that train together, as their launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _for_any_number_of_processes(params: RunParams) -> dict[str, Any]:
+    """`training.grpo`, and what keeps a step the same where several processes share it."""
+    # Every step goes through every adapted language layer; the vision tower's last one may be stepped over.
+    grpo = {"ddp_find_unused_parameters": params.lora.finetune_vision_layers, **params.training.grpo}
+    if grpo.get("steps_per_generation"):  # as many completions at once as one process would generate
+        one = params.training.batch_plan().per_device_train_batch_size
+        grpo["generation_batch_size"] = one * grpo.pop("steps_per_generation")
+    return grpo
+
+
+def num_processes(params: RunParams) -> int:
+    """Processes that train together: as their launcher says, otherwise as `training.num_processes` does.
+
+    Raises:
+        TrainingError: there are fewer GPUs than processes asked for.
+    """
+    import torch
+
+    if launched():
+        return int(os.environ["WORLD_SIZE"])
+    asked, gpus = params.training.num_processes, torch.cuda.device_count()
+    if asked == "auto":
+        return max(params.training.processes_that_share(gpus))
+    if asked > 1 and 0 < gpus < asked:
+        raise TrainingError(
+            f"training.num_processes is {asked}, and there are {gpus} GPUs: each process takes one. Allowed are 1 to "
+            f"{gpus}, or auto."
+        )
+    return asked
+
+
+def launched() -> bool:
+    """Whether this process is one of several that a launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def place_among_processes() -> tuple[int, int]:
+    """This process's rank, and the number of processes that work together."""
+    return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if launched() else (0, 1)
 
 
 def is_first_process() -> bool:

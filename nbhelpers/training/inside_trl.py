@@ -17,7 +17,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nbhelpers.policy import Engine, in_groups, replaced
+from nbhelpers.policy import Engine, draws, in_groups, replaced
 from nbhelpers.training.packed import packed_log_probs
 
 
@@ -48,14 +48,30 @@ def rollout_trainer_class() -> type:
 
 @functools.cache
 def sampling_in_groups(trainer_class: type) -> type:
-    """`trainer_class` whose `generate` computes what the completions of a prompt share once (`policy.in_groups`)."""
+    """`trainer_class` whose `generate` computes what the completions of a prompt share once (`policy.in_groups`), and
+    draws a prompt's completions by seed, step and the prompt's place in the step, whichever process has it.
+    """
 
     class SamplingInGroups(trainer_class):
         def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-            with in_groups(self.accelerator.unwrap_model(self.model), num_generations):
+            first = self.accelerator.process_index * len(prompt_ids)  # of this process's rows, in the whole batch
+            drawn = self._draws(range(first, first + len(prompt_ids)), num_generations)
+            with in_groups(self.accelerator.unwrap_model(self.model), num_generations, drawn):
                 return super()._generate_single_turn(
                     prompt_ids, images, multimodal_fields, num_generations, has_tool_images
                 )
+
+        def _draws(self, rows, group):
+            accumulation = self.args.gradient_accumulation_steps
+            batch = self._step % accumulation // self.args.steps_per_generation  # where a step generates more than once
+            prompts = self.args.generation_batch_size // group
+            places = range(rows.start // group, -(-rows.stop // group))
+            drawn = draws(
+                self.args.seed, [batch * prompts + place for place in places], group, self.max_completion_length,
+                step=self.state.global_step,
+            )  # fmt: skip
+            start = rows.start - places.start * group
+            return drawn[start : start + len(rows)]
 
     return SamplingInGroups
 

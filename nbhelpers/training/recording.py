@@ -146,6 +146,7 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, m
 
         def on_train_begin(self, args, state, control, **kwargs):
             self.started, self.first_step = time.perf_counter(), state.global_step
+            run.update_manifest(max_steps=state.max_steps)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "reward" not in logs:

@@ -35,6 +35,7 @@ from nbhelpers.training.configuration import (
     TrainingError,
     grpo_arguments,
     is_first_process,
+    launched,
     num_processes,
     record_configuration,
 )
@@ -46,6 +47,7 @@ from nbhelpers.training.inside_trl import (
     scoring_in_groups,
     weights_from_the_loss,
 )
+from nbhelpers.training.launching import MetricsFollower, beside_processes, launch, out_of_the_way
 from nbhelpers.training.packed import packs
 from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
@@ -110,6 +112,9 @@ def train(
         TrainingStopped: it was interrupted, by SIGINT or SIGTERM.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
+    processes = 1 if launched() else num_processes(params)
+    if processes > 1 and not standing(params, run).trained:
+        return _train_in_processes(policy, params, run, processes, on_log)
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
         log_into(run.path)
         where = standing(params, run)
@@ -121,6 +126,18 @@ def train(
             return _train(policy, problems, params, run, where, on_log)
 
 
+def _train_in_processes(
+    policy: Policy, params: RunParams, run: RunDirectory, processes: int, on_log: Any
+) -> TrainingResult:
+    """`train` in other processes, which load the data and the policy themselves; this one gets the weights."""
+    where = standing(params, run)
+    with out_of_the_way(policy), ending_in_words(run):
+        launch("nbhelpers.training", params, processes, look=MetricsFollower(run, on_log))
+    load_weights(policy, run.final_model_dir)
+    sealed = read_seal(run.final_model_dir)
+    return TrainingResult(sealed["step"], sealed["seconds"], run.final_model_dir, adapter_norm(policy), where.step)
+
+
 def _train(
     policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, where: Standing, on_log: Any
 ) -> TrainingResult:
@@ -128,7 +145,7 @@ def _train(
     import torch
     from trl import GRPOConfig
 
-    plan = params.training.batch_plan(num_processes=num_processes())
+    plan = params.training.batch_plan(num_processes=num_processes(params))
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
@@ -206,7 +223,8 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
     if is_trained(params, run):
         return False
     check(params)
-    policy = load_policy(params.model, params.lora, params.training)
+    model = beside_processes(params, num_processes(params))
+    policy = load_policy(model, params.lora, params.training)
     train(policy, load_problems(params.dataset), params, run, on_log=log_line)
     return True
 

@@ -1,0 +1,263 @@
+"""Several processes for one run: `accelerate launch` started from here and followed to its end.
+
+The processes are those of `python -m nbhelpers.training` (or another module that takes a preset), each on the GPU of
+its rank; without a GPU they compute on the CPU. They write in the run directory, and what they print is in `logs/`
+there, a file a rank. Whoever starts them stays and looks on: at the first rank's words here, at `metrics.jsonl` through
+`MetricsFollower`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
+from nbhelpers.policy import Policy
+from nbhelpers.runs import RunDirectory
+from nbhelpers.training.configuration import TrainingError, is_first_process, launched
+from nbhelpers.training.stopping import TrainingStopped
+
+_LOGS, _STARTED_BY = "NBHELPERS_RANK_LOGS", "NBHELPERS_STARTED_BY"
+# What a launcher sets, and what vLLM sets where it runs without one (`policy.vllm.engine`).
+_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_PATIENCE = 40.0  # seconds in which the processes may end their step with a checkpoint; torchrun gives them 30
+_LAST_LINES = 15
+# In torchrun's summary, below "Root Cause" (torch 2.11 and 2.13): which rank ended first, and how.
+_FIRST_TO_END = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.S)
+
+
+def launch(module: str, params: RunParams, processes: int, *, look: Callable[[], None] = lambda: None) -> None:
+    """Run `python -m module` with these parameters in `processes` processes, and return at their end.
+
+    Args:
+        module: takes a preset, `--set`, `--output-dir` and `--trust-code`.
+        look: called a few times a second, and at the end.
+
+    Raises:
+        TrainingError: a process failed or was killed. The others were ended; the sentence has its last lines.
+        KeyboardInterrupt: as it came; every process was asked to stop first, and has.
+    """
+    logs = RunDirectory(params.output_dir).path / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in logs.glob("rank-*.log"):
+        old.unlink()
+    words = _FirstRank(logs / "rank-0.log")
+    with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
+        child = subprocess.Popen(
+            command(module, params, processes),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env=_environment(logs),
+            start_new_session=True,  # a Ctrl-C reaches this process alone, which then ends all of them
+        )  # fmt: skip
+        try:
+            while child.poll() is None:
+                words.say_more()
+                look()
+                time.sleep(0.2)
+        finally:
+            _end(child)
+            words.say_more()
+            look()
+    if child.returncode:
+        raise TrainingError(_what_happened(logs, child.returncode, processes))
+
+
+def _environment(logs: Path) -> dict[str, str]:
+    import torch
+
+    mine = {_LOGS: str(logs), _STARTED_BY: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER} | mine | on_cpu
+
+
+def command(module: str, params: RunParams, processes: int) -> list[str]:
+    """The line that `launch` runs: every parameter goes along, so that no file is read twice."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher += ["--main_process_port", "0", "-m", module, params.preset, "--output-dir", str(params.output_dir)]
+    for section, values in params.as_dict().items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if (section, key) in (("training", "max_steps"), ("training", "num_train_epochs")) and value is None:
+                continue  # one of the two says how long
+            launcher += ["--set", f"{section}.{key}={json.dumps(value)}"]
+    return launcher
+
+
+def _end(child: subprocess.Popen) -> None:
+    """End the launcher, which ends its processes; what is left after `_PATIENCE` seconds is killed."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C does not wait
+            child.wait(_PATIENCE)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _what_happened(logs: Path, code: int, processes: int) -> str:
+    told = (logs / "launcher.log").read_text(errors="replace")
+    found = _FIRST_TO_END.search(told)
+    if found is None:
+        where, last = logs / "launcher.log", told
+        what = f"The launcher of {processes} processes ended with exit code {code}."
+    else:
+        rank, own = int(found[1]), int(found[2])
+        where = logs / f"rank-{rank}.log"
+        last = where.read_text(errors="replace") if where.is_file() else told
+        how = f"was killed by {signal.Signals(-own).name}" if own < 0 else f"ended with exit code {own}"
+        what = f"Process {rank} of {processes} {how}, and the others were ended."
+    lines = [line.rstrip() for line in last.splitlines() if line.strip()][-_LAST_LINES:]
+    return "\n".join([f"{what} The last lines of {where}:", *(f"  {line}" for line in lines)])
+
+
+class _FirstRank:
+    """What the first rank prints, passed on line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def say_more(self) -> None:
+        if not self._path.is_file():
+            return
+        with open(self._path, "rb") as file:
+            file.seek(self._read)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._read += len(whole) + len(newline)
+        for line in whole.decode(errors="replace").splitlines():
+            print(line, flush=True)
+
+
+class MetricsFollower:
+    """Calls `on_log` with each line that training in other processes adds to `metrics.jsonl`, as `train` does."""
+
+    def __init__(self, run: RunDirectory, on_log: Callable[[dict], None] | None) -> None:
+        self.run, self.on_log = run, on_log
+        self._begun, self._seen, self._last = time.time(), None, -1
+        self._first: dict | None = None
+
+    def __call__(self) -> None:
+        path = self.run.metrics_path
+        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+        if stamp == self._seen or self.on_log is None:
+            return
+        self._seen = stamp
+        for line in self.run.read_jsonl(path):  # those of an earlier run, or of the steps before a checkpoint, are old
+            if line["time"] >= self._begun and line["step"] > self._last:
+                self._last = line["step"]
+                self._first = self._first or line
+                ends = self.run.read_manifest()["max_steps"]
+                self.on_log({**line, "max_steps": ends, "seconds_per_step": self._pace(line)})
+
+    def _pace(self, line: dict) -> float:
+        steps = line["step"] - self._first["step"]
+        return (line["time"] - self._first["time"]) / steps if steps else line.get("step_time") or 0.0
+
+
+# in the processes
+
+
+def in_processes(name: str, work: Callable[[RunParams], None], argv: list[str] | None = None) -> int:
+    """The `main` of a module that a launcher starts with a preset: take this process's place and work there.
+
+    Returns:
+        The exit code: 0, 1 after an error and 130 after a stop, which are said.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {name}")
+    parser.add_argument("preset", nargs="?", default="smoke")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
+    parser.add_argument("--output-dir")
+    parser.add_argument("--trust-code", action="store_true", help="let the parameter file bring code of its own")
+    arguments = parser.parse_args(argv)
+    if launched():
+        take_place()
+    try:
+        sections = parse_overrides(arguments.overrides)
+        trusted = {"source": "--set", "trust_code": arguments.trust_code}
+        work(RunParams.load(arguments.preset, output_dir=arguments.output_dir, **trusted, **sections))
+    except (ParamsError, RuntimeError, OSError) as error:
+        if is_first_process() or not isinstance(error, TrainingStopped):
+            print(f"{name}: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    return 0
+
+
+def take_place() -> None:
+    """What a process of several does first: prints into its own log, works on the GPU of its rank (without this all of
+    them would load the model on the first), and ends when the process that started them all has gone.
+    """
+    import torch
+    from accelerate import PartialState
+
+    if folder := os.environ.get(_LOGS):
+        log = os.open(Path(folder) / f"rank-{os.environ.get('RANK', '0')}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+    if starter := os.environ.get(_STARTED_BY):
+        threading.Thread(target=_end_without, args=(int(starter),), daemon=True).start()
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if launched():
+        PartialState()  # all of them meet here
+
+
+def is_followed() -> bool:
+    """Whether the process that started this one shows the metrics itself."""
+    return _LOGS in os.environ
+
+
+def _end_without(starter: int) -> None:
+    while True:
+        try:
+            os.kill(starter, 0)
+        except ProcessLookupError:
+            print(f"Process {starter}, which started this one, has gone: the end.", flush=True)
+            os._exit(1)
+        time.sleep(2)
+
+
+# beside them
+
+
+def beside_processes(params: RunParams, processes: int) -> ModelParams:
+    """How the process that starts others loads the policy to look at it: without vLLM, whose memory could not be given
+    back to the first of them, and without Unsloth, which compiles for minutes.
+    """
+    if processes == 1:
+        return params.model
+    return params.model.model_copy(update={"backend": "transformers", "fast_inference": False})
+
+
+@contextlib.contextmanager
+def out_of_the_way(policy: Policy) -> Iterator[None]:
+    """Inside, the policy of this process lies in main memory and leaves the GPU to the first of the others.
+
+    Raises:
+        TrainingError: vLLM runs in this process, whose memory cannot be given back.
+    """
+    import torch
+
+    if policy.engine is not None:
+        raise TrainingError(
+            "vLLM runs in this process and holds the memory that the first of several would need: restart the kernel, "
+            "and do not sample before training; or set training.num_processes=1."
+        )
+    model, device = policy.model, policy.model.device
+    if device.type != "cuda":
+        yield
+        return
+    model.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        model.to(device)

@@ -1,0 +1,110 @@
+"""The notebooks of a preset on one GPU, as a person runs them: seconds by notebook and stage, peak memory beside the
+estimate, and optionally with most of the card held by another process.
+
+usage: python bench_gpu_series.py --backend {auto,transformers,unsloth} [--preset gemma3_smoke] [--free 24]
+           [--notebooks 3] [--out DIR] [--set SECTION.KEY=VALUE ...]
+
+`--free` leaves so many GiB: a second process holds the rest. The last line is JSON. Caches are as they are: set
+NBHELPERS_CACHE to an empty folder for a cold start, and run the same line again for a warm one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+
+from nbhelpers.params import RunParams, parse_overrides
+from nbhelpers.policy import memory_estimate
+from nbhelpers.policy.loading import choose_backend
+from nbhelpers.runs import RunDirectory, find_gpus
+
+HOLD = """
+import sys, time, torch
+free, total = torch.cuda.mem_get_info()
+held = torch.empty(max(0, int(free - float(sys.argv[1]) * 2**30)), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+STAGE = re.compile(r"^ *(?P<name>[a-z][^:\u2026]*): (?P<seconds>\d+) s *$")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backend", choices=["auto", "transformers", "unsloth"], default="auto")
+    parser.add_argument("--preset", default="gemma3_smoke")
+    parser.add_argument("--free", type=float, help="GiB to leave free")
+    parser.add_argument("--notebooks", default="1-4")
+    parser.add_argument("--out", default="/tmp/bench_series")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    return parser.parse_args()
+
+
+def used_gib() -> float:
+    gpu = find_gpus()[0]
+    return gpu.total - gpu.free
+
+
+def run_series(args, before: float) -> dict:
+    """`nbhelpers run` in a process of its own, its stages, and the most that it held of the card."""
+    settings = [word for setting in args.overrides for word in ("--set", setting)]
+    command = [sys.executable, "-m", "nbhelpers.cli", "run", args.preset, "--notebooks", args.notebooks, "--output-dir",
+               args.out, "--set", f"model.backend={args.backend}", *settings]  # fmt: skip
+    peak, over = [0.0], threading.Event()
+
+    def watch():
+        while not over.wait(0.5):
+            peak[0] = max(peak[0], used_gib() - before)
+
+    threading.Thread(target=watch, daemon=True).start()
+    started, notebooks, stages, name = time.perf_counter(), {}, {}, "before"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            print(f"[{time.perf_counter() - started:6.1f} s] {line}", end="", flush=True)
+            if begun := re.match(r"\[\d+/\d+\] (\S+) \.\.\.", line):
+                name = begun[1]
+            elif done := re.match(r"\[\d+/\d+\] (\S+) done in (\d+) s", line):
+                notebooks[done[1]] = int(done[2])
+            elif stage := STAGE.match(line):
+                stages.setdefault(name, {})[stage["name"].strip()] = int(stage["seconds"])
+    over.set()
+    return {"rc": process.returncode, "seconds": round(time.perf_counter() - started, 1), "notebooks": notebooks,
+            "stages": stages, "peak_gib": round(peak[0], 2)}  # fmt: skip
+
+
+def main() -> None:
+    args = arguments()
+    holder = None
+    if args.free:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(args.free)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        holder.stdout.readline()
+    try:
+        sections = parse_overrides([f"model.backend={args.backend}", *args.overrides])
+        params = RunParams.load(args.preset, output_dir=args.out, trust_code=True, **sections)
+        backend, why = choose_backend(params.model, params.training)
+        gpu = find_gpus()[0]
+        estimate = memory_estimate(params, gpu, backend)
+        result = {"card": gpu.name, "free_gib": round(gpu.free, 1), "backend": backend, "why": why}
+        result["estimate_gib"] = estimate and {name: round(part, 2) for name, part in estimate.items()}
+        result["estimate_sum_gib"] = estimate and round(sum(estimate.values()), 2)
+        result |= run_series(args, used_gib())
+        run = RunDirectory(args.out)
+        lines, manifest = run.read_jsonl(run.metrics_path), run.read_manifest()
+        result["parity"] = manifest.get("parity")
+        result["step_s"] = [round(line["step_time"], 2) for line in lines if "step_time" in line]
+        result["gap"] = [line.get("sampling/sampling_logp_difference/mean") for line in lines]
+        result["notices"], result["warnings"] = manifest.get("notices"), manifest.get("warnings")
+        print(json.dumps(result), flush=True)
+    finally:
+        if holder:
+            holder.communicate()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

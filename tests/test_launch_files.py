@@ -1,0 +1,80 @@
+"""The examples in params/launch are files that run, and README's table of expected rates is the function's."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_run import REPOSITORY
+
+from nbhelpers.runs import RunDirectory
+from nbhelpers.training import expected_rate
+
+LAUNCH = REPOSITORY / "params" / "launch"
+SETTINGS = (
+    "training.max_steps=1", "training.per_device_train_batch_size=8", "training.probes=0", "dataset.max_samples=64",
+    "training.max_completion_length=16",
+)  # fmt: skip
+
+
+def start(file, folder, **environment):
+    line = [str(LAUNCH / file), "smoke", "--output-dir", str(folder)]
+    line += [part for setting in SETTINGS for part in ("--set", setting)]
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    whole = {**os.environ, "PATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(line, env=whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def trained(folder, *started):
+    said = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), said
+    assert sum(words.count("adapter in") for words in said) == 1, "the first process alone says the end"
+    run = RunDirectory(folder)
+    assert len(run.read_jsonl(run.samples_path)) == 8
+    assert "2 processes share" in " ".join(run.read_manifest()["notices"])
+
+
+@pytest.mark.slow
+def test_one_host(tmp_path):
+    trained(tmp_path, start("one_host.sh", tmp_path, GPUS="2"))
+
+
+@pytest.mark.slow
+def test_two_hosts(tmp_path):
+    shared = {"FIRST": "127.0.0.1", "PORT": "29613", "GPUS": "1"}
+    trained(tmp_path, *(start("two_hosts.sh", tmp_path, HOST=host, **shared) for host in "01"))
+
+
+@pytest.mark.slow
+def test_slurm_with_a_stand_in_for_its_commands(tmp_path):
+    """`srun` starts its line once a node."""
+    stand_ins = {"scontrol": "echo 127.0.0.1", "srun": '"$@" & first=$!; "$@"; wait $first'}
+    (tmp_path / "bin").mkdir()
+    for name, line in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    given = {"SLURM_JOB_NODELIST": "x", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7", "PORT": "29614", "GPUS": "1"}
+    trained(tmp_path, start("slurm.sh", tmp_path, **given))
+
+
+def test_readme_has_the_expected_rates():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (64 in all|64 a GPU) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+    assert len(rows) == 2
+    for what, *said in rows:
+        for gpus, rate in zip((1, 2, 4, 8), said, strict=True):
+            completions = 64 if what == "64 in all" else 64 * gpus
+            assert f"{expected_rate(gpus, completions, 512):.1f}" == rate
+
+
+def test_the_model_gives_back_what_it_was_made_from():
+    from nbhelpers.training.scaling import expected_step
+
+    assert expected_step(1, 64, 512) == pytest.approx(3.8 + 6.9, rel=0.01)
+    sampling = expected_step(1, 4, 256) - 4 * 256 * 6.9 / 64 / 512
+    assert sampling == pytest.approx(1.25, rel=0.01)
+    assert expected_rate(2, 128, 512) > 1.8 * expected_rate(1, 64, 512)
