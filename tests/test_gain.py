@@ -59,6 +59,12 @@ def test_the_headline_says_what_the_gain_is_made_of():
     assert split_sentence(result["split"]) in said
 
 
+def test_a_plain_prompt_that_does_worse_is_no_baseline_to_boast_of():
+    plain = [row(pid, "plain", False, pid < 2) for pid in range(40)]
+    said = split_sentence(split_gain(phase_of("before", 20, 50), phase_of("after", 68, 70), plain))
+    assert said.endswith("A plain prompt does not help the base model: 5.0 % of 40 problems.")
+
+
 def wrong(completion, **given):
     row = {"correct": False, "correct_anywhere": False, "truncated": False, "parsed_anywhere": "7"}
     return row | {"completion": completion} | given

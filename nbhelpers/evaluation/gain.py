@@ -76,13 +76,17 @@ def split_sentence(split: dict[str, Any]) -> str:
     """The two parts of the gain in one sentence, and what the plain prompt says of them."""
     parts = {name: _with_interval(split[name]) for name in ("hands_in", "right_more_often")}
     said = f"Of it, {parts['hands_in']} is handing the answer in, {parts['right_more_often']} is being right more often"
-    if "plain" in split and split["plain"]["difference"]["accuracy"] is not None:
-        plain = split["plain"]
-        said += (
-            f"; against the base model under a plain prompt ({100 * plain['accuracy']:.1f} % of {plain['n']} problems) "
-            f"it is {_with_interval(plain['difference'])}"
-        )
+    plain = split.get("plain")
+    if plain and plain["accuracy"] < split["anywhere"]["before"]:  # it is no better baseline than the training prompt
+        return f"{said}. A plain prompt does not help the base model: {_of_problems(plain)}."
+    if plain and plain["difference"]["accuracy"] is not None:
+        said += f"; against the base model under a plain prompt ({_of_problems(plain)}) it is "
+        said += _with_interval(plain["difference"])
     return f"{said}."
+
+
+def _of_problems(plain: dict[str, Any]) -> str:
+    return f"{100 * plain['accuracy']:.1f} % of {plain['n']} problems"
 
 
 def _with_interval(difference: dict[str, Any]) -> str:
