@@ -26,6 +26,7 @@ from nbhelpers.training import (
     looking_once,
     num_processes,
     out_of_the_way,
+    write_card,
 )
 
 
@@ -78,6 +79,7 @@ def evaluate(
         if is_first_process():
             run.write_json(run.evaluation_path, result)
             run.evaluating_path.unlink()
+            write_card(run, params)
         return result
 
 
