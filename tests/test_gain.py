@@ -120,8 +120,9 @@ def test_the_readings_name_who_was_asked_how():
         ("after training", "training", 1.0),
         ("after training", "training", 1.0),
     ]
-    alone = {"after": {"accuracy": 0.5, "n": 2}, "anywhere": {"training_prompt": 0.75}}
-    assert [(line["policy"], line["accuracy"]) for line in readings(alone)] == [("as it is", 0.5), ("as it is", 0.75)]
+    alone = {"after": {"accuracy": 0.5, "n": 2}, "anywhere": {"training_prompt": 0.75, "plain_prompt": 0.25}}
+    assert [line["accuracy"] for line in readings(alone)] == [0.5, 0.75, 0.25]
+    assert {line["policy"] for line in readings(alone)} == {"as it is"}
 
 
 def test_what_was_not_taught_is_what_is_mostly_wrong_with_what_sampling_found():

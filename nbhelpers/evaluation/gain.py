@@ -69,7 +69,10 @@ def readings(result: dict[str, Any]) -> list[dict[str, Any]]:
             ("wherever it stands", anywhere.get(key)),
         )
     ]
-    table.insert(2, ("before training", "plain", "wherever it stands", plain["accuracy"], plain["n"]))
+    table.insert(
+        2 if split else 4,
+        ("before training" if split else trained, "plain", "wherever it stands", plain["accuracy"], plain["n"]),
+    )
     names = ("policy", "prompt", "answer", "accuracy", "n")
     return [dict(zip(names, row, strict=True)) for row in table if row[3] is not None]
 
