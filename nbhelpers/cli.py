@@ -79,6 +79,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this machine has, what a preset needs, what is missing")
     doctor.add_argument("preset", nargs="?", default="smoke")
+    doctor.add_argument(
+        "--try-model", action="store_true", help="also load the model and let it answer 32 problems, before a long run"
+    )
     _add_settings(doctor)
     doctor.set_defaults(command=_doctor)
     return parser
@@ -219,7 +222,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
     params, _ = _load(arguments)
     diagnosis = diagnose(params)
     print(diagnosis)
-    return 0 if diagnosis.can_run else 1
+    if not (arguments.try_model and diagnosis.can_run):
+        return 0 if diagnosis.can_run else 1
+    from nbhelpers.evaluation import try_model
+
+    trial = try_model(params)
+    print(trial)
+    return 1 if trial.doubts else 0
 
 
 if __name__ == "__main__":

@@ -15,3 +15,4 @@ from nbhelpers.evaluation.statistics import (
     picture_clusters,
     problem_accuracy,
 )
+from nbhelpers.evaluation.trial import try_model

@@ -26,6 +26,7 @@ from nbhelpers.training import (
     looking_once,
     num_processes,
     out_of_the_way,
+    write_card,
 )
 
 
@@ -78,6 +79,7 @@ def evaluate(
         if is_first_process():
             run.write_json(run.evaluation_path, result)
             run.evaluating_path.unlink()
+            write_card(run, params)
         return result
 
 
@@ -162,7 +164,7 @@ def headline(result: dict) -> str:
         anywhere = result.get("anywhere", {})
         names = {
             "training_prompt": "with the answer taken wherever it stands",
-            "plain_prompt": "under a plain prompt too",
+            "plain_prompt": "under a plain prompt, taken likewise",
         }
         more = [f"{100 * value:.1f} % {names[name]}" for name, value in anywhere.items()]
         return f"{said} problems; {', '.join(more) if more else 'no baseline was measured'}."

@@ -11,6 +11,7 @@ from typing import Any
 from nbhelpers.runs.files import to_json, write_whole
 
 SEAL = "seal.json"
+UNSEALED = (SEAL, "README.md")  # the card is written again when figures come
 
 
 def seal(folder: Path, **facts: Any) -> None:
@@ -55,4 +56,4 @@ def flaw(folder: Path) -> str | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in UNSEALED)

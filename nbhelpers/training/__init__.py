@@ -3,6 +3,7 @@
 from nbhelpers.training import by_hand
 from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.beside_trl import compare_with_trl
+from nbhelpers.training.card import write_card
 from nbhelpers.training.configuration import (
     TrainingError,
     grpo_arguments,

@@ -196,7 +196,6 @@ def take_place() -> None:
     them would load the model on the first), and ends when the process that started them all has gone.
     """
     import torch
-    from accelerate import PartialState
 
     if folder := os.environ.get(_LOGS):
         log = os.open(Path(folder) / f"rank-{os.environ.get('RANK', '0')}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -206,8 +205,6 @@ def take_place() -> None:
         threading.Thread(target=_end_without, args=(int(starter),), daemon=True).start()
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if launched():
-        PartialState()  # all of them meet here
 
 
 def is_followed() -> bool:

@@ -79,6 +79,7 @@ def _keep_best(policy: Policy, folder: Path, **facts: Any) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     policy.model.save_pretrained(unfinished)
+    policy.processor.save_pretrained(unfinished)  # so that it can be evaluated as any checkpoint
     seal(unfinished, **facts)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

@@ -23,7 +23,7 @@ from nbhelpers.training.soundness import UnsoundError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 # What torch and safetensors say of the same.
-_DISK_WORDS = ("(os error", "PytorchStreamWriter failed", "iostream error", "No space left on device")
+_DISK_WORDS = ("(os error", "inline_container.cc", "iostream error", "No space left on device")
 
 
 class TrainingStopped(TrainingError):

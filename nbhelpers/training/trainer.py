@@ -29,6 +29,7 @@ from nbhelpers.policy import (
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
 from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, log_into, read_seal, stage, writing
+from nbhelpers.training.card import write_card
 from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
@@ -195,6 +196,7 @@ def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, secon
     selected = take_selected(policy, params, run, step)
     save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds), selected=selected)
     run.update_manifest(timings={"training_seconds": seconds})
+    write_card(run, params)
     note_state(run, "finished")
     warn_about_learning(run)
 

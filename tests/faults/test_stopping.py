@@ -65,7 +65,7 @@ def test_a_second_interrupt_ends_training_at_once(train_until, tmp_path):
 TROUBLE = {
     "full": OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"),
     "read-only": OSError(errno.EROFS, "Read-only file system", "metrics.jsonl"),
-    "torch on a full disk": RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed"),
+    "torch on a full disk": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 678784 vs 678676"),
     "safetensors on a full disk": ValueError("Error while serializing: I/O error: ... (os error 28)"),
 }
 
