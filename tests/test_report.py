@@ -18,6 +18,7 @@ from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
 from nbhelpers.show.marks import keep_mark
+from nbhelpers.training import alarms
 
 SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}
 
@@ -130,6 +131,20 @@ def test_the_report_opens_with_the_result_and_the_figure_that_shows_it(runs):
     rewards = [row["reward"] for row in RunDirectory(runs / "better").read_jsonl(runs / "better/metrics.jsonl")]
     ends = f"{rewards[0]:.2f} \u2192 {rewards[-1]:.2f}"
     assert f"mean reward, first and last step{ends}" in page.text and f"reward {ends}" in page.words
+
+
+def test_a_doubt_that_the_result_answered_is_a_note_and_any_other_warning_stands_at_the_top(tmp_path):
+    run = RunDirectory(make_run(tmp_path / "run", steps=4, prompts=1, problems=4, evaluation=4))
+    run.write_jsonl(run.metrics_path, [{"step": step, "frac_reward_zero_std": 0.9} for step in range(1, 5)])
+    (doubt,), worthless = alarms(run.read_jsonl(run.metrics_path)), "Gradient or loss was NaN at step 3."
+    run.update_manifest(warnings=[worthless, doubt])
+    evaluation = run.read_json(run.evaluation_path)
+    for interval, answered in (([-0.1, 0.4], False), ([0.1, 0.4], True)):
+        evaluation["difference"] |= {"accuracy": 0.2, "ci95": interval}
+        run.write_json(run.evaluation_path, evaluation)
+        top, _, rest = Page(report.write_report(run.path)).markup.partition('class="facts"')
+        assert "was NaN" in top and "was NaN" not in rest
+        assert ("carry no signal" in top, "Answered by the gain" in rest) == (not answered, answered)
 
 
 def test_the_report_links_to_marked_samples(runs, tmp_path):

@@ -141,6 +141,18 @@ def test_markdown_and_formulas_are_set_and_other_words_stay():
     assert page.tags.count("math") == 3 and ("display", "block") in page.attributes
 
 
+def test_what_gemma_writes_is_set_without_gaps():
+    lines = "*   $AB = 14$\n*   by *Heron's formula*:\n\n\\begin{align*}\nK &= 84 \\\\\nh &= 12\n\\end{align*}\n\nso"
+    tree = typeset(lines)
+    assert [node if isinstance(node, str) else node[0] for node in tree] == [
+        "\u2022 ", "math", "\n", "\u2022 ", "by ", "i", ":\n\n", "math", "\nso",
+    ]  # fmt: skip
+    assert str(tree).count("'mtr'") == 2
+    assert "'mtr'" in str(typeset("$$\\begin{aligned} a &= 1 \\\\ b &= 2 \\end{aligned}$$"))
+    for text in ("3*4*5", "a * b * c", "**a*", "\\*a*", "f* and g*"):
+        assert typeset(text) == [text]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -160,7 +172,21 @@ def test_nothing_that_is_set_becomes_markup_of_its_own(text):
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
-        st.sampled_from([*"$`*#\\{}[]()<>&x1 \n-^_", "\\frac", "\\text", "**", "$$", "\\[", "\\]", "\\boxed{", "```"])
+        st.sampled_from(
+            [
+                *"$`*#\\{}[]()<>&x1 \n-^_",
+                "\\frac",
+                "\\text",
+                "**",
+                "$$",
+                "\\[",
+                "\\]",
+                "\\boxed{",
+                "```",
+                "\\begin{align}",
+                "\\end{align}",
+            ]
+        )
     )
 )
 def test_any_text_is_set_or_left_as_it_is(parts):
@@ -170,7 +196,7 @@ def test_any_text_is_set_or_left_as_it_is(parts):
 
 def test_setting_takes_no_longer_than_reading():
     begun = time.perf_counter()
-    for part in ("\\[", "\\(", "**a", "`", "$x", "```\n", "- ", "# "):
+    for part in ("\\[", "\\(", "**a", "`", "$x", "```\n", "- ", "# ", "*a ", "\\begin{align}"):
         typeset((part * 20_000)[:19_000])
     assert time.perf_counter() - begun < 3
 

@@ -18,6 +18,7 @@ from nbhelpers.show.samples import change_cards, count_changes, group_card, sort
 from nbhelpers.show.standalone import figure_uri, render, run_of
 from nbhelpers.show.text import percent, visible
 from nbhelpers.show.training_plots import training_overview
+from nbhelpers.training import alarms
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -34,12 +35,14 @@ def write_report(run_dir: str | Path) -> Path:
     evaluation = run.read_json(run.evaluation_path) or {}
     store = SampleStore(run.path)
     changes = sort_changes(run.read_jsonl(run.predictions_path))
+    warnings, notes = _what_matters(manifest, metrics, evaluation)
     page = render(
         "report.html",
         ("page.css", "samples.css"),
         title=_title(run, manifest),
         outcome=_outcome(evaluation, metrics),
-        manifest=manifest,
+        warnings=warnings,
+        notes=notes,
         facts=_results(evaluation, metrics) + _circumstances(manifest, metrics, len(store)),
         evaluation=evaluation,
         power=_power(evaluation),
@@ -80,6 +83,19 @@ def _outcome(evaluation: Mapping, metrics: Sequence[Mapping]) -> str:
     if metrics:
         return f"{metrics[-1].get('step')} optimiser steps so far; not evaluated yet."
     return "Neither trained nor evaluated yet."
+
+
+def _what_matters(manifest: Mapping, metrics: Sequence[Mapping], evaluation: Mapping) -> tuple[list[str], list[str]]:
+    """The warnings that stand at the top, and notes on how it ran.
+
+    A warning stands at the top unless the result has answered it: what only doubts that the policy learns
+    (`training.alarms`, `doubts_only`) is a note where the interval of the gain lies above 0.
+    """
+    warnings, notes = list(manifest.get("warnings") or ()), list(manifest.get("notices") or ())
+    lowest = ((evaluation.get("difference") or {}).get("ci95") or [None])[0]
+    answered = alarms(metrics, doubts_only=True) if lowest is not None and lowest > 0 else []
+    notes += [f"Answered by the gain on unseen problems: {sentence}" for sentence in warnings if sentence in answered]
+    return [sentence for sentence in warnings if sentence not in answered], notes
 
 
 def _power(evaluation: Mapping) -> str:

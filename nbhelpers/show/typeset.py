@@ -19,7 +19,7 @@ _MATHML = {
     "math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "mstyle", "msub", "msup", "msubsup",
     "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mpadded", "mphantom", "menclose",
 }  # fmt: skip
-_TAGS = _MATHML | {"b", "code", "pre"}
+_TAGS = _MATHML | {"b", "i", "code", "pre"}
 _ATTRIBUTES = {"display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class"}
 _VALUE = re.compile(r"[\w. -]{1,40}")
 _MARKUP = re.compile(
@@ -27,10 +27,12 @@ _MARKUP = re.compile(
     r"|`(?P<code>[^`\n]{1,300})`"
     r"|\$\$(?P<block>[^$]{1,600}?)\$\$|\\\[(?P<bracketed>.{1,600}?)\\\]"
     r"|\\\((?P<inline>.{1,600}?)\\\)|(?<![\w$\\])\$(?P<dollar>[^\s$](?:[^$\n]{0,298}[^\s$\\])?)\$(?![\d$])"
+    r"|(?P<aligned>\\begin\{(?:align|equation)\*?\}.{1,600}?\\end\{(?:align|equation)\*?\})"
     r"|(?P<boxed>\\boxed\{[^{}\n]{1,200}\})"
     r"|(?<![\w*])\*\*(?P<bold>(?=\S)[^*\n]{1,300}(?<=\S))\*\*(?![\w*])"
+    r"|(?<![\w*\\])\*(?P<leaning>(?=\S)[^*\n]{1,200}(?<=\S))\*(?![\w*])"
     r"|^\#{1,6}[ ](?P<head>[^\n]{1,300})"
-    r"|(?P<item>(?<=\n)[ ]*[-*+][ ](?=\S)|^[ ]*[*+-][ ](?=\S))",
+    r"|(?P<item>(?<=\n)[ ]*[-*+][ ]{1,4}(?=\S)|^[ ]*[*+-][ ]{1,4}(?=\S))",
     re.M | re.S,
 )
 
@@ -48,7 +50,8 @@ def typeset(text: str) -> list[Node]:
         node = _node(found.lastgroup, found[found.lastgroup])
         if node is not None:
             nodes += [text[place : found.start()], *node]
-            place = found.end()
+            # A block ends its line by itself: one more end of line would leave a gap below it.
+            place = found.end() + (_is_block(node[0]) and text.startswith("\n", found.end()))
     return [node for node in (*nodes, text[place:]) if node != ""]
 
 
@@ -56,11 +59,17 @@ def _node(kind: str, inner: str) -> list[Node] | None:
     if kind in ("code", "pre"):
         return [[kind, {}, inner]]
     if kind == "item":
-        return [inner[:-2] + "\u2022 "]
+        return [inner.rstrip()[:-1] + "\u2022 "]
     if kind in ("bold", "head"):
         return [["b", {"class": "head"} if kind == "head" else {}, *typeset(inner)]]
-    formula = _formula(inner.strip(), kind in ("block", "bracketed"))
+    if kind == "leaning":
+        return [["i", {}, *typeset(inner)]]
+    formula = _formula(inner.strip(), kind in ("block", "bracketed", "aligned"))
     return None if formula is None else [formula]
+
+
+def _is_block(node: Node) -> bool:
+    return not isinstance(node, str) and (node[0] == "pre" or node[1].get("display") == "block")
 
 
 @lru_cache(maxsize=4096)
@@ -73,7 +82,7 @@ def _formula(latex: str, block: bool) -> Node | None:
     # The converter hands on `<` and `&` inside \\text as they are, which would be read as elements.
     if re.search(r"&#?\w+;|[<>].*\\(text|mbox)|\\(text|mbox).*[<>]", latex, re.S):
         return None
-    latex = latex.replace("<", r"\lt ").replace(">", r"\gt ")
+    latex = latex.replace("<", r"\lt ").replace(">", r"\gt ").replace("{aligned}", "{align*}")
     try:
         (tree,) = _known(ElementTree.fromstring(convert(latex.replace(r"\boxed", ""))))
     except Exception:  # the converter raises whatever it stumbles over, and a text of a model may be anything

@@ -19,27 +19,30 @@ Metrics = Sequence[Mapping[str, Any]]
 class Rule:
     """One alarm: its name, how many steps it wants to have seen, and what it says of the metrics (None: nothing).
 
-    `alone`: it explains whatever the later rules would say, so that they are not asked.
+    `alone`: it explains whatever the later rules would say, so that they are not asked. `doubt`: it doubts that the
+    policy learns, so that a gain on unseen problems answers it; the others doubt what the figures are worth.
     """
 
     name: str
     after: int
     says: Callable[[Metrics], str | None]
     alone: bool = False
+    doubt: bool = False
 
 
-def alarms(metrics: Metrics, total_steps: int | None = None) -> list[str]:
+def alarms(metrics: Metrics, total_steps: int | None = None, *, doubts_only: bool = False) -> list[str]:
     """Sentences on what keeps this run from learning, the likeliest cause first; empty where it learns.
 
     Args:
         metrics: rows of `metrics.jsonl` so far.
         total_steps: of the whole run; rules on standing still wait for a third of it.
+        doubts_only: those that a gain on unseen problems answers.
     """
     wait = max(5, (total_steps or 0) // 3)
     found: list[str] = []
     for rule in RULES:
         if len(metrics) >= (rule.after or wait) and (sentence := rule.says(metrics)):
-            found.append(sentence)
+            found += [sentence] if rule.doubt or not doubts_only else []
             if rule.alone:
                 break
     return found
@@ -188,8 +191,8 @@ RULES = (
     Rule("no gradient", 3, _no_gradient),
     Rule("importance weights near 0", 3, _weights_near_zero),
     Rule("vLLM drifts", 3, _drift),
-    Rule("no signal in groups", 3, _no_signal),
-    Rule("cut off", 3, _cut_off),
-    Rule("reward stands still", 0, _reward_stands_still),
-    Rule("probes stand still", 0, _probes_stand_still),
+    Rule("no signal in groups", 3, _no_signal, doubt=True),
+    Rule("cut off", 3, _cut_off, doubt=True),
+    Rule("reward stands still", 0, _reward_stands_still, doubt=True),
+    Rule("probes stand still", 0, _probes_stand_still, doubt=True),
 )

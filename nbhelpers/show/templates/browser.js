@@ -3,7 +3,7 @@
 // hands them over (page_source.js from the page itself, kernel_source.js from a kernel).
 // Every text of a model or a data set reaches the page through textContent; nothing here parses markup.
 
-const HTML_TAGS = new Set(["b", "code", "pre"]);
+const HTML_TAGS = new Set(["b", "i", "code", "pre"]);
 const MATHML = new Set(("math mrow mi mn mo mtext mspace mfrac msqrt mroot mstyle msub msup msubsup munder mover munderover "
   + "mtable mtr mtd mpadded mphantom menclose").split(" "));
 const ATTRIBUTES = new Set(["display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class"]);
