@@ -50,12 +50,12 @@ def test_the_plain_prompt_is_compared_on_the_problems_that_it_was_asked_for():
 
 def test_the_headline_says_what_the_gain_is_made_of():
     before, after = phase_of("before", 20, 50), phase_of("after", 68, 70)
-    plain = [row(pid, "plain", False, pid < 30) for pid in range(40)]
+    plain = [row(pid, "plain", False, pid < 60) for pid in range(80)]
     result = compare([*before, *after]) | {"split": split_gain(before, after, plain)}
     said = headline(result)
     assert "+48.0 points" in said and "+28.0 (" in said and "is handing the answer in" in said
     assert "+20.0 (" in said and "is being right more often" in said
-    assert "under a plain prompt (75.0 % of 40 problems)" in said and said.endswith(".")
+    assert "under a plain prompt (75.0 % of 80 problems)" in said and said.endswith(".")
     assert split_sentence(result["split"]) in said
 
 
@@ -120,8 +120,9 @@ def test_the_readings_name_who_was_asked_how():
         ("after training", "training", 1.0),
         ("after training", "training", 1.0),
     ]
-    alone = {"after": {"accuracy": 0.5, "n": 2}, "anywhere": {"training_prompt": 0.75}}
-    assert [(line["policy"], line["accuracy"]) for line in readings(alone)] == [("as it is", 0.5), ("as it is", 0.75)]
+    alone = {"after": {"accuracy": 0.5, "n": 2}, "anywhere": {"training_prompt": 0.75, "plain_prompt": 0.25}}
+    assert [line["accuracy"] for line in readings(alone)] == [0.5, 0.75, 0.25]
+    assert {line["policy"] for line in readings(alone)} == {"as it is"}
 
 
 def test_what_was_not_taught_is_what_is_mostly_wrong_with_what_sampling_found():

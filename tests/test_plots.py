@@ -130,7 +130,11 @@ def test_the_forest_holds_the_whole_its_parts_and_the_kinds_from_gain_to_loss():
     evaluation = {
         "after": {"accuracy": 0.5, "n": 8},
         "difference": change(0.3, 0.1),
-        "split": {"hands_in": change(0.1, 0.2), "right_more_often": change(0.2, 0.1), "plain": {"accuracy": 0.1}},
+        "split": {
+            "hands_in": change(0.1, 0.2),
+            "right_more_often": change(0.2, 0.1),
+            "plain": {"accuracy": 0.1, "helps": False, "difference": change(0.9, 0.1)},
+        },
         "by_group": {
             "fell": {"difference": change(-0.2, 0.1, 0.04)},
             "rose": {"difference": change(0.4, 0.1, 0.2)},

@@ -104,7 +104,7 @@ def test_what_vllm_said_of_its_tokens_is_kept_beside_the_samples(embedded_policy
     from PIL import Image
 
     from nbhelpers.params import DEFAULT_DELIMITERS
-    from nbhelpers.runs import SampleWriter, read_log_probs
+    from nbhelpers.runs import SampleWriter, TokenLogProbs, read_log_probs
     from nbhelpers.training.recording import Recorder
 
     run, processor = RunDirectory(tmp_path), embedded_policy.processor
@@ -122,7 +122,7 @@ def test_what_vllm_said_of_its_tokens_is_kept_beside_the_samples(embedded_policy
     Recorder(SampleWriter(run), DEFAULT_DELIMITERS)(
         trainer, [example | {"image": picture}] * 2, texts, ids, [[1.0], [0.0]], [0.5, -0.5]
     )
-    found = read_log_probs(run)
+    found = {key: TokenLogProbs.unpacked(line) for key, line in read_log_probs(run).items()}
     assert [len(found[f"1-0/{place}"].log_probs) for place in (0, 1)] == [len(row) for row in ids]
     assert set(found["1-0/1"].log_probs) == {-0.25}
     lengths = found["1-0/0"].lengths

@@ -203,7 +203,7 @@ def test_a_model_without_an_adapter_is_evaluated_as_it_is(small):
     result = found.result
     assert "before" not in result and result["after"]["n"] == 10
     assert set(result["anywhere"]) == {"training_prompt", "plain_prompt"}
-    assert "under a plain prompt too" in str(found) and "of the base model" in str(found)
+    assert "under a plain prompt" in str(found) and "of the base model" in str(found)
     assert evaluate_model("embedded", params).differences[-1] == "predictions.jsonl is the same, byte for byte."
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
 from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.files import json_of_lines, line_blocks, without_collecting
 from nbhelpers.runs.samples import (
     CHANGES,
     ERRORS,
@@ -150,6 +153,25 @@ def test_a_damaged_line_is_left_out(tmp_path):
     assert rows_of(store)[3]["index"] == 1
 
 
+@pytest.mark.parametrize("size", [1, 7, 8, 30, 1000])
+def test_a_file_read_in_blocks_is_the_file(size):
+    text = b'{"a": 1}\n' + b"[" + b"2, " * 20 + b"2]\n\nno JSON\n" + b'{"b": [1\n2]}\n"\xff"\n' + b'"\\n"\n{"torn'
+    values = [value for block in line_blocks(io.BytesIO(text), size) for value in json_of_lines(block)]
+    assert values == [{"a": 1}, [2] * 21, "\n"]
+    assert gc.isenabled()
+    with pytest.raises(ValueError), without_collecting():
+        assert not gc.isenabled()
+        raise ValueError
+    assert gc.isenabled()
+
+
+def test_probes_are_found_among_the_others(tmp_path):
+    rows = [row | {"role": "probe"} for row in group(3, pid="asked")]
+    write(tmp_path, group(1), rows, group(2, pid="probe"))
+    assert [row["pid"] for row in rows_of(SampleStore(tmp_path, role="probe"))] == ["asked", "asked"]
+    assert SampleStore(tmp_path).steps == [1, 2]
+
+
 def test_a_file_begun_anew_under_an_open_store_is_read_again(tmp_path):
     write(tmp_path, group(1), group(2), group(3))
     store = SampleStore(tmp_path)
@@ -227,8 +249,9 @@ def test_vllm_s_log_probs_lie_beside_the_samples_and_cost_four_characters_a_toke
     writer.write(group(2), [RED, RED], [tokens, tokens])
     assert b"log_probs" not in (tmp_path / SAMPLES).read_bytes()
     found = read_log_probs(run)
-    assert list(found) == ["1-0/0", "2-0/0", "2-0/1"] and found["1-0/0"].lengths == tokens.lengths
-    assert found["1-0/0"].log_probs == pytest.approx([-0.1234, -9.5, 0.0, -6e4], rel=1e-3)
+    first = TokenLogProbs.unpacked(found["1-0/0"])
+    assert list(found) == ["1-0/0", "2-0/0", "2-0/1"] and first.lengths == tokens.lengths
+    assert first.log_probs == pytest.approx([-0.1234, -9.5, 0.0, -6e4], rel=1e-3)
     many = TokenLogProbs([4] * 256, [-0.5] * 256).packed()
     assert sum(map(len, many.values())) == 344 + 684
     SampleWriter(run, resume_step=1)

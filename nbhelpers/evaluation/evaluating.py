@@ -167,7 +167,7 @@ def headline(result: dict) -> str:
         anywhere = result.get("anywhere", {})
         names = {
             "training_prompt": "with the answer taken wherever it stands",
-            "plain_prompt": "under a plain prompt too",
+            "plain_prompt": "under a plain prompt, taken likewise",
         }
         more = [f"{100 * value:.1f} % {names[name]}" for name, value in anywhere.items()]
         return f"{said} problems; {', '.join(more) if more else 'no baseline was measured'}."

@@ -27,8 +27,9 @@ def split_gain(
 
     Returns:
         {"anywhere": {"before", "after"}, "hands_in", "right_more_often", "plain"}; the second and the third as
-        `paired_difference` gives them. "plain" is {"accuracy", "n", "difference": after training less plain, on the
-        same problems, both wherever the answer stands}, where there are such rows.
+        `paired_difference` gives them. "plain" is {"accuracy", "n", "helps": whether it is at least that of the
+        training prompt before, "difference": after training less plain, on the same problems, both wherever the answer
+        stands}, where there are such rows.
     """
     pictures = picture_clusters(after)
     strict = [problem_accuracy(rows) for rows in (before, after)]
@@ -46,6 +47,7 @@ def split_gain(
         result["plain"] = {
             "accuracy": sum(rates.values()) / len(rates),
             "n": len(rates),
+            "helps": sum(rates.values()) >= sum(anywhere[0].get(pid, 0.0) for pid in rates),
             "difference": paired_difference(rates, anywhere[1], pictures, seed=seed),
         }
     return result
@@ -67,7 +69,10 @@ def readings(result: dict[str, Any]) -> list[dict[str, Any]]:
             ("wherever it stands", anywhere.get(key)),
         )
     ]
-    table.insert(2, ("before training", "plain", "wherever it stands", plain["accuracy"], plain["n"]))
+    table.insert(
+        2 if split else 4,
+        ("before training" if split else trained, "plain", "wherever it stands", plain["accuracy"], plain["n"]),
+    )
     names = ("policy", "prompt", "answer", "accuracy", "n")
     return [dict(zip(names, row, strict=True)) for row in table if row[3] is not None]
 
@@ -77,7 +82,7 @@ def split_sentence(split: dict[str, Any]) -> str:
     parts = {name: _with_interval(split[name]) for name in ("hands_in", "right_more_often")}
     said = f"Of it, {parts['hands_in']} is handing the answer in, {parts['right_more_often']} is being right more often"
     plain = split.get("plain")
-    if plain and plain["accuracy"] < split["anywhere"]["before"]:  # it is no better baseline than the training prompt
+    if plain and not plain["helps"]:
         return f"{said}. A plain prompt does not help the base model: {_of_problems(plain)}."
     if plain and plain["difference"]["accuracy"] is not None:
         said += f"; against the base model under a plain prompt ({_of_problems(plain)}) it is "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import RunParams, differing_settings
-from nbhelpers.runs.files import to_json, write_whole
+from nbhelpers.runs.files import to_json, without_collecting, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -75,11 +75,12 @@ class RunDirectory:
         rows: list[dict[str, Any]] = []
         if not path.is_file():
             return rows
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        with without_collecting():
+            for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
         return rows
 
     def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
@@ -33,6 +35,52 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def line_blocks(file: BinaryIO, size: int = 1 << 20) -> Iterator[bytes]:
+    """The file's lines from here on, about `size` bytes of whole lines at a time; a last line still being written is
+    left out.
+    """
+    rest = b""
+    while block := file.read(size):
+        block = rest + block
+        end = block.rfind(b"\n") + 1
+        rest = block[end:]
+        if end:
+            yield block[:end]
+
+
+def json_of_lines(block: bytes) -> list[Any]:
+    """The values of those lines that hold JSON in UTF-8; every line ends with a newline.
+
+    They are read at once: that is a third faster than one by one, and a key that all rows have is kept once.
+    """
+    try:
+        values = json.loads(f"[{str(block[:-1], 'utf-8').replace(chr(10), ',')}]")
+        if len(values) == block.count(b"\n"):
+            return values
+    except ValueError:  # a damaged line
+        pass
+    return [value for line in block.splitlines() for value in _json_of_line(line)]
+
+
+def _json_of_line(line: bytes) -> list[Any]:
+    try:
+        return [json.loads(str(line, "utf-8"))]
+    except ValueError:
+        return []
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """No garbage collection meanwhile: values read from JSON hold no circles, and each pass would walk them all."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def write_whole(path: Path, parts: Iterable[bytes]) -> None:

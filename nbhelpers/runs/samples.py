@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.files import json_of_lines, line_blocks, without_collecting
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,9 +79,11 @@ class TokenLogProbs:
         return cls(list(b64decode(line["lengths"])), list(struct.unpack(f"<{len(halves) // 2}e", halves)))
 
 
-def read_log_probs(run: RunDirectory) -> dict[str, TokenLogProbs]:
-    """vLLM's log-probs by sample (`3-2/1`: group and place in it); none where the policy sampled itself."""
-    return {line["key"]: TokenLogProbs.unpacked(line) for line in run.read_jsonl(run.logprobs_path)}
+def read_log_probs(run: RunDirectory) -> dict[str, Mapping]:
+    """vLLM's log-probs by sample (`3-2/1`: group and place in it), for `TokenLogProbs.unpacked`: unpacked, those of a
+    long run would fill the memory. None where the policy sampled itself.
+    """
+    return {line["key"]: line for line in run.read_jsonl(run.logprobs_path)}
 
 
 def earned_the_same(rows: Sequence[Mapping]) -> bool:
@@ -121,26 +124,39 @@ def share_right(rows: Sequence[Mapping]) -> float:
     return sum(bool(row.get("correct")) for row in rows) / len(rows)
 
 
-# What a viewer can ask for: the label that it shows, and what holds of a group and of the shares of right completions
-# at its problem's first and last visit.
-_FILTERS: dict[str, tuple[str, Callable[[Group, float, float], bool]]] = {
-    "all": ("all groups", lambda group, first, last: True),
-    "some wrong": ("at least one wrong", lambda group, first, last: group.share < 1),
-    "all wrong": ("every completion wrong", lambda group, first, last: group.share == 0),
-    "mixed": ("right and wrong together", lambda group, first, last: 0 < group.share < 1),
-    "all right": ("every completion right", lambda group, first, last: group.share == 1),
-    "zero variance": ("zero variance: same reward for all", lambda group, first, last: earned_the_same(group.rows)),
-    "wrong to right": ("problems that went from wrong to right", lambda group, first, last: first < 0.5 <= last),
-    "right to wrong": ("problems that went from right to wrong", lambda group, first, last: last < 0.5 <= first),
-    "cut off": ("at least one cut off", lambda group, first, last: any(row.get("truncated") for row in group.rows)),
+Ends = Callable[[str], tuple[float, float]]  # of a problem, the shares of right completions at first and last visit
+
+# What a viewer can ask for: the label that it shows, and what holds of a group. A problem's ends are asked for where
+# they matter and not else: they take longer than all the rest.
+_FILTERS: dict[str, tuple[str, Callable[[Group, Ends], bool]]] = {
+    "all": ("all groups", lambda group, ends: True),
+    "some wrong": ("at least one wrong", lambda group, ends: group.share < 1),
+    "all wrong": ("every completion wrong", lambda group, ends: group.share == 0),
+    "mixed": ("right and wrong together", lambda group, ends: 0 < group.share < 1),
+    "all right": ("every completion right", lambda group, ends: group.share == 1),
+    "zero variance": ("zero variance: same reward for all", lambda group, ends: earned_the_same(group.rows)),
+    "wrong to right": ("problems that went from wrong to right", lambda group, ends: _went(ends, group) == "fixed"),
+    "right to wrong": (
+        "problems that went from right to wrong",
+        lambda group, ends: _went(ends, group) == "broken",
+    ),
+    "cut off": ("at least one cut off", lambda group, ends: any(row.get("truncated") for row in group.rows)),
 }
-_CHANGES: dict[str, tuple[str, Callable[[Group, float, float], bool]]] = {
-    "all": ("all problems", lambda group, first, last: True),
-    "fixed": ("fixed: wrong at first, right at last", lambda group, first, last: first < 0.5 <= last),
-    "broken": ("broken: right at first, wrong at last", lambda group, first, last: last < 0.5 <= first),
-    "still wrong": ("still wrong", lambda group, first, last: max(first, last) < 0.5),
-    "still right": ("still right", lambda group, first, last: min(first, last) >= 0.5),
+_CHANGES: dict[str, tuple[str, Callable[[Group, Ends], bool]]] = {
+    "all": ("all problems", lambda group, ends: True),
+    "fixed": ("fixed: wrong at first, right at last", lambda group, ends: _went(ends, group) == "fixed"),
+    "broken": ("broken: right at first, wrong at last", lambda group, ends: _went(ends, group) == "broken"),
+    "still wrong": ("still wrong", lambda group, ends: _went(ends, group) == "still wrong"),
+    "still right": ("still right", lambda group, ends: _went(ends, group) == "still right"),
 }
+
+
+def _went(ends: Ends, group: Group) -> str:
+    """Where the group's problem went, if anywhere: half of the completions right is right."""
+    first, last = (share >= 0.5 for share in ends(group.pid))
+    return ("still right" if last else "still wrong") if first == last else "fixed" if last else "broken"
+
+
 FILTERS = {name: label for name, (label, _) in _FILTERS.items()}
 CHANGES = {name: label for name, (label, _) in _CHANGES.items()}
 
@@ -217,27 +233,25 @@ class SampleStore:
             self._clear()
             return 0
         before = len(self)
-        with open(self.path, "rb") as file:
+        with open(self.path, "rb") as file, without_collecting():
             file.seek(self._end - len(self._last))
             if file.read(len(self._last)) != self._last:
                 self._clear()
                 before = 0
             file.seek(self._end)
-            for line in file:
-                if not line.endswith(b"\n"):  # still being written
-                    break
-                self._take_in(line)
-                self._end, self._last = self._end + len(line), line
+            for block in line_blocks(file):
+                self._end, self._last = self._end + len(block), block[block.rfind(b"\n", 0, -1) + 1 :]
+                if self.role == "probe":  # a few among many: not worth reading the others
+                    block = b"".join(_holding(b'"probe"', block))
+                for row in json_of_lines(block) if block else ():
+                    self._take_in(row)
         return len(self) - before
 
-    def _take_in(self, line: bytes) -> None:
-        if self.role == "probe" and b'"probe"' not in line:  # a few among many: not worth reading the others
-            return
+    def _take_in(self, row: Any) -> None:
         try:
-            row = json.loads(str(line, "utf-8"))
             pid = row["pid"]
             name, step = (pid, 0) if self.role == "evaluation" else (row["group"], row["step"])
-        except (ValueError, KeyError, TypeError):  # a damaged line
+        except (KeyError, TypeError):  # not a row of ours
             return
         if self.role != "evaluation" and row.get("role", "rollout") != self.role:
             return
@@ -251,15 +265,14 @@ class SampleStore:
             self._visits.setdefault(pid, []).append(group)
         group.rows.append(row)
 
-    def _first_and_last(self, group: Group) -> tuple[float, float]:
+    def _ends(self, pid: str) -> tuple[float, float]:
         """Shares of right completions at this problem's first and last visit."""
-        visits = self._visits[group.pid]
+        visits = self._visits[pid]
         if self.role == "rollout":
             return visits[0].share, visits[-1].share
-        turns = [row.get("phase", row.get("step")) for row in group.rows]
-        first, last = (
-            [row for row, turn in zip(group.rows, turns, strict=True) if turn == turns[at]] for at in (0, -1)
-        )
+        rows = visits[0].rows
+        turns = [row.get("phase", row.get("step")) for row in rows]
+        first, last = ([row for row, turn in zip(rows, turns, strict=True) if turn == turns[at]] for at in (0, -1))
         return share_right(first), share_right(last)
 
     @property
@@ -305,14 +318,14 @@ class SampleStore:
                 listed = ", ".join(map(repr, known))
                 raise ValueError(f"{name}={given!r} is not one of {listed}{did_you_mean(given, known)}")
         matches = (_FILTERS if self.role == "rollout" else _CHANGES)[show][1]
-        wanted = text.strip().casefold()
+        ends, wanted = cache(self._ends), text.strip().casefold()
         found = [
             number
             for number, group in enumerate(self._groups)
             if step in (None, group.step)
             and pid in (None, group.pid)
             and kind in (None, group.kind)
-            and matches(group, *self._first_and_last(group))
+            and matches(group, ends)
             and (not error or any(error_kind(row) == error for row in group.rows))
             and (not wanted or any(wanted in _searchable(row) for row in group.rows))
         ]
@@ -326,6 +339,10 @@ class SampleStore:
     def group(self, number: int) -> Group:
         """Group `number`, from 0."""
         return self._groups[number]
+
+
+def _holding(word: bytes, block: bytes) -> list[bytes]:
+    return [line for line in block.splitlines(keepends=True) if word in line] if word in block else []
 
 
 _SEARCHED = ("pid", "question", "answer", "completion", "reason")

@@ -114,7 +114,8 @@ def forest_plot(evaluation: Mapping) -> Figure:
     """The paired difference in all, its parts, and that of each kind, each with its 95 % interval.
 
     A filled point is a change that holds: in all and of a part, its interval lies beside 0; of a kind, the exact
-    McNemar test after Holm's correction over the kinds has p below 0.05.
+    McNemar test after Holm's correction over the kinds has p below 0.05. The plain prompt has a line where the base
+    model does no worse under it.
 
     Args:
         evaluation: the dict of `evaluation.json`; without "before" (no baseline) there is nothing to draw.
@@ -123,8 +124,8 @@ def forest_plot(evaluation: Mapping) -> Figure:
     if whole.get("accuracy") is None:
         return nothing_yet("no baseline was measured, so there is no difference")
     found = {key: split.get(key) or {} for key, _ in PARTS}
-    found["plain"] = found["plain"].get("difference") or {}
-    parts = [(label, found[key]) for key, label in PARTS if found[key].get("accuracy") is not None]
+    found["plain"] = found["plain"].get("difference") if found["plain"].get("helps") else None
+    parts = [(label, found[key]) for key, label in PARTS if (found[key] or {}).get("accuracy") is not None]
     groups = {kind: row.get("difference") or {} for kind, row in (evaluation.get("by_group") or {}).items()}
     kinds = [(kind, row) for kind, row in groups.items() if row.get("accuracy") is not None]
     rows = [("all problems", whole), *parts, *sorted(kinds, key=lambda row: -row[1]["accuracy"])]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, error_kind, read_log_probs
+from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, error_kind, read_log_probs
 from nbhelpers.show.marks import read_marks
 from nbhelpers.show.samples import delimiters_of_run, moment
 from nbhelpers.show.text import reading_order, segments
@@ -26,14 +26,16 @@ class Packer:
         self.run = RunDirectory(run_dir)
         self.stores = {role: SampleStore(self.run.path, role) for role in ROLES}
         self.delimiters = delimiters_of_run(self.run.path)
-        self.names = self._reward_names()
-        self.log_probs = read_log_probs(self.run)
+        self._look_again()
 
     def refresh(self) -> int:
         """Takes in what was written since; gives the number of new completions."""
         new = sum(store.refresh() for store in self.stores.values())
-        self.names, self.log_probs = self._reward_names(), read_log_probs(self.run)
+        self._look_again()
         return new
+
+    def _look_again(self) -> None:
+        self.names, self.log_probs = self._reward_names(), read_log_probs(self.run)
 
     def info(self, notes: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Views with their filters, names of the rewards, and the marks; `notes` says of a view what it holds."""
@@ -85,7 +87,8 @@ class Packer:
         reason, cut = str(row.get("reason") or "")[:2000], bool(row.get("truncated"))
         judged = [row.get("correct"), error_kind(row), moment(row), trees_of(text, self.delimiters)]
         packed = [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
-        tokens = self.log_probs.get(f"{row.get('group')}/{row.get('index')}")
+        line = self.log_probs.get(f"{row.get('group')}/{row.get('index')}")
+        tokens = TokenLogProbs.unpacked(line) if line else None
         if tokens is not None and sum(tokens.lengths) == len(text):
             packed.append([tokens.lengths, [round(value, 2) for value in tokens.log_probs]])
         return packed
