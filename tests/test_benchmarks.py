@@ -74,7 +74,8 @@ def test_we_math_keeps_its_options_and_what_belongs_together(tmp_path):
     features = dict.fromkeys(names, TEXT) | {"question number": NUMBER, "image_path": datasets.Image()}
     option = "A. 300, 400;B. 400, 300; C. 3000, 4000;    D. No correct answer"
     rows = [
-        {"ID": f"2steps_{place}", "split": "testmini", "knowledge concept": "Units", "question": f"How long is {place}?",
+        {"ID": f"2steps_{place}", "split": "testmini", "knowledge concept": "Units",
+         "question": f"How long is {place}?",
          "option": option, "answer": "C", "image_path": picture(place), "key": "2steps_multi",
          "question number": place, "knowledge concept description": "..."}
         for place in range(4)
@@ -99,7 +100,7 @@ CHOICES = {"choices": ["40°", "60°", "120°"], "question_type": "multi_choice"
         ("wemath", "B. 60°", "60°", CHOICES, True),
         ("wemath", "it is B", "60°", CHOICES, False),
         ("mathvision", "(B)", "60°", CHOICES, True),
-        ("mathvision", "60", "60°", CHOICES, False),
+        ("mathvision", "61", "60°", CHOICES, False),
         ("mathvision", "The answer is 60", "60", {}, True),
         ("mathvision", r"$\boxed{\frac{1}{2}}$", "0.5", {}, True),
         ("mathvision", "x = 3.14159", "3.14", {}, True),

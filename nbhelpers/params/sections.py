@@ -330,7 +330,8 @@ class EvaluationParams(Section):
 
     `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol` `strict` is
     this project's grader; `mathvista`, `mathverse`, `mathvision` and `wemath` are the benchmarks' own rules. `pass_k`:
-    also sample so many answers to each of the first `pass_problems` problems, at training's temperature, for pass@1 to pass@k; null leaves that out.
+    also sample so many answers to each of the first `pass_problems` problems, at training's temperature, for pass@1 to
+    pass@k; null leaves that out.
     `plain_problems`: of so many problems (null: of all) the base model is also asked without the output format.
     `select_on`: a number (or, below 1, a share) of training problems that are not trained on but answered every
     `training.eval_steps` steps; the policy that does best on them is evaluated, null: the last.
