@@ -73,7 +73,7 @@ def stop_at(name, done):
 @pytest.mark.parametrize("where", [("before", 8), ("before, sampled", 3), ("plain prompt", 4), ("after", 4)])
 def test_a_killed_evaluation_goes_on_and_ends_in_the_same_bytes(policy, small, whole, where, capsys):
     name = "-".join(map(str, where))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(protocol.EvaluationStopped):
         run_it(policy, small, name, progress=stop_at(*where))
     _, run = small(name)
     assert run.evaluating_path.is_file() and not run.evaluation_path.exists()
@@ -90,7 +90,7 @@ def test_a_killed_evaluation_goes_on_and_ends_in_the_same_bytes(policy, small, w
 
 
 def test_another_policy_does_not_go_on_with_the_answers_of_the_first(policy, small, embedded_policy, capsys):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(protocol.EvaluationStopped):
         run_it(policy, small, "other", progress=stop_at("before", 4))
     params, run = small("other")
     fresh = load_policy(params.model, params.lora)
@@ -156,7 +156,7 @@ def test_the_cost_is_said_before_the_first_answer(policy, small, capsys):
     def progress(*_):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(protocol.EvaluationStopped):
         run_it(policy, small, "cost", progress=progress)
     out = capsys.readouterr().out
     assert "37 completions of at most 24 tokens: about" in out  # 2 x 10, 2 x 3 x 2 and 5
@@ -203,7 +203,7 @@ def test_a_model_without_an_adapter_is_evaluated_as_it_is(small):
     result = found.result
     assert "before" not in result and result["after"]["n"] == 10
     assert set(result["anywhere"]) == {"training_prompt", "plain_prompt"}
-    assert "under a plain prompt too" in str(found) and "of the base model" in str(found)
+    assert "under a plain prompt" in str(found) and "of the base model" in str(found)
     assert evaluate_model("embedded", params).differences[-1] == "predictions.jsonl is the same, byte for byte."
 
 

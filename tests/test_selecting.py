@@ -30,6 +30,7 @@ def test_more_than_there_are_is_refused_in_a_sentence(tiny_params, tmp_path):
         set_aside_selection(load_problems(params.dataset).train, params)
 
 
+@pytest.mark.slow
 def test_the_best_and_not_the_last_is_kept_evaluated_and_named(tiny_params, tmp_path, monkeypatch):
     params = tiny_params(tmp_path, training={"eval_steps": 1}, evaluation={"select_on": 6, "plain_problems": 0})
     run, problems, shares = RunDirectory(tmp_path), load_problems(params.dataset), iter([2, 5, 3])

@@ -13,6 +13,7 @@ from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
 from nbhelpers.evaluation.protocol import EvaluationStopped, begin, choose_problems, conditions
 from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
+from nbhelpers.evaluation.we_math import we_math_scores
 from nbhelpers.grading import GRADER_VERSION
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy
@@ -136,6 +137,8 @@ def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunPa
         for phase in ("before", "after")
         if (found := rows.get(f"{phase}, sampled"))
     }
+    if settings.protocol == "wemath":
+        result["we_math"] = {phase: we_math_scores(found) for phase, found in (("before", before), ("after", after))}
     if curves:
         result["pass_at_k"] = curves | {"temperature": params.training.temperature}
     return result

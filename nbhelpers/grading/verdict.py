@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from nbhelpers.grading.benchmarks import OFFICIAL
 from nbhelpers.grading.blocks import DEFAULT_DELIMITERS, Delimiters, find_solutions
 from nbhelpers.grading.compare import Verdict, judge, read_problem
 from nbhelpers.grading.mathvista import official_prediction
 
-PROTOCOLS = ("strict", "mathvista")
+PROTOCOLS = ("strict", "mathvista", *OFFICIAL)
 # The columns of a problem, in the order in which samples and predictions are written.
 PROBLEM_COLUMNS = ("question", "choices", "unit", "precision", "answer", "question_type", "answer_type")
 # What a grader takes beside completion and answer; a reward gets them as keyword lists.
@@ -74,14 +75,15 @@ def grade(
         question_type: "multi_choice" or "free_form".
         answer_type: "text", "integer", "float" or "list"; without it, what the answer looks like.
         delimiters: The marks of the blocks.
-        protocol: "strict", or "mathvista" for the official scorer's behaviour on the solution text.
+        protocol: "strict", or "mathvista", "mathverse", "mathvision" or "wemath" for the behaviour of that benchmark's
+            scorer on the solution text.
 
     Returns:
         The verdict. `parsed` is None when nothing could be read, in either protocol; the official scorer may call
         such a completion right all the same (nearest choice to an empty text).
 
     Raises:
-        ValueError: `protocol` is neither of the two. Nothing else raises, whatever the completion holds.
+        ValueError: `protocol` is none of these. Nothing else raises, whatever the completion holds.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r} is unknown: use one of {', '.join(PROTOCOLS)}")
@@ -98,6 +100,9 @@ def grade(
         return Verdict(correct, prediction, f"{how}: {prediction!r} {'is' if correct else 'is not'} {gold!r}")
     if problem:
         return Verdict(False, None, problem)
+    if protocol in OFFICIAL:
+        correct, prediction, how = OFFICIAL[protocol](solutions[0], columns[0], columns[1])
+        return Verdict(correct, prediction, f"{how}: {prediction!r} {'is right' if correct else 'is wrong'}")
     gold = read_problem(*columns)
     verdict = judge(solutions[0], gold)
     if not all(verdict.correct and judge(other, gold).correct for other in solutions[1:]):
@@ -111,10 +116,9 @@ def same_answer(one: str, other: str, *, protocol: str = "strict", **columns: An
     Args:
         columns: of the problem, as `grade` takes them.
 
-    The grader decides: with either as the gold answer, the other is right. The official MathVista protocol compares
-    text.
+    The grader decides: with either as the gold answer, the other is right. The official protocols compare text.
     """
-    if one == other or protocol == "mathvista":
+    if one == other or protocol != "strict":
         return one == other
     return any(
         judge(said, read_problem(*asked(gold, **columns))).correct for said, gold in ((one, other), (other, one))

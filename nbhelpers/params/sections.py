@@ -329,8 +329,9 @@ class EvaluationParams(Section):
     """How the policy is judged before (`baseline`) and after training.
 
     `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol` `strict` is
-    this project's grader, `mathvista` follows the official MathVista scorer. `pass_k`: also sample so many answers to
-    each of the first `pass_problems` problems, at training's temperature, for pass@1 to pass@k; null leaves that out.
+    this project's grader; `mathvista`, `mathverse`, `mathvision` and `wemath` are the benchmarks' own rules. `pass_k`:
+    also sample so many answers to each of the first `pass_problems` problems, at training's temperature, for pass@1 to
+    pass@k; null leaves that out.
     `plain_problems`: of so many problems (null: of all) the base model is also asked without the output format.
     `select_on`: a number (or, below 1, a share) of training problems that are not trained on but answered every
     `training.eval_steps` steps; the policy that does best on them is evaluated, null: the last.
@@ -339,7 +340,7 @@ class EvaluationParams(Section):
     num_samples: int | None = Field(None, ge=1)
     temperature: Number = Field(0.0, ge=0)
     samples_per_problem: int = Field(1, ge=1)
-    protocol: Literal["strict", "mathvista"] = "strict"
+    protocol: Literal["strict", "mathvista", "mathverse", "mathvision", "wemath"] = "strict"
     baseline: bool = True
     pass_k: int | None = Field(None, ge=2)
     pass_problems: int = Field(64, ge=1)

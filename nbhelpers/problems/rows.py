@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nbhelpers.params import AnswerType
+from nbhelpers.problems.benchmarks import as_mathvista
 from nbhelpers.problems.pictures import Unusable, prepare_image
 
 QUESTION_TYPES = ("multi_choice", "free_form")
@@ -19,7 +20,7 @@ MAX_DECIMALS = 15  # that a float holds
 
 # The names under which sources have them.
 QUESTION_COLUMNS = ("question", "problem")
-PICTURE_COLUMNS = ("decoded_image", "image", "images")
+PICTURE_COLUMNS = ("decoded_image", "image", "images", "image_path")
 
 # In a question these would become tokens of the chat template, and the picture would be looked for in the wrong place.
 _SPECIAL_TOKEN = re.compile(
@@ -48,6 +49,7 @@ def problem_from(row: Any, name: str, image_size: int, folders: Sequence[Path] =
     """
     if not isinstance(row, dict):
         raise Unusable("not a JSON object")
+    row = as_mathvista(row)
     question = _text(next((row[key] for key in QUESTION_COLUMNS if row.get(key)), None))
     question = question.replace("<image>", "").strip()  # the picture's place in Geometry3K and its like
     if not question:
