@@ -118,6 +118,7 @@ def test_an_extended_run_is_the_run_that_was_that_long_from_the_start(finished, 
 
 def test_an_adapter_is_not_evaluated_as_that_of_a_later_step(finished, params_of, trained_run):
     params = params_of(finished)
+    finished.evaluation_path.unlink(missing_ok=True)  # another test may have evaluated the run that this is a copy of
     finished.append_jsonl(finished.metrics_path, {"step": 4, "reward": 1.0}, {"step": 5, "reward": 1.0})
     for judge in (
         lambda: train_if_missing(params, finished),
