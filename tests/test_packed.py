@@ -138,6 +138,17 @@ def test_two_steps_with_trl_go_where_the_plain_loss_goes(policy, tmp_path, loss_
         torch.testing.assert_close(moves[1][name], move, rtol=0, atol=3e-8 + 2e-3 * float(move.abs().max()), msg=name)
 
 
+def test_a_step_in_which_no_group_learns_is_a_step(policy, tmp_path):
+    start = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
+    trainer, adapter = two_steps(
+        policy, tmp_path, trainer_class=inside_trl.scoring_in_groups(inside_trl.rollout_trainer_class()),
+        before=lambda trainer: setattr(trainer, "on_rollout", lambda *_: None),
+        gradient_checkpointing=False, reward=lambda completions, **_: [1.0] * len(completions),
+    )  # fmt: skip
+    assert [line["grad_norm"] for line in trainer.state.log_history[:2]] == [0.0, 0.0]
+    assert all(torch.equal(value, start[name]) for name, value in adapter.items())
+
+
 @pytest.mark.parametrize(
     ("other", "is_used"),
     [({}, True), ({"gradient_checkpointing": True}, False), ({"world_size": 2}, False)],

@@ -43,13 +43,21 @@ def some_problems(number):
     )
 
 
-def two_steps(policy, folder, *, trainer_class=None, built_inside=None, before=lambda trainer: None, **arguments):
+def by_length(completions, **_):
+    """A reward that differs within most groups."""
+    return [float(len(c[0]["content"])) for c in completions]
+
+
+def two_steps(
+    policy, folder, *, trainer_class=None, built_inside=None, before=lambda trainer: None, reward=by_length, **arguments
+):
     """Two GRPO steps with TRL: (trainer, adapter afterwards). The policy gets its adapter back as it was.
 
     Args:
         trainer_class: TRL's `GRPOTrainer`, or one made from it.
         built_inside: a context for the trainer's construction.
         before: called with the trainer before it trains.
+        reward: a reward function.
         arguments: of GRPOConfig.
     """
     import torch
@@ -83,7 +91,7 @@ def two_steps(policy, folder, *, trainer_class=None, built_inside=None, before=l
             processing_class=policy.processor,
             args=config,
             train_dataset=some_problems(8),
-            reward_funcs=lambda completions, **_: [float(len(c[0]["content"])) for c in completions],
+            reward_funcs=reward,
         )
     before(trainer)
     trainer.train()

@@ -110,7 +110,10 @@ def scoring_in_groups(trainer_class: type) -> type:
             batch = {**inputs, "input_ids": input_ids, "attention_mask": attention_mask}
             learning = inputs["advantages"] != 0 if self.beta == 0 else torch.ones(len(input_ids), dtype=torch.bool)
             with self.accelerator.autocast():
-                return *packed_log_probs(model, batch, inputs["group"], learning, self.temperature), None
+                log_probs, entropies = packed_log_probs(model, batch, inputs["group"], learning, self.temperature)
+            if torch.is_grad_enabled() and not log_probs.requires_grad:  # no group learns: a gradient of 0, as TRL's
+                log_probs = log_probs + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+            return log_probs, entropies, None
 
     return ScoringInGroups
 
