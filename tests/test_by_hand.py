@@ -26,7 +26,8 @@ def policy():
 
 @pytest.fixture(scope="module")
 def group(policy):
-    return by_hand.find_group(policy, load_problems(smoke().dataset).train, smoke(), tries=8)
+    train = load_problems(smoke().dataset).train  # the first problem's group is clipped nearly whole after three steps
+    return by_hand.find_group(policy, train.select(range(1, len(train))), smoke(), tries=8)
 
 
 def fingerprint(policy):

@@ -97,7 +97,7 @@ class Jupyter:
         )
 
 
-def wait_for(browser, script: str, seconds: float = 15):
+def wait_for(browser, script: str, seconds: float = 60):
     """What the script returns, once that is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

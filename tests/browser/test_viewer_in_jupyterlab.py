@@ -32,7 +32,7 @@ def viewer_notebook(jupyter, browser):
     return browser
 
 
-def head_becomes(browser, words, seconds=20):
+def head_becomes(browser, words, seconds=60):
     wait_for(browser, HEAD + f".includes({words!r})", seconds)
     return browser.execute_script(HEAD)
 
