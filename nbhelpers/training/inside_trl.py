@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nbhelpers.policy import Engine, draws, in_groups, replaced
@@ -140,26 +140,25 @@ def scoring_in_groups(trainer_class: type) -> type:
                 batch["known"], inputs["scored"] = known, batch["learning"]
             unwrapped = self.accelerator.unwrap_model(model)
             if model is unwrapped:
-                return self._packed(model, batch)
+                return _packed(self, model, batch)
             # Several processes: through the wrapper, which adds up their gradients.
-            return _ForwardRedirection()(model, unwrapped, self._packed, unwrapped, batch)
-
-        def _packed(self, model, batch):
-            with self.accelerator.autocast():
-                log_probs, entropies = packed_log_probs(
-                    model, batch, batch["group"], batch["learning"], self.temperature, known=batch.get("known"),
-                    lengths=self.row_lengths,
-                )  # fmt: skip
-            if torch.is_grad_enabled() and not log_probs.requires_grad:
-                log_probs = log_probs + _gradient_of_0(model)
-            return log_probs, entropies, None
+            return _ForwardRedirection()(model, unwrapped, _packed, self, unwrapped, batch)
 
     return ScoringInGroups
 
 
-def _gradient_of_0(model: Any) -> Any:
-    """A 0 for every trained parameter, as TRL's loss has it where no completion has an advantage."""
-    return 0.0 * sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
+def _packed(trainer: Any, model: Any, batch: dict[str, Any]) -> tuple[Any, Any, None]:
+    """What `_get_per_token_logps_and_entropies` gives, from `packed_log_probs`."""
+    import torch
+
+    with trainer.accelerator.autocast():
+        log_probs, entropies = packed_log_probs(
+            model, batch, batch["group"], batch["learning"], trainer.temperature, known=batch.get("known"),
+            lengths=trainer.row_lengths,
+        )  # fmt: skip
+    if torch.is_grad_enabled() and not log_probs.requires_grad:  # no group learns: a gradient of 0, as TRL's
+        log_probs = log_probs + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+    return log_probs, entropies, None
 
 
 def _in_order(rows: dict[str, Any]) -> dict[str, Any]:
@@ -308,18 +307,21 @@ def weights_from_the_loss(trainer_class: type) -> type:
             )
             inputs["importance_sampling_ratio"] = ratio
             weights = ratio.flatten() if ratio.shape[1] == 1 else ratio[mask.bool()]
-            self._log_over_processes("sampling/sampling_logp_difference/mean", gaps, torch.mean)
-            self._log_over_processes("sampling/sampling_logp_difference/max", gaps, torch.max)
-            self._log_over_processes("sampling/importance_sampling_ratio/mean", weights, torch.mean)
-
-        def _log_over_processes(self, name, values, summary) -> None:
-            """The summary of the summaries of all processes that have any values."""
-            own = summary(values) if len(values) else torch.full((), torch.nan, device=values.device)
-            every = self.accelerator.gather(own)
-            if len(known := every[~every.isnan()]):
-                self._metrics["train"][name].append(summary(known).item())
+            _log_over_processes(self, "sampling/sampling_logp_difference/mean", gaps, torch.mean)
+            _log_over_processes(self, "sampling/sampling_logp_difference/max", gaps, torch.max)
+            _log_over_processes(self, "sampling/importance_sampling_ratio/mean", weights, torch.mean)
 
     return ImportanceWeightsFromTheLoss
+
+
+def _log_over_processes(trainer: Any, name: str, values: Any, summary: Callable[[Any], Any]) -> None:
+    """The summary of the summaries of all processes that have any values."""
+    import torch
+
+    own = summary(values) if len(values) else torch.full((), torch.nan, device=values.device)
+    every = trainer.accelerator.gather(own)
+    if len(known := every[~every.isnan()]):
+        trainer._metrics["train"][name].append(summary(known).item())
 
 
 def importance_weights(
