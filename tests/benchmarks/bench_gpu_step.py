@@ -99,8 +99,8 @@ def rewards_for(args: argparse.Namespace):
     alone = 0 if idle else round(args.idle * group)
 
     def reward(completions, **_):
-        live = [1.0, -1.0] * (group // 2)
-        live = [0.0] * alone + live[: (group - alone) // 2 * 2] + [0.0] * ((group - alone) % 2)
+        odd = (group - alone) % 2
+        live = [0.0] * alone + [2.0, -1.0, -1.0] * odd + [1.0, -1.0] * ((group - alone - 3 * odd) // 2)
         return [0.0 if place // group < idle else live[place % group] for place in range(len(completions))]
 
     return reward
