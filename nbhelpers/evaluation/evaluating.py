@@ -59,7 +59,7 @@ def evaluate(
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     # Where vLLM runs in this process already, its GPU cannot be left to another.
-    alone = launched() or policy.engine is not None or not policy.has_adapter
+    alone = launched() or policy.holds_vllm or not policy.has_adapter
     if not alone and (processes := num_processes(params)) > 1:
         with out_of_the_way(policy):
             launch("nbhelpers.evaluation", params, processes)

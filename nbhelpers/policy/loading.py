@@ -29,6 +29,8 @@ def choose_backend(params: ModelParams, training: TrainingParams | None = None) 
         return params.backend, ""
     if not torch.cuda.is_available():
         return "transformers", ""
+    if params.served:
+        return "transformers", "backend transformers: it goes with a served vLLM"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "transformers", "backend transformers: Unsloth was not tried with several processes"
     if importlib.util.find_spec("unsloth") is None:
@@ -53,7 +55,7 @@ def has_bfloat16() -> bool:
 
 def libraries(params: ModelParams, backend: str) -> list[str]:
     """The libraries with private names that a policy with these settings uses."""
-    vllm, unsloth = ["vllm"] * params.fast_inference, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
+    vllm, unsloth = ["vllm"] * params.colocated, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
     return ["transformers", *vllm, *unsloth]
 
 
@@ -144,7 +146,11 @@ def needs_gpu(params: ModelParams, backend: str) -> dict[str, str]:
     """The settings that work on an NVIDIA GPU alone, each with what to set without one."""
     asked = [
         (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
-        (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
+        (
+            params.fast_inference and params.vllm_server in (None, "auto"),
+            "model.fast_inference=true (vLLM)",
+            "model.fast_inference=false",
+        ),
         (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
     ]
     return {setting: instead for wanted, setting, instead in asked if wanted}
