@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbhelpers.grading import error_kind
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.files import json_of_lines, line_blocks, without_collecting
@@ -90,16 +91,6 @@ def earned_the_same(rows: Sequence[Mapping]) -> bool:
     """Whether several completions earned the same reward; not so where a reward could not judge."""
     rewards = [row.get("reward") for row in rows]
     return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
-
-
-def error_kind(row: Mapping) -> str:
-    """What is wrong with a completion: a key of `ERRORS`, or "" where it is right or was not judged."""
-    if row.get("correct") in (True, None):
-        return ""
-    return "cut off" if row.get("truncated") else "no answer" if row.get("parsed") is None else "wrong answer"
-
-
-ERRORS = {"cut off": "cut off", "no answer": "no answer found", "wrong answer": "wrong answer"}
 
 
 @dataclass(slots=True)
@@ -310,7 +301,7 @@ class SampleStore:
             show: a key of `filters`. "wrong to right": the problem was met more than once, first with less than half of
                 its completions right, last with at least half; "right to wrong" the other way.
             text: found in id, question, answer, any completion or its reason, whatever the case.
-            error: a key of `ERRORS` that any of the completions has.
+            error: a key of `grading.ERRORS` that any of the completions has.
             order: a key of `ORDERS`.
         """
         for name, given, known in (("show", show, self.filters), ("order", order, ORDERS)):
