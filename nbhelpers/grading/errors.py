@@ -43,8 +43,8 @@ ERRORS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
 
 
 def error_kind(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row of `samples.jsonl` or `predictions.jsonl`, a key of `ERRORS`; None where nothing is, or it
-    was not judged.
+    """What is wrong with a row of `samples.jsonl` or `predictions.jsonl`, a key of `ERRORS`; None where nothing is or
+    it was not judged.
     """
     if row.get("correct") in (True, None):
         return None
