@@ -18,7 +18,7 @@ from nbhelpers.runs.samples import SampleStore
 from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
-from nbhelpers.show.marks import keep_mark
+from nbhelpers.show.packing import keep_mark
 from nbhelpers.training import alarms
 
 SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}

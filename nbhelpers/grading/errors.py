@@ -10,7 +10,8 @@ from typing import Any
 from nbhelpers.grading.read import equation_holds
 
 _EQUATION = re.compile(
-    r"-?\d+(?:\.\d+)?(?:\s*(?:[-+*/\u00d7\u00f7\u00b7\u2212]|\\times|\\cdot|\\div)\s*-?\d+(?:\.\d+)?)+\s*=\s*-?\d+(?:\.\d+)?"
+    r"-?\d+(?:\.\d+)?(?:\s*(?:[-+*/\u00d7\u00f7\u00b7\u2212]|\\times|\\cdot|\\div)\s*-?\d+(?:\.\d+)?)+"
+    r"\s*=\s*-?\d+(?:\.\d+)?"
 )
 
 

@@ -1,14 +1,16 @@
-"""Groups of completions as the script of `samples.html` and of the viewer takes them: lists of JSON's own types."""
+"""Groups of completions as the script of `samples.html` and of the viewer takes them: lists of JSON's own types; and
+the samples that somebody marked, with a note, in `marks.jsonl`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.grading import ERRORS, error_kind
 from nbhelpers.runs import ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, read_log_probs
-from nbhelpers.show.marks import read_marks
 from nbhelpers.show.samples import delimiters_of_run, moment
 from nbhelpers.show.text import reading_order, segments
 from nbhelpers.show.typeset import typeset
@@ -93,6 +95,21 @@ class Packer:
         if tokens is not None and sum(tokens.lengths) == len(text):
             packed.append([tokens.lengths, [round(value, 2) for value in tokens.log_probs]])
         return packed
+
+
+def read_marks(run: RunDirectory) -> dict[str, dict]:
+    """Marks by key: the role, the group's name and the completion's place in it, such as `rollout/3-2/1`."""
+    return {row["key"]: row for row in run.read_jsonl(run.marks_path)}
+
+
+def keep_mark(run: RunDirectory, key: str, note: str | None) -> None:
+    """Marks a sample, or takes the mark away where `note` is None."""
+    marks = read_marks(run)
+    if note is None:
+        marks.pop(key, None)
+    else:
+        marks[key] = {"key": key, "note": note, "marked": datetime.now(UTC).isoformat(timespec="seconds")}
+    run.write_jsonl(run.marks_path, marks.values())
 
 
 def problem_of(row: Mapping) -> tuple:

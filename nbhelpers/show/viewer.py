@@ -8,8 +8,7 @@ from typing import Any
 
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs import ROLES
-from nbhelpers.show.marks import keep_mark, read_marks
-from nbhelpers.show.packing import Packer, problem_of
+from nbhelpers.show.packing import Packer, keep_mark, problem_of, read_marks
 from nbhelpers.show.pages import TEMPLATES, is_interactive, style_of
 from nbhelpers.show.pictures import picture_uri
 from nbhelpers.show.samples import changed_minds, probe_strips, show_samples
