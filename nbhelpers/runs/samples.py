@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbhelpers.grading import error_kind
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.files import json_of_lines, line_blocks, without_collecting
@@ -289,7 +288,7 @@ class SampleStore:
         kind: str | None = None,
         show: str = "all",
         text: str = "",
-        error: str = "",
+        holds: Callable[[Mapping], bool] | None = None,
         order: str = "sampled",
     ) -> list[int]:
         """Numbers of the groups that match every condition given.
@@ -301,7 +300,7 @@ class SampleStore:
             show: a key of `filters`. "wrong to right": the problem was met more than once, first with less than half of
                 its completions right, last with at least half; "right to wrong" the other way.
             text: found in id, question, answer, any completion or its reason, whatever the case.
-            error: a key of `grading.ERRORS` that any of the completions has.
+            holds: of any of the completions.
             order: a key of `ORDERS`.
         """
         for name, given, known in (("show", show, self.filters), ("order", order, ORDERS)):
@@ -317,7 +316,7 @@ class SampleStore:
             and pid in (None, group.pid)
             and kind in (None, group.kind)
             and matches(group, ends)
-            and (not error or any(error_kind(row) == error for row in group.rows))
+            and (holds is None or any(map(holds, group.rows)))
             and (not wanted or any(wanted in _searchable(row) for row in group.rows))
         ]
         by = _ORDERS[order][1]
