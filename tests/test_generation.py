@@ -233,7 +233,7 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     from types import ModuleType, SimpleNamespace
 
     started = []
-    runner = SimpleNamespace(get_model=lambda: torch.nn.Module())
+    runner = SimpleNamespace(get_model=lambda: torch.nn.Module(), lora_config=changes.get("enable_lora"))
     driver = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
     vllm = ModuleType("vllm")
     llm = SimpleNamespace(
@@ -244,6 +244,7 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     for name in ("mend", "prepare_environment"):
         monkeypatch.setattr(engine_module, name, lambda: None)
     monkeypatch.setattr(engine_module, "quick_start", lambda source, tokenizer: contextlib.nullcontext())
+    monkeypatch.setattr(engine_module, "weights_from", lambda model: contextlib.nullcontext("policy"))
     monkeypatch.setattr(engine_module, "sample_first_token", lambda policy, engine: None)
     monkeypatch.setattr(way, "take", lambda self, model: "taken")
     monkeypatch.setattr(engine_module, "this_gpu", lambda: Gpu("a card", "", 24.0, 20.0))

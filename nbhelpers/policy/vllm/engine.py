@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -9,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbhelpers.params import ModelParams, TrainingParams
-from nbhelpers.policy.memory import COMPLETIONS, give_vllm_its_share, this_gpu
+from nbhelpers.policy.memory import COMPLETIONS, COMPLETIONS_ALONE, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 from nbhelpers.policy.policy import Completion, Policy
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
-from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of
+from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
 from nbhelpers.runs import stage
 
@@ -93,7 +94,7 @@ class Engine:
 
 
 def start_engine(
-    policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int = COMPLETIONS,
+    policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int | None = None,
     **changes: Any,
 ) -> Engine:  # fmt: skip
     """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
@@ -101,13 +102,15 @@ def start_engine(
 
     Args:
         training: what will be trained beside it, for `gpu_memory_utilization: auto`.
-        completions: most completions generated at once; with more of them the rest waits.
+        completions: most completions generated at once; with more of them the rest waits. None: 64 beside training,
+            256 without.
         changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
 
     Raises:
         GenerationError: vLLM is not installed, or does not fit the GPU's memory.
     """
     if policy.engine is None:
+        completions = completions or (COMPLETIONS if training else COMPLETIONS_ALONE)
         with stage("starting vLLM"):
             policy.engine = _start_engine(policy, params, training, completions, changes)
             policy.sampler = functools.partial(sample_with_engine, policy, policy.engine)
@@ -118,11 +121,9 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     if policy.backend == "unsloth":
         llm, hand_over = engine_beside(policy.model), SharedAdapter()
     else:
-        if params.gpu_memory_utilization == "auto":
-            rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
-            model, gpu = params.model_copy(update={"name": policy.source}), this_gpu()
-            options = {"loaded": True, "completions": completions}
-            params = give_vllm_its_share(model, rank, training, "transformers", gpu, **options)
+        rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
+        model, options = params.model_copy(update={"name": policy.source}), {"completions": completions}
+        params = give_vllm_its_share(model, rank, training, "transformers", this_gpu(), loaded=True, **options)
         llm, hand_over = _start_beside(policy, params, completions, changes)
     stop_ids = end_of_turn_ids(policy.processor, policy.model)
     engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
@@ -135,7 +136,11 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
 
 
 def _start_beside(policy: Policy, params: ModelParams, completions: int, changes: dict) -> tuple[Any, Any]:
-    """`vllm.LLM` with its own copy of the base weights, and the way to hand the adapter to it."""
+    """`vllm.LLM` with its own copy of the base weights, and the way to hand the adapter to it.
+
+    Args:
+        params: from `give_vllm_its_share`; `load_in_4bit` says whether vLLM's copy is.
+    """
     import torch
 
     prepare_environment()
@@ -158,11 +163,16 @@ def _start_beside(policy: Policy, params: ModelParams, completions: int, changes
         lora_rank=policy.model.peft_config["default"].r if quantised else None,
         dtype=str(half).removeprefix("torch."),
     )
-    arguments |= {"seed": int(os.environ["RANK"]), **changes}
-    with quick_start(policy.source, policy.processor.tokenizer):
-        llm = _start(LLM, arguments)
+    arguments["seed"] = int(os.environ["RANK"])
+    with contextlib.ExitStack() as inside:
+        inside.enter_context(quick_start(policy.source, policy.processor.tokenizer))
+        if not params.load_in_4bit:
+            # What the folder says about a quantisation is how the policy was read, not how vLLM gets it.
+            arguments["load_format"] = inside.enter_context(weights_from(policy.model))
+            arguments["hf_overrides"] = {"quantization_config": None}
+        llm = _start(LLM, arguments | changes)
     runner = runner_of(llm)
-    return llm, LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
+    return llm, LoraAdapter(runner) if runner.lora_config else MergedAdapter(runner.get_model())
 
 
 def engine_arguments(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.policy.policy import Policy
-from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
+from nbhelpers.policy.scoring import completions_as_inputs, log_probs_and_entropies
 from nbhelpers.policy.vllm.engine import Engine, prompt_seeds
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
@@ -167,9 +167,7 @@ def check_parity(
     was_training = policy.model.training
     policy.model.eval()
     try:
-        with torch.no_grad():
-            logits = completion_logits(policy, inputs, tokens=ids_NT.shape[1])
+        trainer_NT, _ = log_probs_and_entropies(policy, inputs, ids_NT)
     finally:
         policy.model.train(was_training)
-    trainer_NT = torch.log_softmax(logits, dim=-1).gather(-1, ids_NT.unsqueeze(-1)).squeeze(-1)
     return parity_report(sampled_NT, trainer_NT.cpu(), mask_NT.cpu(), length=length, mode=mode)
