@@ -12,7 +12,7 @@ from nbhelpers.policy.memory import better_backend, give_vllm_its_share, this_gp
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
 from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.unsloth import load_unsloth_policy
-from nbhelpers.policy.vllm.engine import sample_with_vllm
+from nbhelpers.policy.vllm.engine import sample_with_vllm, serve
 from nbhelpers.policy.vllm.setup import prepare_environment
 from nbhelpers.runs import check_libraries, flaw, read_seal, stage
 
@@ -83,6 +83,13 @@ def weights_source(name: str) -> str:
 
         return str(embedded_path())
     return name
+
+
+def start_server(params: ModelParams, lora_rank: int) -> None:
+    """Start the vLLM of `model.vllm_server: auto`, where this run has none yet; processes that are started later find
+    it by themselves.
+    """
+    serve(weights_source(params.name), params, lora_rank)
 
 
 def load_policy(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import signal
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
-from nbhelpers.policy import Policy, start_server, weights_source
+from nbhelpers.policy import Policy, start_server
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training.configuration import TrainingError, is_first_process, launched
 from nbhelpers.training.stopping import TrainingStopped
@@ -53,7 +52,7 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     for old in logs.glob("rank-*.log"):
         old.unlink()
     if params.model.served and params.model.vllm_server == "auto":
-        start_server(weights_source(params.model.name), params.model, params.lora.r)
+        start_server(params.model, params.lora.r)
     words = _FirstRank(logs / "rank-0.log")
     with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
         child = subprocess.Popen(
@@ -87,13 +86,7 @@ def command(module: str, params: RunParams, processes: int) -> list[str]:
     """The line that `launch` runs: every parameter goes along, so that no file is read twice."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher += ["--main_process_port", "0", "-m", module, params.preset, "--output-dir", str(params.output_dir)]
-    for section, values in params.as_dict().items():
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if (section, key) in (("training", "max_steps"), ("training", "num_train_epochs")) and value is None:
-                continue  # one of the two says how long
-            launcher += ["--set", f"{section}.{key}={json.dumps(value)}"]
-    return launcher
+    return [*launcher, "--main_process_port", "0", "-m", module, *params.as_arguments()]
 
 
 def _end(child: subprocess.Popen) -> None:
