@@ -159,10 +159,10 @@ def test_auto_starts_a_server_on_the_last_gpu_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(served.subprocess, "Popen", Popen)
     stand_in_for_vllm(tmp_path, monkeypatch)
-    url = serve("a/model", ModelParams(vllm_server="auto"), 12)
+    url = serve(ModelParams(name="a/model", vllm_server="auto"), 12)
     (child,) = children
     try:
-        assert serve("a/model", ModelParams(vllm_server="auto"), 12) == url == os.environ[served.SERVER]
+        assert serve(ModelParams(name="a/model", vllm_server="auto"), 12) == url == os.environ[served.SERVER]
         assert child.given["CUDA_VISIBLE_DEVICES"] == "2" and child.given["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
         assert child.args[3:5] == ["serve", "a/model"] and "external_launcher" not in child.args
         flags = dict(zip(child.args, child.args[1:], strict=False))
@@ -178,7 +178,7 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path, monkeypatch):
     stand_in_for_vllm(tmp_path, monkeypatch)
     code = "import torch; torch.cuda.device_count = lambda: 2\n"
     code += "from nbhelpers.params import ModelParams\nfrom nbhelpers.policy.vllm.engine import serve\n"
-    code += "print(serve('m', ModelParams(vllm_server='auto'), 16), flush=True)\nimport time; time.sleep(60)"
+    code += "print(serve(ModelParams(name='m', vllm_server='auto'), 16), flush=True)\nimport time; time.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     url = next(line for line in parent.stdout if line.startswith("http")).strip()
     assert served.served_engine(url, [], [], 0).base == "base"
@@ -197,14 +197,14 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path, monkeypatch):
 def test_a_server_that_does_not_start_leaves_its_last_lines(tmp_path, monkeypatch):
     stand_in_for_vllm(tmp_path, monkeypatch, "raise SystemExit('no kernel image is available')")
     with pytest.raises(GenerationError, match="ended with exit code 1(.|\n)*no kernel image is available"):
-        serve("a/model", ModelParams(vllm_server="auto"), 16)
+        serve(ModelParams(name="a/model", vllm_server="auto"), 16)
 
 
 def test_one_gpu_is_too_few_for_a_server_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(GenerationError, match="takes a GPU of its own, and there is one here"):
-        serve("a/model", ModelParams(vllm_server="auto"), 16)
+        serve(ModelParams(name="a/model", vllm_server="auto"), 16)
 
 
 def test_the_gpu_that_serves_trains_nothing(monkeypatch):

@@ -11,7 +11,6 @@ from nbhelpers.policy.loading import (
     load_policy,
     load_processor,
     needs_gpu,
-    start_server,
 )
 from nbhelpers.policy.memory import (
     GIB,
@@ -36,5 +35,5 @@ from nbhelpers.policy.scoring import (
     with_little_memory,
     word_numbers,
 )
-from nbhelpers.policy.vllm.engine import Engine, start_engine
+from nbhelpers.policy.vllm.engine import Engine, serve, start_engine
 from nbhelpers.policy.vllm.parity import verify

@@ -10,9 +10,9 @@ from nbhelpers.params import LoraParams, ModelParams, TrainingParams
 from nbhelpers.policy.adapter import adapter_base, attach_lora
 from nbhelpers.policy.memory import better_backend, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
-from nbhelpers.policy.policy import Policy, PolicyError, loading
+from nbhelpers.policy.policy import Policy, PolicyError, loading, weights_source
 from nbhelpers.policy.unsloth import load_unsloth_policy
-from nbhelpers.policy.vllm.engine import sample_with_vllm, serve
+from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
 from nbhelpers.runs import check_libraries, flaw, read_seal, stage
 
@@ -74,22 +74,6 @@ def flaw_of_checkpoint(folder: Path) -> str | None:
             "on a machine that may run it, by save_pretrained of transformers, which writes safetensors"
         )
     return f"{folder} holds no *.safetensors"
-
-
-def weights_source(name: str) -> str:
-    """The folder or hub id behind `model.name`; `embedded` is the tiny Gemma-3 that ships with the package."""
-    if name == "embedded":
-        from nbhelpers.embedded import embedded_path
-
-        return str(embedded_path())
-    return name
-
-
-def start_server(params: ModelParams, lora_rank: int) -> None:
-    """Start the vLLM of `model.vllm_server: auto`, where this run has none yet; processes that are started later find
-    it by themselves.
-    """
-    serve(weights_source(params.name), params, lora_rank)
 
 
 def load_policy(

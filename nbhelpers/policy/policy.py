@@ -242,3 +242,12 @@ class Policy:
             text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
             flat.append(Completion(text=text, length=len(kept), truncated=end is None, ids=tuple(kept)))
         return [flat[start : start + size] for start in range(0, len(flat), size)]
+
+
+def weights_source(name: str) -> str:
+    """The folder or hub id behind `model.name`; `embedded` is the tiny Gemma-3 that ships with the package."""
+    if name == "embedded":
+        from nbhelpers.embedded import embedded_path
+
+        return str(embedded_path())
+    return name

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
-from nbhelpers.policy import Policy, start_server
+from nbhelpers.policy import Policy, serve
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training.configuration import TrainingError, is_first_process, launched
 from nbhelpers.training.stopping import TrainingStopped
@@ -52,7 +52,7 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     for old in logs.glob("rank-*.log"):
         old.unlink()
     if params.model.served and params.model.vllm_server == "auto":
-        start_server(params.model, params.lora.r)
+        serve(params.model, params.lora.r)
     words = _FirstRank(logs / "rank-0.log")
     with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
         child = subprocess.Popen(

@@ -12,7 +12,7 @@ from typing import Any
 from nbhelpers.params import ModelParams, TrainingParams
 from nbhelpers.policy.memory import COMPLETIONS, COMPLETIONS_ALONE, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
-from nbhelpers.policy.policy import Completion, Policy
+from nbhelpers.policy.policy import Completion, Policy, weights_source
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
 from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
@@ -143,16 +143,19 @@ def _connect(policy: Policy, params: ModelParams, *_: Any) -> ServedEngine:
     """The server that `model.vllm_server` names, started now where it is `auto` and none runs yet."""
     url = params.vllm_server
     if url == "auto":
-        url = serve(policy.source, params, policy.model.peft_config["default"].r if policy.has_adapter else 16)
+        url = serve(
+            params.model_copy(update={"name": policy.source}),
+            policy.model.peft_config["default"].r if policy.has_adapter else 16,
+        )
     stop_ids, image_id = end_of_turn_ids(policy.processor, policy.model), policy.processor.tokenizer.image_token_id
     return served_engine(url, stop_ids, never_sampled_ids(policy.processor), image_id)
 
 
-def serve(source: str, params: ModelParams, lora_rank: int) -> str:
+def serve(params: ModelParams, lora_rank: int) -> str:
     """Serve the base weights by a vLLM on this machine's last GPU, where no process of this run does already.
 
     Args:
-        source, lora_rank: as in `engine_arguments`.
+        lora_rank: of the largest adapter that it will be given.
 
     Returns:
         Its address, which processes that are started later find by themselves.
@@ -171,6 +174,7 @@ def serve(source: str, params: ModelParams, lora_rank: int) -> str:
         )
     share = 0.9 if params.gpu_memory_utilization == "auto" else params.gpu_memory_utilization
     room = params.model_copy(update={"gpu_memory_utilization": share})
+    source = weights_source(params.name)
     arguments = engine_arguments(source, room, completions=SERVED_COMPLETIONS, lora_rank=lora_rank)
     del arguments["distributed_executor_backend"]
     with stage("starting the vLLM server"):
