@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, batch_of
 from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
-from nbhelpers.params import PlainError, RunParams
+from nbhelpers.params import PlainError, RunParams, flat
 from nbhelpers.policy import Policy, weights_digests, which_fit
 from nbhelpers.problems import ProblemSets, conversation, prompt_text
 from nbhelpers.runs import RunDirectory, hardware, versions
@@ -112,9 +112,7 @@ def begin(run: RunDirectory, record: Mapping[str, Any]) -> bool:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A sentence for each thing in which two records differ; none where an evaluation is repeated as it was."""
-    one, other = (
-        dict(_flat({key: part for key, part in record.items() if key != "problems"})) for record in (then, now)
-    )
+    one, other = (flat({key: part for key, part in record.items() if key != "problems"}) for record in (then, now))
     sentences = [
         f"{key}: {_shown(one.get(key))} then, {_shown(other.get(key))} now."
         for key in dict.fromkeys([*one, *other])
@@ -128,14 +126,6 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if changed:
         sentences.append(f"problems: {len(changed)} are not as they were, such as {min(changed)}.")
     return sentences
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _shown(value: Any) -> str:

@@ -53,12 +53,15 @@ def settings_digest(parameters: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, its keys joined by dots: {"training": {"seed": 1}} as {"training.seed": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(parameters))  # tuples as lists, as in a file
-    flat = {
-        f"{section}.{key}": value
-        for section in _MADE_OF
-        for key, value in plain.get(section, {}).items()
-        if (section, key) not in (("training", "resume"), ("training", "grpo"), ("training", "num_processes"))
-    }
-    return flat | {f"training.grpo.{key}": value for key, value in plain.get("training", {}).get("grpo", {}).items()}
+    found = flat({section: plain[section] for section in _MADE_OF if section in plain})
+    return {key: value for key, value in found.items() if key not in ("training.resume", "training.num_processes")}

@@ -8,9 +8,9 @@ vLLM server) is taken
   says so: `--trust-code`, or `NBHELPERS_TRUST_CODE=1` for papermill.
 
 `RunParams.load` is the one gate: whoever holds a `RunParams` may run what it names. Sections that a command reads from
-another file (a sweep, a manifest) go through `refuse_code_from_data` first, as a `Layer` of data below those of its
-`--set`. Whoever starts kernels or processes does it inside `trusting(params.needs_trust)`, as they cannot tell what
-they are handed from a stranger's file. Nothing publishes to a hub, and no remote code is ever run, whoever asks.
+another file (a sweep) go there as a `Layer` of data. Whoever starts kernels or processes does it inside
+`trusting(params.needs_trust)`, as they cannot tell what they are handed from a stranger's file. Nothing publishes to a
+hub, and no remote code is ever run, whoever asks.
 """
 
 from __future__ import annotations

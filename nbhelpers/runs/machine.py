@@ -80,18 +80,21 @@ class Gpu:
     capability: tuple[int, int] | None = None
 
 
+def _nvidia_smi(*query: str) -> str:
+    """What it answers; nothing where there is no driver, or it fails."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    try:
+        return subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return ""
+
+
 def find_gpus() -> list[Gpu]:
     """The NVIDIA GPUs of this machine; none where there is no driver."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    fields = "name,driver_version,memory.total,memory.free,compute_cap"
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return []
     gpus = []
-    for line in answer.strip().splitlines():
+    fields = "name,driver_version,memory.total,memory.free,compute_cap"
+    for line in _nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader,nounits").strip().splitlines():
         name, driver, total, free, capability = (part.strip() for part in line.split(","))
         major, _, minor = capability.partition(".")
         known = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
@@ -101,13 +104,7 @@ def find_gpus() -> list[Gpu]:
 
 def find_links() -> list[str]:
     """How each pair of this machine's GPUs is linked, as `nvidia-smi topo -m` names it; none where it does not say."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        asked = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True, timeout=30, check=True)
-    except (subprocess.SubprocessError, OSError):
-        return []
-    return links_in(asked.stdout)
+    return links_in(_nvidia_smi("topo", "-m"))
 
 
 def links_in(table: str) -> list[str]:
@@ -119,15 +116,9 @@ def links_in(table: str) -> list[str]:
 
 def gpu_processes() -> list[str]:
     """What else computes on the GPUs, as `nvidia-smi` sees it: "process 4711 (python, 40.2 GiB)"; without this one."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return []
     found = []
-    for line in answer.strip().splitlines():
+    query = "--query-compute-apps=pid,process_name,used_memory"
+    for line in _nvidia_smi(query, "--format=csv,noheader,nounits").strip().splitlines():
         pid, name, used = (part.strip() for part in line.rsplit(",", 1)[0].split(",", 1) + [line.rpartition(",")[2]])
         memory = f", {float(used) / 1024:.1f} GiB" if used.isdigit() else ""
         if pid != str(os.getpid()):

@@ -1,13 +1,16 @@
-"""Groups of completions as the script of `samples.html` and of the viewer takes them: lists of JSON's own types."""
+"""Groups of completions as the script of `samples.html` and of the viewer takes them: lists of JSON's own types; and
+the samples that somebody marked, with a note, in `marks.jsonl`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, error_kind, read_log_probs
-from nbhelpers.show.marks import read_marks
+from nbhelpers.grading import ERRORS, error_kind
+from nbhelpers.runs import ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, read_log_probs
 from nbhelpers.show.samples import delimiters_of_run, moment
 from nbhelpers.show.text import reading_order, segments
 from nbhelpers.show.typeset import typeset
@@ -46,7 +49,7 @@ class Packer:
             "created": str(manifest.get("created") or ""),
             "delimiters": self.delimiters,
             "rewards": self.names,
-            "errors": ERRORS,
+            "errors": list(ERRORS),
             "orders": ORDERS,
             "square": square_of_model(self.run),
             "marks": {key: mark["note"] for key, mark in read_marks(self.run).items()},
@@ -85,13 +88,28 @@ class Packer:
             text = f"{text[:_LONGEST]}\n[{more:,} more characters are in the run directory]"
         reward, advantage = _rounded(row.get("reward")), _rounded(row.get("advantage"))
         reason, cut = str(row.get("reason") or "")[:2000], bool(row.get("truncated"))
-        judged = [row.get("correct"), error_kind(row), moment(row), trees_of(text, self.delimiters)]
+        judged = [row.get("correct"), error_kind(row) or "", moment(row), trees_of(text, self.delimiters)]
         packed = [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
         line = self.log_probs.get(f"{row.get('group')}/{row.get('index')}")
         tokens = TokenLogProbs.unpacked(line) if line else None
         if tokens is not None and sum(tokens.lengths) == len(text):
             packed.append([tokens.lengths, [round(value, 2) for value in tokens.log_probs]])
         return packed
+
+
+def read_marks(run: RunDirectory) -> dict[str, dict]:
+    """Marks by key: the role, the group's name and the completion's place in it, such as `rollout/3-2/1`."""
+    return {row["key"]: row for row in run.read_jsonl(run.marks_path)}
+
+
+def keep_mark(run: RunDirectory, key: str, note: str | None) -> None:
+    """Marks a sample, or takes the mark away where `note` is None."""
+    marks = read_marks(run)
+    if note is None:
+        marks.pop(key, None)
+    else:
+        marks[key] = {"key": key, "note": note, "marked": datetime.now(UTC).isoformat(timespec="seconds")}
+    run.write_jsonl(run.marks_path, marks.values())
 
 
 def problem_of(row: Mapping) -> tuple:

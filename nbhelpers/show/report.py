@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from nbhelpers.runs import ROLES, RunDirectory, SampleStore, duration, logged, metrics_shown
 from nbhelpers.show.browser import write_sample_browser
 from nbhelpers.show.evaluation_plots import before_after
-from nbhelpers.show.marks import read_marks
+from nbhelpers.show.packing import read_marks
 from nbhelpers.show.pages import Page
 from nbhelpers.show.samples import change_cards, count_changes, group_card, sort_changes, telling_group
 from nbhelpers.show.standalone import figure_uri, render, run_of

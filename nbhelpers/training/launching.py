@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import signal
@@ -84,13 +83,7 @@ def command(module: str, params: RunParams, processes: int) -> list[str]:
     """The line that `launch` runs: every parameter goes along, so that no file is read twice."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher += ["--main_process_port", "0", "-m", module, params.preset, "--output-dir", str(params.output_dir)]
-    for section, values in params.as_dict().items():
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if (section, key) in (("training", "max_steps"), ("training", "num_train_epochs")) and value is None:
-                continue  # one of the two says how long
-            launcher += ["--set", f"{section}.{key}={json.dumps(value)}"]
-    return launcher
+    return [*launcher, "--main_process_port", "0", "-m", module, *params.as_arguments()]
 
 
 def _end(child: subprocess.Popen) -> None:

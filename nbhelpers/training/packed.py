@@ -9,10 +9,13 @@ backward pass, without a cache; log-probs and gradients are those of the rows ap
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.policy import Policy, merged_adapter
+from nbhelpers.training.fused import block_masks, fused_layers, padded_length
+from nbhelpers.training.log_softmax import chosen_log_probs
 
 ROWS_AT_ONCE = 4  # what they make stays in a core's cache, and rows of like length need little padding
 
@@ -99,7 +102,7 @@ def masks(positions: Any, parts: Any, types: Any, window: int) -> dict[str, Any]
 
 
 def packed_log_probs(
-    model: Any, batch: dict[str, Any], groups: Any, learning: Any, temperature: float
+    model: Any, batch: dict[str, Any], groups: Any, learning: Any, temperature: float, *, fused: bool = False
 ) -> tuple[Any, Any]:
     """Log-probs and entropies of N completions, (N, T), 0 where there is no token.
 
@@ -108,6 +111,7 @@ def packed_log_probs(
         batch: as for `pack`, with `pixel_values`, a picture a row.
         groups: (N,) the same number for rows of one prompt.
         learning: (N,) a group with no True gets no gradient: its log-probs are all that is asked for.
+        fused: whether `fused` computes it, a group at a time.
     """
     import torch
 
@@ -115,21 +119,24 @@ def packed_log_probs(
     wanted = [bool(learning[rows].any()) for rows in members]
     log_probs = batch["completion_mask"].new_zeros(batch["completion_mask"].shape, dtype=torch.float32)
     entropies = log_probs.clone()
-    with merged_adapter(model):
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    score, together = (_score_fused, 1) if fused else (_score, ROWS_AT_ONCE)
+    recomputes = inner.is_gradient_checkpointing  # in the backward pass, when the adapter is apart again
+    with contextlib.nullcontext() if fused or recomputes else merged_adapter(model):
         for learns in (False, True):
             rows = [pack(batch, group) for group, gets in zip(members, wanted, strict=True) if gets is learns]
             rows.sort(key=lambda row: len(row.ids))
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                some = rows[start : start + ROWS_AT_ONCE]
+            for start in range(0, len(rows), together):
+                some = rows[start : start + together]
                 with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-                    chosen, entropy = _score(model, some, batch["pixel_values"], temperature)
+                    chosen, entropy = score(inner, some, batch["pixel_values"], temperature)
                 where = tuple(torch.cat([row.where for row in some], dim=1))
                 log_probs = log_probs.index_put(where, chosen)
                 entropies[where] = entropy
     return log_probs, entropies
 
 
-def _score(model: Any, rows: list[Row], pixel_values: Any, temperature: float) -> tuple[Any, Any]:
+def _score(inner: Any, rows: list[Row], pixel_values: Any, temperature: float) -> tuple[Any, Any]:
     """Log-prob and entropy of every token of the completions in a few rows, in their order."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -137,7 +144,6 @@ def _score(model: Any, rows: list[Row], pixel_values: Any, temperature: float) -
     def padded(name: str, value: int) -> Any:
         return pad_sequence([getattr(row, name) for row in rows], batch_first=True, padding_value=value)
 
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
     window = inner.config.get_text_config().sliding_window
     positions = padded("positions", 0)
     hidden = inner.base_model(
@@ -153,3 +159,23 @@ def _score(model: Any, rows: list[Row], pixel_values: Any, temperature: float) -
     chosen = every.gather(-1, torch.cat([row.after for row in rows])[:, None])[:, 0]
     with torch.no_grad():
         return chosen, -(every.exp() * every).sum(dim=-1)
+
+
+def _score_fused(inner: Any, rows: list[Row], pixel_values: Any, temperature: float) -> tuple[Any, Any]:
+    """`_score` of one row, padded to a length that is compiled."""
+    from torch.nn.functional import pad
+
+    (row,) = rows
+    missing = padded_length(len(row.ids)) - len(row.ids)
+    ids, positions, types = (pad(values, (0, missing)) for values in (row.ids, row.positions, row.types))
+    parts, window = pad(row.parts, (0, missing), value=-1), inner.config.get_text_config().sliding_window
+    with fused_layers(inner):
+        hidden = inner.base_model(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            attention_mask=block_masks(positions, parts, types, window),
+            pixel_values=pixel_values[row.picture : row.picture + 1],
+            use_cache=False,
+        ).last_hidden_state
+    head = inner.get_output_embeddings().weight
+    return chosen_log_probs(hidden[0][row.before], head, row.after, temperature, compiled=hidden.is_cuda)

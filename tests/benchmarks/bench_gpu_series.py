@@ -1,5 +1,5 @@
-"""The notebooks of a preset on one GPU, as a person runs them: seconds by notebook and stage, peak memory beside the
-estimate, and optionally with most of the card held by another process.
+"""The notebooks of a preset on one GPU, as a person runs them: seconds by notebook, stage and cell, what vLLM logs on
+its start, peak memory beside the estimate, and optionally with most of the card held by another process.
 
 usage: python bench_gpu_series.py --backend {auto,transformers,unsloth} [--preset gemma3_smoke] [--free 24]
            [--notebooks 3] [--out DIR] [--set SECTION.KEY=VALUE ...]
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,8 @@ held = torch.empty(max(0, int(free - float(sys.argv[1]) * 2**30)), dtype=torch.u
 print("held", flush=True)
 sys.stdin.read()
 """
+# What vLLM and Unsloth say about their start, with seconds or GiB in it.
+TOLD = re.compile(r"(took|finished in|in total|seconds|GiB|KV cache|Capturing|Compil|Unsloth:)", re.I)
 STAGE = re.compile(r"^ *(?P<name>[a-z][^:\u2026]*): (?P<seconds>\d+) s *$")
 
 
@@ -62,7 +65,9 @@ def run_series(args, before: float) -> dict:
 
     threading.Thread(target=watch, daemon=True).start()
     started, notebooks, stages, name = time.perf_counter(), {}, {}, "before"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    surroundings = {"VLLM_LOGGING_LEVEL": "INFO"} | os.environ
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": surroundings}
+    with subprocess.Popen(command, **pipes) as process:
         for line in process.stdout:
             print(f"[{time.perf_counter() - started:6.1f} s] {line}", end="", flush=True)
             if begun := re.match(r"\[\d+/\d+\] (\S+) \.\.\.", line):
@@ -74,6 +79,26 @@ def run_series(args, before: float) -> dict:
     over.set()
     return {"rc": process.returncode, "seconds": round(time.perf_counter() - started, 1), "notebooks": notebooks,
             "stages": stages, "peak_gib": round(peak[0], 2)}  # fmt: skip
+
+
+def slow_cells(run: RunDirectory) -> dict[str, dict[str, float]]:
+    """By notebook, its cells that took more than a second: their first line and seconds, as papermill noted them."""
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted(run.notebooks_dir.glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            seconds = cell["metadata"].get("papermill", {}).get("duration") or 0
+            if cell["cell_type"] == "code" and seconds > 1:
+                source = "".join(cell["source"]).strip().splitlines()
+                first = next((line for line in source if line and not line.startswith(("import", "from"))), source[0])
+                found.setdefault(path.stem, {})[first[:60]] = round(seconds, 1)
+    return found
+
+
+def told(run: RunDirectory) -> list[str]:
+    """The lines of `libraries.log` with a time or a size in them."""
+    log = run.path / "libraries.log"
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines() if log.exists() else []
+    return [line[:220] for line in lines if TOLD.search(line) and "it/s" not in line]
 
 
 def main() -> None:
@@ -99,6 +124,9 @@ def main() -> None:
         result["parity"] = manifest.get("parity")
         result["step_s"] = [round(line["step_time"], 2) for line in lines if "step_time" in line]
         result["gap"] = [line.get("sampling/sampling_logp_difference/mean") for line in lines]
+        result["cells"] = slow_cells(run)
+        for line in told(run):
+            print("  log:", line)
         result["notices"], result["warnings"] = manifest.get("notices"), manifest.get("warnings")
         print(json.dumps(result), flush=True)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -9,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbhelpers.params import ModelParams, TrainingParams
-from nbhelpers.policy.memory import COMPLETIONS, give_vllm_its_share, this_gpu
+from nbhelpers.policy.memory import COMPLETIONS, COMPLETIONS_ALONE, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 from nbhelpers.policy.policy import Completion, Policy
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
-from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of
+from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
 from nbhelpers.runs import stage
 
@@ -51,13 +52,15 @@ class Engine:
         self.version += 1
 
     def generate(
-        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, **sampling: Any
-    ) -> tuple[list[list[int]], list[list[float]]]:
+        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1,
+        seeds: Sequence[int] | None = None, **sampling: Any,
+    ) -> tuple[list[list[int]], list[list[float]]]:  # fmt: skip
         """Complete each prompt `n` times.
 
         Args:
             prompts: token ids, the picture's placeholder expanded.
             images: a picture (PIL) per prompt, or None.
+            seeds: of the sampling, one per prompt, see `prompt_seeds`; None takes vLLM's own generator.
             sampling: fields of `vllm.SamplingParams`.
 
         Returns:
@@ -68,15 +71,17 @@ class Engine:
 
         bias = {token: -100.0 for token in self.banned_ids} or None
         options = {"logprobs": 0, "detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
+        seeds = seeds or [options.pop("seed", None)] * len(prompts)
+        given = [SamplingParams(n=n, seed=seed, **options) for seed in seeds]
         rows = [{"prompt_token_ids": list(ids), "cache_salt": str(self.version)} for ids in prompts]
         for row, image in zip(rows, images or [], strict=bool(images)):
             if image is not None:
                 row["multi_modal_data"] = {"image": image}
-        outputs = self.llm.generate(rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request)
-        for given, output in zip(prompts, outputs, strict=True):
-            if list(given) != list(output.prompt_token_ids):
+        outputs = self.llm.generate(rows, given, use_tqdm=False, lora_request=self.request)
+        for asked, output in zip(prompts, outputs, strict=True):
+            if list(asked) != list(output.prompt_token_ids):
                 raise GenerationError(
-                    f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it "
+                    f"vLLM read a prompt of {len(asked)} tokens as {len(output.prompt_token_ids)} others, so that it "
                     f"would answer another question than the trainer learns from. {WITHOUT_VLLM}"
                 )
         completions = [completion for output in outputs for completion in output.outputs]
@@ -89,7 +94,7 @@ class Engine:
 
 
 def start_engine(
-    policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int = COMPLETIONS,
+    policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int | None = None,
     **changes: Any,
 ) -> Engine:  # fmt: skip
     """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
@@ -97,13 +102,15 @@ def start_engine(
 
     Args:
         training: what will be trained beside it, for `gpu_memory_utilization: auto`.
-        completions: most completions generated at once; with more of them the rest waits.
+        completions: most completions generated at once; with more of them the rest waits. None: 64 beside training,
+            256 without.
         changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
 
     Raises:
         GenerationError: vLLM is not installed, or does not fit the GPU's memory.
     """
     if policy.engine is None:
+        completions = completions or (COMPLETIONS if training else COMPLETIONS_ALONE)
         with stage("starting vLLM"):
             policy.engine = _start_engine(policy, params, training, completions, changes)
             policy.sampler = functools.partial(sample_with_engine, policy, policy.engine)
@@ -114,11 +121,9 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     if policy.backend == "unsloth":
         llm, hand_over = engine_beside(policy.model), SharedAdapter()
     else:
-        if params.gpu_memory_utilization == "auto":
-            rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
-            model, gpu = params.model_copy(update={"name": policy.source}), this_gpu()
-            options = {"loaded": True, "completions": completions}
-            params = give_vllm_its_share(model, rank, training, "transformers", gpu, **options)
+        rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
+        model, options = params.model_copy(update={"name": policy.source}), {"completions": completions}
+        params = give_vllm_its_share(model, rank, training, "transformers", this_gpu(), loaded=True, **options)
         llm, hand_over = _start_beside(policy, params, completions, changes)
     stop_ids = end_of_turn_ids(policy.processor, policy.model)
     engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
@@ -131,7 +136,11 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
 
 
 def _start_beside(policy: Policy, params: ModelParams, completions: int, changes: dict) -> tuple[Any, Any]:
-    """`vllm.LLM` with its own copy of the base weights, and the way to hand the adapter to it."""
+    """`vllm.LLM` with its own copy of the base weights, and the way to hand the adapter to it.
+
+    Args:
+        params: from `give_vllm_its_share`; `load_in_4bit` says whether vLLM's copy is.
+    """
     import torch
 
     prepare_environment()
@@ -154,11 +163,16 @@ def _start_beside(policy: Policy, params: ModelParams, completions: int, changes
         lora_rank=policy.model.peft_config["default"].r if quantised else None,
         dtype=str(half).removeprefix("torch."),
     )
-    arguments |= {"seed": int(os.environ["RANK"]), **changes}
-    with quick_start(policy.source, policy.processor.tokenizer):
-        llm = _start(LLM, arguments)
+    arguments["seed"] = int(os.environ["RANK"])
+    with contextlib.ExitStack() as inside:
+        inside.enter_context(quick_start(policy.source, policy.processor.tokenizer))
+        if not params.load_in_4bit:
+            # What the folder says about a quantisation is how the policy was read, not how vLLM gets it.
+            arguments["load_format"] = inside.enter_context(weights_from(policy.model))
+            arguments["hf_overrides"] = {"quantization_config": None}
+        llm = _start(LLM, arguments | changes)
     runner = runner_of(llm)
-    return llm, LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
+    return llm, LoraAdapter(runner) if runner.lora_config else MergedAdapter(runner.get_model())
 
 
 def engine_arguments(
@@ -241,9 +255,18 @@ def sample_with_vllm(policy: Policy, params: ModelParams, training: TrainingPara
     policy.sampler = start_and_sample
 
 
+def prompt_seeds(seed: int, prompts: int) -> list[int]:
+    """A seed for each prompt. vLLM draws a request's numbers from its seed alone: with one seed for all, every prompt
+    would meet the same luck, and their rates would spread more than the intervals allow for.
+    """
+    import numpy as np
+
+    return np.random.SeedSequence(seed).generate_state(prompts).tolist()
+
+
 def sample_with_engine(
     policy: Policy, engine: Engine, conversations, images, *, samples_per_problem, max_new_tokens, batch_size, progress,
-    **sampling,
+    seed, **sampling,
 ) -> list[list[Completion]]:  # fmt: skip
     """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
     if policy.has_adapter and not adapter_is_off(policy.model):
@@ -251,11 +274,12 @@ def sample_with_engine(
     else:
         engine.drop_adapter()
     prompts = policy.prompt_ids(conversations)
+    seeds = prompt_seeds(seed, len(prompts))
     batch_size = batch_size or 256
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):
         end = start + batch_size
-        options = {"n": samples_per_problem, "max_tokens": max_new_tokens, **sampling}
+        options = {"n": samples_per_problem, "max_tokens": max_new_tokens, "seeds": seeds[start:end], **sampling}
         ids, _ = engine.generate(prompts[start:end], images[start:end], **options)
         groups = policy.completions(ids, engine.stop_ids, samples_per_problem)
         completions += groups

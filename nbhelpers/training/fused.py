@@ -1,0 +1,83 @@
+"""The packed forward pass on a GPU: attention that skips what no token sees (FlexAttention), decoder layers compiled.
+
+A decoder layer is compiled once per row length, forward and backward, so rows are padded to few lengths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from nbhelpers.policy import replaced
+
+BLOCK = 128  # tokens; FlexAttention leaves out whole blocks of the (L, L) matrix
+
+
+def padded_length(tokens: int) -> int:
+    """The length that a row of so many tokens is padded to."""
+    return -(-tokens // BLOCK) * BLOCK
+
+
+def block_masks(positions: Any, parts: Any, types: Any, window: int) -> dict[str, Any]:
+    """`packed.masks` of one row, (L,) each, as FlexAttention takes it."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    positions, parts, picture = positions.int(), parts.int(), types == 1
+
+    def what_is_seen(reach: Any) -> Any:
+        """Tokens see nothing whose position is not beyond `reach` (L,)."""
+
+        def sees(batch: Any, head: Any, q: Any, k: Any) -> Any:
+            within = (parts[k] == 0) | (parts[k] == parts[q])
+            earlier = positions[k] <= positions[q]
+            return ((within & earlier) | (picture[q] & picture[k])) & (positions[k] > reach[q])
+
+        length = len(positions)
+        return create_block_mask(sees, 1, 1, length, length, device=positions.device, BLOCK_SIZE=BLOCK)
+
+    full = what_is_seen(positions.new_full(positions.shape, -1))
+    sliding = full if int(positions.max()) < window else what_is_seen(positions - window)
+    return {"full_attention": full, "sliding_attention": sliding}
+
+
+def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *, scaling: float, **_: Any) -> tuple:
+    """FlexAttention as transformers' attention functions are called: (1, heads, L, width) in, (1, L, heads, width)."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    seen = flex_attention(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True)
+    return seen.transpose(1, 2).contiguous(), None
+
+
+@contextlib.contextmanager
+def fused_layers(inner: Any) -> Iterator[None]:
+    """Inside, the decoder layers of a `Gemma3ForConditionalGeneration` are compiled and attend by `block_masks`."""
+    import torch
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("packed", attend)
+    text, layer = inner.config.get_text_config(), type(inner.base_model.language_model.layers[0])
+    usual = text._attn_implementation
+    text._attn_implementation = "packed"
+    try:
+        with replaced(layer, "forward", compiled(layer)), torch._dynamo.config.patch(recompile_limit=64):
+            yield
+    finally:
+        text._attn_implementation = usual
+
+
+@functools.cache
+def compiled(layer: type) -> Any:
+    """The forward method of a decoder layer's class, compiled for each length of row that comes."""
+    import torch
+
+    fast = torch.compile(layer.forward, dynamic=False)
+
+    def forward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        # The first layer's input has no gradient, and would be compiled apart from the others for that.
+        if torch.is_grad_enabled() and not hidden_states.requires_grad:
+            hidden_states.requires_grad_()
+        return fast(self, hidden_states, *args, **kwargs)
+
+    return forward
