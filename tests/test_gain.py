@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from nbhelpers.evaluation.error_kinds import RULES, count_errors, equations, error_kind, not_taught
 from nbhelpers.evaluation.evaluating import headline
 from nbhelpers.evaluation.gain import readings, split_gain, split_sentence
 from nbhelpers.evaluation.statistics import compare
+from nbhelpers.evaluation.untaught import not_taught
+from nbhelpers.grading.errors import ERRORS, count_errors, equations, error_kind
 
 
 def row(pid, phase, correct, anywhere, image=None):
@@ -88,7 +89,7 @@ def test_the_first_rule_that_fits_names_the_error(kind, prediction):
 
 def test_errors_are_counted_with_every_kind_named():
     counts = count_errors([wrong("6"), wrong("3 * 3 = 6"), wrong("", correct=True)])
-    assert list(counts) == list(RULES) and counts["arithmetic"] == counts["no work shown"] == 1
+    assert list(counts) == list(ERRORS) and counts["arithmetic"] == counts["no work shown"] == 1
     assert sum(counts.values()) == 2
 
 
@@ -126,7 +127,7 @@ def test_the_readings_name_who_was_asked_how():
 
 
 def test_what_was_not_taught_is_what_is_mostly_wrong_with_what_sampling_found():
-    errors = dict.fromkeys(RULES, 0)
+    errors = dict.fromkeys(ERRORS, 0)
     result = {
         "by_group": {
             "dots": {"n": 4, "before": 0.5, "after": 1.0, "errors": errors},

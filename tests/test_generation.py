@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -491,6 +493,28 @@ def test_weights_outside_the_bounds_are_masked_or_truncated():
     assert masked.tolist() == [[1.0, 0.0]] and gaps.tolist() == [0.0, 2.0]
     cut, _ = importance_weights(logps, sampled, mask, mode="sequence_truncate", low=None, high=3.0)
     assert cut.tolist() == [[3.0]]
+
+
+def test_each_prompt_has_luck_of_its_own_whatever_the_batch(policy, monkeypatch):
+    """vLLM draws from a request's seed alone: prompts that shared one would be right and wrong together."""
+    asked = []
+
+    class Llm:
+        def generate(self, rows, sampling, **options):
+            asked.extend(given["seed"] for given in sampling)
+            return [SimpleNamespace(prompt_token_ids=row["prompt_token_ids"], outputs=[]) for row in rows]
+
+    vllm = ModuleType("vllm")
+    vllm.SamplingParams = lambda **given: given
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setattr(Engine, "take_adapter", lambda self, model: None)
+    engine, problems = Engine(Llm(), None, [1]), some_problems(5)
+    options = {"max_new_tokens": 4, "temperature": 1.0, "samples_per_problem": 1, "progress": None}
+    for seed, batch_size in ((0, 5), (0, 2), (1, 5)):
+        sample_with_engine(
+            policy, engine, problems["prompt"], problems["image"], **options, seed=seed, batch_size=batch_size
+        )
+    assert len(set(asked[:5])) == 5 and asked[:5] == asked[5:10] and not set(asked[:5]) & set(asked[10:])
 
 
 def test_sampling_uses_the_engine_and_leaves_the_adapter_out_when_asked(policy):

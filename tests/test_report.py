@@ -12,8 +12,9 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_run import HOSTILE, make_run
 
+from nbhelpers.grading import error_kind
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import SampleStore, error_kind
+from nbhelpers.runs.samples import SampleStore
 from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
@@ -218,7 +219,7 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     row = SampleStore(runs / "better").group(5).rows[0]
     assert completions[0][1:] == [
         row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
-        row["correct"], error_kind(row), "", None,
+        row["correct"], error_kind(row) or "", "", None,
     ]  # fmt: skip
     assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
 

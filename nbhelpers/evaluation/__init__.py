@@ -1,6 +1,5 @@
 """What was learnt: before and after on the same problems, with the statistics of it."""
 
-from nbhelpers.evaluation.error_kinds import RULES, not_taught
 from nbhelpers.evaluation.evaluating import evaluate, headline, power_sentence
 from nbhelpers.evaluation.exporting import export_vlmevalkit
 from nbhelpers.evaluation.gain import readings
@@ -16,3 +15,4 @@ from nbhelpers.evaluation.statistics import (
     problem_accuracy,
 )
 from nbhelpers.evaluation.trial import try_model
+from nbhelpers.evaluation.untaught import not_taught

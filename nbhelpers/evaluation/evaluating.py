@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, answer, cost_sentence, plan_passes
-from nbhelpers.evaluation.error_kinds import count_errors
 from nbhelpers.evaluation.gain import right_anywhere, split_gain, split_sentence
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
 from nbhelpers.evaluation.protocol import EvaluationStopped, begin, choose_problems, conditions
 from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
 from nbhelpers.evaluation.we_math import we_math_scores
-from nbhelpers.grading import GRADER_VERSION
+from nbhelpers.grading import GRADER_VERSION, count_errors
 from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets

@@ -80,6 +80,16 @@ class Gpu:
     capability: tuple[int, int] | None = None
 
 
+def _nvidia_smi(*query: str) -> str:
+    """What it answers; nothing where there is no driver, or it fails."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    try:
+        return subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return ""
+
+
 def find_gpus() -> list[Gpu]:
     """The NVIDIA GPUs that this process may use (`CUDA_VISIBLE_DEVICES`); none where there is no driver."""
     gpus = []
@@ -98,18 +108,6 @@ def _of_visible_gpus(query: str) -> str:
     layout = "--format=csv,noheader,nounits"
     # Parts of a GPU (MIG) have names that it may not take: then all GPUs.
     return (visible and _nvidia_smi(query, layout, f"--id={visible}")) or _nvidia_smi(query, layout)
-
-
-def _nvidia_smi(*arguments: str) -> str:
-    """What `nvidia-smi` answers, stripped; nothing where there is none or it fails."""
-    if shutil.which("nvidia-smi") is None:
-        return ""
-    try:
-        return subprocess.run(
-            ["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=True
-        ).stdout.strip()
-    except (subprocess.SubprocessError, OSError):
-        return ""
 
 
 def find_links() -> list[str]:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, error_kind, read_log_probs
+from nbhelpers.grading import ERRORS, error_kind
+from nbhelpers.runs import ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, read_log_probs
 from nbhelpers.show.samples import delimiters_of_run, moment
 from nbhelpers.show.text import reading_order, segments
 from nbhelpers.show.typeset import typeset
@@ -48,7 +49,7 @@ class Packer:
             "created": str(manifest.get("created") or ""),
             "delimiters": self.delimiters,
             "rewards": self.names,
-            "errors": ERRORS,
+            "errors": list(ERRORS),
             "orders": ORDERS,
             "square": square_of_model(self.run),
             "marks": {key: mark["note"] for key, mark in read_marks(self.run).items()},
@@ -87,7 +88,7 @@ class Packer:
             text = f"{text[:_LONGEST]}\n[{more:,} more characters are in the run directory]"
         reward, advantage = _rounded(row.get("reward")), _rounded(row.get("advantage"))
         reason, cut = str(row.get("reason") or "")[:2000], bool(row.get("truncated"))
-        judged = [row.get("correct"), error_kind(row), moment(row), trees_of(text, self.delimiters)]
+        judged = [row.get("correct"), error_kind(row) or "", moment(row), trees_of(text, self.delimiters)]
         packed = [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
         line = self.log_probs.get(f"{row.get('group')}/{row.get('index')}")
         tokens = TokenLogProbs.unpacked(line) if line else None

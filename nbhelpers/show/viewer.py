@@ -6,6 +6,7 @@ import os
 from functools import cached_property
 from typing import Any
 
+from nbhelpers.grading import error_kind
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs import ROLES
 from nbhelpers.show.packing import Packer, keep_mark, problem_of, read_marks
@@ -86,7 +87,7 @@ class SampleViewer:
             kind=state["kind"] or None,
             show=state["show"],
             text=state["text"],
-            error=state["error"],
+            holds=(lambda row: error_kind(row) == state["error"]) if state["error"] else None,
             order=state["order"],
         )
         if state["marked"]:

@@ -56,13 +56,15 @@ class Engine:
         self.version += 1
 
     def generate(
-        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, **sampling: Any
-    ) -> tuple[list[list[int]], list[list[float]]]:
+        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1,
+        seeds: Sequence[int] | None = None, **sampling: Any,
+    ) -> tuple[list[list[int]], list[list[float]]]:  # fmt: skip
         """Complete each prompt `n` times.
 
         Args:
             prompts: token ids, the picture's placeholder expanded.
             images: a picture (PIL) per prompt, or None.
+            seeds: of the sampling, one per prompt, see `prompt_seeds`; None takes vLLM's own generator.
             sampling: fields of `vllm.SamplingParams`.
 
         Returns:
@@ -73,15 +75,17 @@ class Engine:
 
         bias = {token: -100.0 for token in self.banned_ids} or None
         options = {"logprobs": 0, "detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
+        seeds = seeds or [options.pop("seed", None)] * len(prompts)
+        given = [SamplingParams(n=n, seed=seed, **options) for seed in seeds]
         rows = [{"prompt_token_ids": list(ids), "cache_salt": str(self.version)} for ids in prompts]
         for row, image in zip(rows, images or [], strict=bool(images)):
             if image is not None:
                 row["multi_modal_data"] = {"image": image}
-        outputs = self.llm.generate(rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request)
-        for given, output in zip(prompts, outputs, strict=True):
-            if list(given) != list(output.prompt_token_ids):
+        outputs = self.llm.generate(rows, given, use_tqdm=False, lora_request=self.request)
+        for asked, output in zip(prompts, outputs, strict=True):
+            if list(asked) != list(output.prompt_token_ids):
                 raise GenerationError(
-                    f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it "
+                    f"vLLM read a prompt of {len(asked)} tokens as {len(output.prompt_token_ids)} others, so that it "
                     f"would answer another question than the trainer learns from. {WITHOUT_VLLM}"
                 )
         completions = [completion for output in outputs for completion in output.outputs]
@@ -275,9 +279,18 @@ def sample_with_vllm(policy: Policy, params: ModelParams, training: TrainingPara
     policy.sampler = start_and_sample
 
 
+def prompt_seeds(seed: int, prompts: int) -> list[int]:
+    """A seed for each prompt. vLLM draws a request's numbers from its seed alone: with one seed for all, every prompt
+    would meet the same luck, and their rates would spread more than the intervals allow for.
+    """
+    import numpy as np
+
+    return np.random.SeedSequence(seed).generate_state(prompts).tolist()
+
+
 def sample_with_engine(
     policy: Policy, engine: Engine, conversations, images, *, samples_per_problem, max_new_tokens, batch_size, progress,
-    **sampling,
+    seed, **sampling,
 ) -> list[list[Completion]]:  # fmt: skip
     """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
     if policy.has_adapter and not adapter_is_off(policy.model):
@@ -285,11 +298,12 @@ def sample_with_engine(
     else:
         engine.drop_adapter()
     prompts = policy.prompt_ids(conversations)
+    seeds = prompt_seeds(seed, len(prompts))
     batch_size = batch_size or 256
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):
         end = start + batch_size
-        options = {"n": samples_per_problem, "max_tokens": max_new_tokens, **sampling}
+        options = {"n": samples_per_problem, "max_tokens": max_new_tokens, "seeds": seeds[start:end], **sampling}
         ids, _ = engine.generate(prompts[start:end], images[start:end], **options)
         groups = policy.completions(ids, engine.stop_ids, samples_per_problem)
         completions += groups

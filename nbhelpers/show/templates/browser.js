@@ -383,7 +383,7 @@ class Browser {
       role: this.info.views.map((one) => [`${one.label} (${one.count.toLocaleString("en")})`, one.role]),
       show: Object.entries(view.filters).map(([key, label]) => [label, key]),
       kind: [["every kind", ""], ...view.kinds.map((kind) => [kind, kind])],
-      error: [["any", ""], ...Object.entries(this.info.errors).map(([key, label]) => [label, key])],
+      error: [["any", ""], ...this.info.errors.map((kind) => [kind, kind])],
       order: Object.entries(this.info.orders).map(([key, label]) => [label, key]),
     };
     for (const [name, pairs] of Object.entries(options)) this.inputs[name].replaceChildren(...pairs.map(([label, value]) => choice(label, value)));
