@@ -194,17 +194,11 @@ def _accuracies(one: SweepRun) -> str:
 def train_and_evaluate(params: RunParams) -> None:
     """Notebooks 03 and 04 without their pictures: the trained adapter and `evaluation.json`."""
     from nbhelpers.evaluation import evaluate
-    from nbhelpers.policy import load_policy
-    from nbhelpers.problems import load_problems
     from nbhelpers.show import evaluation_progress
-    from nbhelpers.training import beside_processes, check, log_line, num_processes, train
+    from nbhelpers.training import load_and_train
 
-    run, problems = RunDirectory(params.output_dir), load_problems(params.dataset)
-    check(params)
-    model = beside_processes(params, num_processes(params))
-    policy = load_policy(model, params.lora, params.training)
-    train(policy, problems, params, run, on_log=log_line)  # nothing is trained again where that is done
-    evaluate(policy, problems, params, run, progress=evaluation_progress())
+    policy, problems, _ = load_and_train(params)  # nothing is trained again where that is done
+    evaluate(policy, problems, params, RunDirectory(params.output_dir), progress=evaluation_progress())
 
 
 # the table
