@@ -270,6 +270,27 @@ def test_too_little_memory_is_a_sentence_with_what_to_set():
         _start(no_memory, {"gpu_memory_utilization": 0.5})
 
 
+def test_vllm_starts_again_where_the_card_got_emptier_meanwhile(monkeypatch, capsys):
+    measured = "Error in memory profiling. Initial free memory 77.96 GiB, current free memory 78.39 GiB."
+    attempts, waited = [], []
+    monkeypatch.setattr(engine_module.time, "sleep", waited.append)
+
+    def start(failures):
+        def llm(**arguments):
+            attempts.append(arguments)
+            assert len(attempts) > failures, measured
+            return "an engine"
+
+        attempts.clear()
+        return _start(llm, {"gpu_memory_utilization": 0.5})
+
+    assert start(failures=2) == "an engine" and len(attempts) == 3 and waited == list(engine_module.PATIENCE)
+    assert capsys.readouterr().out.count("vLLM starts again") == 2
+    monkeypatch.setattr(engine_module, "gpu_processes", lambda: ["process 4711 (python, 60.0 GiB)"])
+    with pytest.raises(GenerationError, match="On the card: process 4711"):
+        start(failures=3)
+
+
 def test_other_failures_of_vllm_are_not_dressed_up():
     def other(**arguments):
         raise ValueError("unknown architecture")

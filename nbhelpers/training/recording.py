@@ -151,8 +151,8 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, f
             run.update_manifest(max_steps=state.max_steps)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if not logs or "reward" not in logs:
-                return  # the summary at the end of training carries no rewards
+            if not logs or "loss" not in logs:
+                return  # the summary at the end of training is of no step; a step on an old rollout has no rewards
             line = {"step": state.global_step, "time": time.time(), **logs, **fresh}
             fresh.clear()
             run.append_jsonl(run.metrics_path, line)

@@ -40,9 +40,11 @@ from nbhelpers.training.configuration import (
 )
 from nbhelpers.training.inside_trl import (
     generating_with,
+    is_between_rollouts,
     log_probs_in_chunks,
     name_the_cpu,
     rollout_trainer_class,
+    rollouts_callback,
     sampling_in_groups,
     scoring_in_groups,
     weights_from_the_loss,
@@ -336,14 +338,14 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
     """Train to the end. On a GPU the first step, with what is compiled in it, is a stage of its own."""
     import torch
 
-    per_rollout = trainer.args.steps_per_generation * trainer.num_iterations // trainer.args.gradient_accumulation_steps
     try:
         with (
             contextlib.ExitStack() as first,
             looking_once(policy.model, policy.processor),
             stop_request() as request,
         ):
-            trainer.add_callback(stopping_callback(request, max(1, per_rollout)))
+            trainer.add_callback(rollouts_callback(trainer))
+            trainer.add_callback(stopping_callback(request, lambda: is_between_rollouts(trainer)))
             if torch.cuda.is_available():
                 first.enter_context(stage("first step, which compiles"))
                 trainer.add_callback(after_first_step(first.close))

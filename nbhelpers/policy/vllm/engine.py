@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,9 @@ from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_
 from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
 from nbhelpers.policy.vllm.served import ServedEngine, served_engine, url_of_server
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
-from nbhelpers.runs import stage
+from nbhelpers.runs import gpu_processes, stage
+
+PATIENCE = (5.0, 10.0)  # seconds before another attempt to start
 
 SERVED_COMPLETIONS = 256  # that a server generates at once, for all processes
 
@@ -256,19 +260,39 @@ def engine_arguments(
 
 
 def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
-    """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set."""
-    try:
-        return llm_class(**arguments)
-    except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
-        if "memory" not in str(error).lower():
-            raise
-        share = arguments["gpu_memory_utilization"]
-        raise GenerationError(
-            f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where "
-            f"other work holds the GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where "
-            "the completions do not fit, raise it, or lower model.max_seq_length. `nbhelpers doctor` estimates what a "
-            "preset needs."
-        ) from error
+    """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set.
+
+    vLLM 0.26 gives up where the card gets emptier while it measures, as when another process ends: then it is tried
+    again.
+    """
+    for wait in (*PATIENCE, None):
+        try:
+            return llm_class(**arguments)
+        except AssertionError as error:
+            if "memory profiling" not in str(error):
+                raise
+            if wait is None:
+                raise GenerationError(
+                    "vLLM could not start: other processes gave memory back each time that it measured what is free. "
+                    f"On the card: {', '.join(gpu_processes()) or 'none that can be named'}. Run this again once they "
+                    "have ended."
+                ) from error
+        except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
+            if "memory" not in str(error).lower():
+                raise
+            raise GenerationError(_too_little(error, arguments["gpu_memory_utilization"])) from error
+        print("Another process gave GPU memory back while vLLM measured it; vLLM starts again.", flush=True)
+        time.sleep(wait)
+        gc.collect()  # what the first attempt held
+
+
+def _too_little(error: Exception, share: float) -> str:
+    return (
+        f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where "
+        f"other work holds the GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where "
+        "the completions do not fit, raise it, or lower model.max_seq_length. `nbhelpers doctor` estimates what a "
+        "preset needs."
+    )
 
 
 def _rendezvous() -> None:

@@ -27,6 +27,8 @@ def prepare_environment() -> None:
         "TRITON_CACHE_DIR": cache / "triton",
         "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
         "UNSLOTH_COMPILE_LOCATION": cache / "unsloth",  # otherwise a folder beside the notebook
+        # What one start has measured of the memory, the next of the same kind need not: it stays in the folder above.
+        "VLLM_ENABLE_STARTUP_PLAN": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         # Its sampler is compiled with nvcc at the first use and is not used with processed log-probs anyway.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
