@@ -1,4 +1,4 @@
-"""The sections of a parameter file: their keys, what each may be, its default. `params/full.yaml` says what each means."""
+"""The sections of a parameter file: keys, what each may be, its default. `params/full.yaml` says what each means."""
 
 from __future__ import annotations
 
