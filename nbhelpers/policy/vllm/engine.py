@@ -14,14 +14,17 @@ from typing import Any
 from nbhelpers.params import ModelParams, TrainingParams
 from nbhelpers.policy.memory import COMPLETIONS, COMPLETIONS_ALONE, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
-from nbhelpers.policy.policy import Completion, Policy
+from nbhelpers.policy.policy import Completion, Policy, weights_source
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
 from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
+from nbhelpers.policy.vllm.served import ServedEngine, served_engine, url_of_server
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
 from nbhelpers.runs import gpu_processes, stage
 
 PATIENCE = (5.0, 10.0)  # seconds before another attempt to start
+
+SERVED_COMPLETIONS = 256  # that a server generates at once, for all processes
 
 
 @dataclass
@@ -100,9 +103,9 @@ class Engine:
 def start_engine(
     policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int | None = None,
     **changes: Any,
-) -> Engine:  # fmt: skip
+) -> Engine | ServedEngine:  # fmt: skip
     """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
-    `policy.sample` use it.
+    `policy.sample` use it. With `model.vllm_server` that is a server.
 
     Args:
         training: what will be trained beside it, for `gpu_memory_utilization: auto`.
@@ -116,7 +119,8 @@ def start_engine(
     if policy.engine is None:
         completions = completions or (COMPLETIONS if training else COMPLETIONS_ALONE)
         with stage("starting vLLM"):
-            policy.engine = _start_engine(policy, params, training, completions, changes)
+            start = _connect if params.served else _start_engine
+            policy.engine = start(policy, params, training, completions, changes)
             policy.sampler = functools.partial(sample_with_engine, policy, policy.engine)
     return policy.engine
 
@@ -137,6 +141,48 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     if policy.has_adapter:
         engine.take_adapter(policy.model)
     return engine
+
+
+def _connect(policy: Policy, params: ModelParams, *_: Any) -> ServedEngine:
+    """The server that `model.vllm_server` names, started now where it is `auto` and none runs yet."""
+    url = params.vllm_server
+    if url == "auto":
+        url = serve(
+            params.model_copy(update={"name": policy.source}),
+            policy.model.peft_config["default"].r if policy.has_adapter else 16,
+        )
+    stop_ids, image_id = end_of_turn_ids(policy.processor, policy.model), policy.processor.tokenizer.image_token_id
+    return served_engine(url, stop_ids, never_sampled_ids(policy.processor), image_id)
+
+
+def serve(params: ModelParams, lora_rank: int) -> str:
+    """Serve the base weights by a vLLM on this machine's last GPU, where no process of this run does already.
+
+    Args:
+        lora_rank: of the largest adapter that it will be given.
+
+    Returns:
+        Its address, which processes that are started later find by themselves.
+
+    Raises:
+        GenerationError: there is one GPU only, or the server did not start.
+    """
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",")
+    if len(gpus) < 2:
+        raise GenerationError(
+            f"model.vllm_server=auto takes a GPU of its own, and there is {'one' if visible else 'none'} here. Leave "
+            "it out, so that vLLM runs beside the policy, or name the address of a server."
+        )
+    share = 0.9 if params.gpu_memory_utilization == "auto" else params.gpu_memory_utilization
+    room = params.model_copy(update={"gpu_memory_utilization": share})
+    source = weights_source(params.name)
+    arguments = engine_arguments(source, room, completions=SERVED_COMPLETIONS, lora_rank=lora_rank)
+    del arguments["distributed_executor_backend"]
+    with stage("starting the vLLM server"):
+        return url_of_server(source, arguments | {"max_cpu_loras": 2}, gpus[-1])
 
 
 def _start_beside(policy: Policy, params: ModelParams, completions: int, changes: dict) -> tuple[Any, Any]:

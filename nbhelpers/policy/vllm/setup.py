@@ -19,10 +19,9 @@ def prepare_environment() -> None:
     """Settings that vLLM, Triton and Unsloth read from the environment; call it before they are imported. The user's
     own values stay.
 
-    Compiled graphs and kernels stay between runs in `NBHELPERS_CACHE`, or `nbhelpers` in the user's cache folder.
+    Compiled graphs and kernels stay between runs in `cache_folder()`.
     """
-    base = os.environ.get("NBHELPERS_CACHE")
-    cache = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nbhelpers"
+    cache = cache_folder()
     for variable, value in {
         "VLLM_CACHE_ROOT": cache / "vllm",
         "TRITON_CACHE_DIR": cache / "triton",
@@ -35,6 +34,12 @@ def prepare_environment() -> None:
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
     }.items():
         os.environ.setdefault(variable, str(value))
+
+
+def cache_folder() -> Path:
+    """`NBHELPERS_CACHE`, or `nbhelpers` in the user's cache folder."""
+    base = os.environ.get("NBHELPERS_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nbhelpers"
 
 
 def capture_sizes(completions: int) -> list[int]:
