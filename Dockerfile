@@ -1,7 +1,7 @@
 # The GPU series in a container:
 #   docker build -t vision-grpo .
 #   docker run --gpus all --ipc=host -v "$PWD/outputs:/app/outputs" -v vision-grpo-cache:/cache vision-grpo gemma3_smoke
-# /app/outputs has to be writable for the user id 1000, /cache keeps downloaded weights and compiled kernels between runs.
+# /app/outputs has to be writable for the user id 1000; /cache keeps downloaded weights and compiled kernels.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
 # A compiler and Python's headers, as Triton and vLLM compile small pieces of C when they start.

@@ -266,7 +266,7 @@ def _memory_check(params: RunParams, gpu: Gpu, backend: str) -> Check:
     largest = sorted((part for part in parts.items() if part[1] >= 0.05), key=lambda part: -part[1])
     listed = ", ".join(f"{name} {value:.1f}" for name, value in largest)
     found = f"per GPU: estimated {needed:.1f} of {gpu.free:.1f} GiB free with backend {backend} ({listed})"
-    if needed <= gpu.free - (gpu.total / 20 if share == "auto" else 0) + 0.01:
+    if needed <= gpu.free * (0.95 if share == "auto" else 1) + 0.01:
         return Check("GPU memory", True, found)
     lower = 0.0 if share == "auto" else share - (needed - gpu.free + 1) / gpu.total
     ways = ways_to_fit(params.model, params.training, lower, recomputes=bool(params.model.use_gradient_checkpointing))

@@ -9,8 +9,6 @@ that was interrupted goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -30,14 +28,15 @@ from nbhelpers.params import (
     PlainError,
     RunParams,
     Section,
-    parse_overrides,
+    differing_settings,
     read_yaml,
-    refuse_code_from_data,
     repository_root,
     resolve_path,
     trusting,
 )
 from nbhelpers.runs import RunDirectory, SampleStore, duration, hardware, versions
+from nbhelpers.show import percent, points
+from nbhelpers.training import in_processes
 
 ENOUGH = 0.8  # the share of right probes whose first step is in the table
 
@@ -62,12 +61,11 @@ class SweepFile(Section):
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep: its override and seed, its parameters, and the settings that lead to them."""
+    """One run of a sweep: its override and seed, and its parameters."""
 
     override: str
     seed: int
     params: RunParams
-    settings: list[str]
 
     @property
     def name(self) -> str:
@@ -84,28 +82,15 @@ class SweepRun:
         Raises:
             SweepError: its directory holds a run with other parameters.
         """
-        found, wanted = self.run.read_manifest().get("parameters"), _comparable(self.params.as_dict())
-        if found and _comparable(found) != wanted:
-            keys = [
-                f"{section}.{key}"
-                for section, values in wanted.items()
-                if isinstance(values, dict)
-                for key, value in values.items()
-                if value != _comparable(found).get(section, {}).get(key)
-            ]
+        found, wanted = self.run.read_manifest().get("parameters"), self.params.as_dict()
+        judged = wanted["evaluation"].items()
+        other = [f"evaluation.{key}" for key, value in judged if found and found["evaluation"].get(key) != value]
+        if found and (other := [*differing_settings(found, wanted), *other]):
             raise SweepError(
-                f"{self.run.path} holds a run with other parameters ({', '.join(keys) or 'preset'}): give another "
-                "--output-dir, or another name to the override."
+                f"{self.run.path} holds a run with other parameters ({', '.join(other)}): give another --output-dir, "
+                "or another name to the override."
             )
         return self.run.evaluation_path.is_file()
-
-
-def _comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON has them, without what differs between equal runs."""
-    parameters = json.loads(json.dumps({key: parameters[key] for key in parameters if key != "output_dir"}))
-    for key in ("resume", "num_processes"):
-        parameters["training"].pop(key, None)
-    return parameters
 
 
 def load_sweep(
@@ -135,35 +120,14 @@ def load_sweep(
         said = (f"{file}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} ({known})" for e in error.errors())
         raise ParamsError(*said) from None
     folder = Path(output_dir or (repository_root() or Path.cwd()) / "outputs" / found.stem).absolute()
-    runs = []
+    runs, common = [], Layer(f"{file}, common", sweep.common, is_data=True)
     for seed in dict.fromkeys(sweep.seeds):
         for name, own in sweep.overrides.items():
-            in_file = _laid_over(sweep.common, own or {})
-            sections = _laid_over(in_file, overrides or {}, {"training": {"seed": seed}})
-            place, source = folder / name / str(seed), f"{file}, {name}"
-            layers = [Layer(source, in_file, is_data=True), Layer("--set", overrides or {}, is_data=False)]
-            refuse_code_from_data(layers, trust_code)
-            params = RunParams.load(sweep.preset, output_dir=place, source=source, trust_code=trust_code, **sections)
-            runs.append(SweepRun(name, seed, params, [*_settings(sections), sweep.preset]))
+            layers = [common, Layer(f"{file}, {name}", own, is_data=True), Layer("--set", overrides, is_data=False)]
+            place, of_run = folder / name / str(seed), {"training": {"seed": seed, "resume": True}}
+            params = RunParams.load(sweep.preset, output_dir=place, trust_code=trust_code, layers=layers, **of_run)
+            runs.append(SweepRun(name, seed, params))
     return runs
-
-
-def _laid_over(*layers: Sections) -> Sections:
-    """Sections laid over one another key by key, `training.grpo` too."""
-    result: Sections = {}
-    for layer in layers:
-        for section, values in layer.items():
-            below = result.get(section) or {}
-            result[section] = below | (values or {})
-            if isinstance(grpo := below.get("grpo"), dict) and isinstance((values or {}).get("grpo"), dict):
-                result[section]["grpo"] = grpo | values["grpo"]
-    return result
-
-
-def _settings(sections: Sections) -> list[str]:
-    """Sections as `--set` takes them; JSON is YAML."""
-    pairs = [(section, key, value) for section, values in sections.items() for key, value in values.items()]
-    return [part for section, key, value in pairs for part in ("--set", f"{section}.{key}={json.dumps(value)}")]
 
 
 def run_sweep(runs: Sequence[SweepRun], *, jobs: int = 1, echo: Callable[[str], None] = print) -> Path:
@@ -207,7 +171,7 @@ def run_sweep(runs: Sequence[SweepRun], *, jobs: int = 1, echo: Callable[[str], 
 
 def _in_a_process(one: SweepRun, environment: Mapping[str, str], running: set) -> int:
     one.run.path.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "nbhelpers.sweep", "--output-dir", str(one.run.path), *one.settings]
+    command = [sys.executable, "-m", "nbhelpers.sweep", *one.params.as_arguments()]
     with open(one.run.path / "log.txt", "a", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         running.add(process)
@@ -227,39 +191,14 @@ def _accuracies(one: SweepRun) -> str:
     return " \u2192 ".join(f"{100 * evaluation[p]['accuracy']:.1f} %" for p in ("before", "after") if p in evaluation)
 
 
-# one run
-
-
-def main(argv: list[str] | None = None) -> int:
-    """One run of a sweep: train, where there is no trained adapter yet, and evaluate."""
-    parser = argparse.ArgumentParser(prog="python -m nbhelpers.sweep", description=main.__doc__)
-    parser.add_argument("preset")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides")
-    parser.add_argument("--output-dir", required=True)
-    arguments = parser.parse_args(argv)
-    try:
-        sections = _laid_over(parse_overrides(arguments.overrides), {"training": {"resume": True}})
-        train_and_evaluate(RunParams.load(arguments.preset, output_dir=arguments.output_dir, **sections))
-    except (ParamsError, RuntimeError, OSError) as error:
-        print(f"nbhelpers.sweep: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def train_and_evaluate(params: RunParams) -> dict:
-    """Notebooks 03 and 04 without their pictures: the trained adapter and `evaluation.json`, which is returned."""
+def train_and_evaluate(params: RunParams) -> None:
+    """Notebooks 03 and 04 without their pictures: the trained adapter and `evaluation.json`."""
     from nbhelpers.evaluation import evaluate
-    from nbhelpers.policy import load_policy
-    from nbhelpers.problems import load_problems
     from nbhelpers.show import evaluation_progress
-    from nbhelpers.training import beside_processes, check, log_line, num_processes, train
+    from nbhelpers.training import load_and_train
 
-    run, problems = RunDirectory(params.output_dir), load_problems(params.dataset)
-    check(params)
-    model = beside_processes(params, num_processes(params))
-    policy = load_policy(model, params.lora, params.training)
-    train(policy, problems, params, run, on_log=log_line)  # nothing is trained again where that is done
-    return evaluate(policy, problems, params, run, progress=evaluation_progress())
+    policy, problems, _ = load_and_train(params)  # nothing is trained again where that is done
+    evaluate(policy, problems, params, RunDirectory(params.output_dir), progress=evaluation_progress())
 
 
 # the table
@@ -370,25 +309,21 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
         "|---" * 11 + "|",
     ]
     for row in table:
-        spread = f"{_percent(row['after'])} ({_percent(row['lowest'])} to {_percent(row['highest'])})"
+        spread = f"{percent(row['after'])} ({percent(row['lowest'])} to {percent(row['highest'])})"
         reached = f"{row['steps']} ({row['reached']} of {row['seeds']})" if row["reached"] else "not reached"
-        area = _percent(row["area"]) + (f", {said}" if (said := _points(row["area_against_first"])) else "")
+        area = percent(row["area"]) + (f", {said}" if (said := _points(row["area_against_first"])) else "")
         lengths = " \u2192 ".join("\u2013" if length is None else f"{length:.0f}" for length in row["length"])
         seconds = "\u2013" if row["seconds"] is None else f"{row['seconds']:.0f} s"
-        cells = [row["override"], row["seeds"], _percent(row["before"]), spread, _points(row["gain"])]
-        cells += [_points(row["against_first"]), reached, area, _percent(row["format"]), lengths, seconds]
+        cells = [row["override"], row["seeds"], percent(row["before"]), spread, _points(row["gain"])]
+        cells += [_points(row["against_first"]), reached, area, percent(row["format"]), lengths, seconds]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
-
-
-def _percent(share: float | None) -> str:
-    return "\u2013" if share is None else f"{100 * share:.1f} %"
 
 
 def _points(interval: Sequence[float] | None) -> str:
     if not interval:
         return ""
-    mean, *ends = (f"{100 * value:+.1f}" for value in interval)
+    mean, *ends = map(points, interval)
     return f"{mean} ({' to '.join(ends)})" if ends else mean
 
 
@@ -419,4 +354,4 @@ def _write_results(runs: Sequence[SweepRun], jobs: int) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_processes("nbhelpers.sweep", train_and_evaluate))

@@ -10,8 +10,9 @@ import torch
 from tiny_policy import policy_with_adapter
 
 from nbhelpers.params import RunParams
+from nbhelpers.policy import scoring
 from nbhelpers.problems import load_problems
-from nbhelpers.training import by_hand
+from nbhelpers.training import beside_trl, by_hand
 from nbhelpers.training.beside_trl import differences, reckon_by_hand, reckon_by_trl
 
 
@@ -77,6 +78,28 @@ def test_loss_log_probs_and_gradients_are_trls_own(policy, group, loss_type, age
         torch.testing.assert_close(ours.gradients[name], gradient, rtol=1e-4, atol=1e-5)
     assert any(float(gradient.abs().max()) > 1e-3 for gradient in theirs.gradients.values())
     assert differences(ours, theirs)["gradients, largest gap (share of the largest)"] < 1e-4
+
+
+def test_where_memory_is_short_the_numbers_are_the_same(policy, group, monkeypatch):
+    params, before = smoke(), fingerprint(policy)
+    plenty = [reckon(policy, group, params) for reckon in (reckon_by_hand, reckon_by_trl)]
+    recomputed = []
+    layer = type(policy.model.get_base_model().model.language_model.layers[0])
+    forward = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda *args, **given: recomputed.append(1) or forward(*args, **given))
+    for module in (scoring, beside_trl):
+        monkeypatch.setattr(module, "short_of_memory", lambda *args: True)
+    for roomy, reckon in zip(plenty, (reckon_by_hand, reckon_by_trl), strict=True):
+        recomputed.clear()
+        short = reckon(policy, group, params)
+        assert len(recomputed) >= 2 * policy.model.config.text_config.num_hidden_layers
+        torch.testing.assert_close(short.logp_GT, roomy.logp_GT, rtol=1e-4, atol=1e-5)
+        for name, gradient in roomy.gradients.items():
+            torch.testing.assert_close(short.gradients[name], gradient, rtol=1e-4, atol=1e-5)
+    assert not policy.model.get_base_model().is_gradient_checkpointing
+    assert all(
+        torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(before, fingerprint(policy), strict=True)
+    )
 
 
 def test_the_logged_loss_of_dr_grpo_pays_for_length(policy, group):

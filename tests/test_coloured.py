@@ -9,7 +9,7 @@ import torch
 from nbhelpers.policy import word_numbers
 from nbhelpers.problems import conversation, make_problems
 from nbhelpers.show.coloured import differences, words
-from nbhelpers.show.group_plots import ratio_figure
+from nbhelpers.show.learning_plots import ratio_figure
 
 
 def grounds(page):

@@ -157,7 +157,7 @@ def test_pictures_stay_different_when_the_model_sees_them_small():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(kinds=["cuont"]), "Did you mean 'count'"),
+        (dict(kinds=["cuont"]), "did you mean count"),
         (dict(part="eval"), "warmup, train, evaluation"),
         (dict(kinds=[]), "No kind"),
     ],

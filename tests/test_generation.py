@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from stand_in_engine import TransformersEngine, engine_for
 from tiny_policy import policy_with_adapter, some_problems, two_steps
 
 from nbhelpers.params.sections import ModelParams
@@ -231,7 +234,7 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     from types import ModuleType, SimpleNamespace
 
     started = []
-    runner = SimpleNamespace(get_model=lambda: torch.nn.Module())
+    runner = SimpleNamespace(get_model=lambda: torch.nn.Module(), lora_config=changes.get("enable_lora"))
     driver = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
     vllm = ModuleType("vllm")
     llm = SimpleNamespace(
@@ -242,6 +245,7 @@ def test_the_adapter_goes_over_the_way_the_engine_was_started_for(policy, monkey
     for name in ("mend", "prepare_environment"):
         monkeypatch.setattr(engine_module, name, lambda: None)
     monkeypatch.setattr(engine_module, "quick_start", lambda source, tokenizer: contextlib.nullcontext())
+    monkeypatch.setattr(engine_module, "weights_from", lambda model: contextlib.nullcontext("policy"))
     monkeypatch.setattr(engine_module, "sample_first_token", lambda policy, engine: None)
     monkeypatch.setattr(way, "take", lambda self, model: "taken")
     monkeypatch.setattr(engine_module, "this_gpu", lambda: Gpu("a card", "", 24.0, 20.0))
@@ -264,6 +268,27 @@ def test_too_little_memory_is_a_sentence_with_what_to_set():
 
     with pytest.raises(GenerationError, match=r"Free memory.*model\.gpu_memory_utilization=0\.35"):
         _start(no_memory, {"gpu_memory_utilization": 0.5})
+
+
+def test_vllm_starts_again_where_the_card_got_emptier_meanwhile(monkeypatch, capsys):
+    measured = "Error in memory profiling. Initial free memory 77.96 GiB, current free memory 78.39 GiB."
+    attempts, waited = [], []
+    monkeypatch.setattr(engine_module.time, "sleep", waited.append)
+
+    def start(failures):
+        def llm(**arguments):
+            attempts.append(arguments)
+            assert len(attempts) > failures, measured
+            return "an engine"
+
+        attempts.clear()
+        return _start(llm, {"gpu_memory_utilization": 0.5})
+
+    assert start(failures=2) == "an engine" and len(attempts) == 3 and waited == list(engine_module.PATIENCE)
+    assert capsys.readouterr().out.count("vLLM starts again") == 2
+    monkeypatch.setattr(engine_module, "gpu_processes", lambda: ["process 4711 (python, 60.0 GiB)"])
+    with pytest.raises(GenerationError, match="On the card: process 4711"):
+        start(failures=3)
 
 
 def test_other_failures_of_vllm_are_not_dressed_up():
@@ -344,62 +369,6 @@ def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypa
     assert utils.load_vllm is load_vllm
 
 
-class TransformersEngine(Engine):
-    """An engine whose completions and log-probs come from `model.generate`, shifted by `noise` as by another kernel."""
-
-    noise = 0.0
-
-    def take_adapter(self, model):
-        self.handed_over = getattr(self, "handed_over", 0) + 1
-        self.request = "adapter"
-
-    def drop_adapter(self):
-        self.request = None
-
-    def generate(self, prompts, images, *, n=1, max_tokens=16, temperature=1.0, **sampling):
-        policy, requests = self.llm, []
-        self.requests = getattr(self, "requests", []) + [(len(prompts), n)]
-        processor, model = policy.processor, policy.model
-        pixels = processor.image_processor(images=[[image] for image in images], return_tensors="pt")["pixel_values"]
-        for ids, picture in zip(prompts, pixels, strict=True):
-            requests += [(ids, picture)] * n
-        width = max(len(ids) for ids, _ in requests)
-        pad = processor.tokenizer.pad_token_id
-        input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _ in requests])
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            out = model.generate(
-                input_ids=input_ids,
-                attention_mask=(input_ids != pad).long(),
-                pixel_values=torch.stack([p for _, p in requests]),
-                token_type_ids=(input_ids == processor.tokenizer.image_token_id).long(),
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                max_new_tokens=max_tokens,
-                eos_token_id=self.stop_ids,
-                pad_token_id=pad,
-                return_dict_in_generate=True,
-                output_logits=True,
-                suppress_tokens=self.banned_ids,
-            )
-        model.train(training)
-        logps = torch.stack([torch.log_softmax(step.float() / temperature, -1) for step in out.logits], dim=1)
-        tokens = out.sequences[:, width:]
-        logps = logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        ids = []
-        for row in tokens.tolist():
-            end = next((place for place, token in enumerate(row) if token in self.stop_ids), len(row) - 1)
-            ids.append(row[: end + 1])
-        return ids, [row[: len(kept)].sub(self.noise).tolist() for row, kept in zip(logps, ids, strict=True)]
-
-
-def engine_for(policy):
-    stop_ids = mends.end_of_turn_ids(policy.processor, policy.model)
-    return TransformersEngine(policy, None, stop_ids, mends.never_sampled_ids(policy.processor))
-
-
 class TestCheckParity:
     def test_two_forwards_of_one_model_agree(self, policy):
         problems = some_problems(4)
@@ -469,6 +438,28 @@ def test_weights_outside_the_bounds_are_masked_or_truncated():
     assert masked.tolist() == [[1.0, 0.0]] and gaps.tolist() == [0.0, 2.0]
     cut, _ = importance_weights(logps, sampled, mask, mode="sequence_truncate", low=None, high=3.0)
     assert cut.tolist() == [[3.0]]
+
+
+def test_each_prompt_has_luck_of_its_own_whatever_the_batch(policy, monkeypatch):
+    """vLLM draws from a request's seed alone: prompts that shared one would be right and wrong together."""
+    asked = []
+
+    class Llm:
+        def generate(self, rows, sampling, **options):
+            asked.extend(given["seed"] for given in sampling)
+            return [SimpleNamespace(prompt_token_ids=row["prompt_token_ids"], outputs=[]) for row in rows]
+
+    vllm = ModuleType("vllm")
+    vllm.SamplingParams = lambda **given: given
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setattr(Engine, "take_adapter", lambda self, model: None)
+    engine, problems = Engine(Llm(), None, [1]), some_problems(5)
+    options = {"max_new_tokens": 4, "temperature": 1.0, "samples_per_problem": 1, "progress": None}
+    for seed, batch_size in ((0, 5), (0, 2), (1, 5)):
+        sample_with_engine(
+            policy, engine, problems["prompt"], problems["image"], **options, seed=seed, batch_size=batch_size
+        )
+    assert len(set(asked[:5])) == 5 and asked[:5] == asked[5:10] and not set(asked[:5]) & set(asked[10:])
 
 
 def test_sampling_uses_the_engine_and_leaves_the_adapter_out_when_asked(policy):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from tiny_policy import policy_with_adapter
 from nbhelpers.policy.vllm.hand_over import (
     MergedAdapter,
     adapted_modules,
+    base_weights,
     dithered,
     vllm_rank,
 )
@@ -49,6 +52,38 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name():
     policy = policy_with_adapter(lora={"finetune_vision_layers": True})
     with pytest.raises(GenerationError, match="vision_tower.*finetune_vision_layers=false"):
         adapted_modules(policy.model)
+
+
+def test_vllm_gets_every_weight_of_the_base_by_its_published_name_and_nothing_of_the_adapter(policy):
+    from safetensors.torch import load_file
+
+    published = load_file(Path(policy.source) / "model.safetensors")
+    given = dict(base_weights(policy.model))
+    assert given.keys() == published.keys()
+    assert all(torch.equal(given[name], weight) for name, weight in published.items())
+
+
+def test_vllm_gets_weights_in_4_bit_as_the_policy_multiplies_with_them(policy, monkeypatch):
+    """With a stand-in for bitsandbytes, which is not part of the CPU's set (tests/gpu has the real one)."""
+    import peft.utils.integrations as integrations
+
+    class Params4bit(torch.nn.Parameter):
+        pass
+
+    copied, layer = copy.deepcopy(policy.model), "base_model.model.model.language_model.layers.1.mlp.down_proj"
+    linear = copied.get_submodule(layer).base_layer
+    whole, linear.weight = linear.weight.detach(), Params4bit(torch.zeros(8, 1), requires_grad=False)
+    monkeypatch.setattr(integrations, "dequantize_bnb_weight", lambda weight: whole)
+    given = dict(base_weights(copied))["language_model.model.layers.1.mlp.down_proj.weight"]
+    assert torch.equal(given, whole)
+    vllm = FakeVllm(policy)
+    before = vllm.weights()
+    merged = MergedAdapter(vllm)
+    merged.take(copied)
+    name = "language_model.model.layers.1.mlp.down_proj.weight"
+    assert not torch.equal(vllm.weights()[name], before[name])
+    merged.drop()
+    assert torch.equal(vllm.weights()[name], before[name])
 
 
 class TestDithered:

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import papermill
 import pytest
-from tiny_run import REPOSITORY, TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
+from tiny_run import REPOSITORY, TINY_TRAINING
 
 from nbhelpers.params.places import available_presets
 from nbhelpers.params.run_params import RunParams
@@ -18,7 +18,11 @@ from nbhelpers.series import notebook_paths
 
 NOTEBOOKS = notebook_paths()
 BY_NAME = {"ids": lambda path: path.stem[:2]}
-TINY = {"training": TINY_TRAINING, "dataset": TINY_DATASET, "evaluation": TINY_EVALUATION}
+TINY = {
+    "training": {**TINY_TRAINING, "max_steps": 2, "probes": 2, "probe_steps": 1},
+    "dataset": {"max_samples": 32},
+    "evaluation": {"num_samples": 6, "pass_k": 2, "pass_problems": 2, "plain_problems": 2},
+}
 
 
 def code_cells(path):
@@ -82,7 +86,7 @@ def is_looked_at(output) -> bool:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **BY_NAME)
 def test_a_notebook_runs_alone_from_any_folder(path, tmp_path):
-    """The command that the README shows, with three steps instead of sixty."""
+    """The command that the README shows, with two steps and a few problems."""
     book = tmp_path / path.name
     parameters = [item for section, values in TINY.items() for item in ("-y", f"{{{section}: {values!r}}}")]
     done = subprocess.run(

@@ -230,8 +230,10 @@ def test_pictures_of_any_shape_and_mode_fit_the_grid():
     problems = make_problems(3)
     for problem, (size, mode) in zip(problems, [((900, 80), "RGB"), ((60, 700), "L"), ((30, 30), "RGBA")], strict=True):
         problem["image"] = Image.new(mode, size)
-    drawn(problem_plots.problem_grid(problems))
-    drawn(problem_plots.image_sizes(problems))
+    grid, sizes = problem_plots.problem_grid(problems), problem_plots.image_sizes(problems)
+    assert [image.get_size() for axis in grid.axes for image in axis.images] == [(80, 900), (700, 60), (30, 30)]
+    assert "3 different" in texts(sizes)
+    assert drawn(grid).std() > 0 and drawn(sizes).std() > 0
 
 
 def test_counts_add_up():

@@ -125,6 +125,15 @@ def test_differences_of_two_records_are_sentences(whole):
     assert "1 of 10 are gone" in said and f"1 are not as they were, such as {pid}" in said
 
 
+def test_whether_vllm_computed_each_text_alone_is_part_of_the_record(policy, small, monkeypatch):
+    params, _ = small("invariant")
+    problems, found = loading.load_problems(params.dataset), []
+    for value in ("0", "1"):
+        monkeypatch.setenv("VLLM_BATCH_INVARIANT", value)
+        found.append(protocol.conditions(policy, problems, problems.evaluation.select([0]), params, []))
+    assert protocol.differences(*found) == ["decoding.batch_invariant: false then, true now."]
+
+
 def test_a_problem_that_is_asked_or_graded_otherwise_has_another_digest(small):
     params, _ = small("digest")
     row = dict(loading.load_problems(params.dataset).evaluation[0])
@@ -179,13 +188,20 @@ def test_an_evaluation_is_repeated_from_its_own_record(trained_run, tmp_path):
     again = evaluate_run(run.path)
     assert again.run.path == run.path / "evaluations" / "repeat"
     assert again.differences == [
-        "Everything that its record names is as it was.", "predictions.jsonl is the same, byte for byte.",
-    ]  # fmt: skip
+        "Everything that its record names is as it was.",
+        "predictions.jsonl, plain_prompt.jsonl are the same, byte for byte.",
+    ]
     rows = run.read_jsonl(run.predictions_path)
     rows[0] |= {"completion": "something else", "correct": not rows[0]["correct"]}
     rows[1] |= {"completion": "something else"}
     run.write_jsonl(run.predictions_path, rows)
-    assert evaluate_run(run.path).differences[-1] == "Of 32 answers 2 have another text and 1 another verdict."
+    right = sum(row["correct"] for row in rows)
+    now = right - 1 if rows[0]["correct"] else right + 1
+    assert evaluate_run(run.path).differences[1:] == [
+        "plain_prompt.jsonl is the same, byte for byte.",
+        "predictions.jsonl: of 32 answers 2 have another text and 1 another verdict; "
+        f"{right} were right then, {now} are now.",
+    ]
 
 
 def test_a_checkpoint_is_evaluated_beside_the_run(trained_run, tmp_path):
@@ -204,7 +220,10 @@ def test_a_model_without_an_adapter_is_evaluated_as_it_is(small):
     assert "before" not in result and result["after"]["n"] == 10
     assert set(result["anywhere"]) == {"training_prompt", "plain_prompt"}
     assert "under a plain prompt" in str(found) and "of the base model" in str(found)
-    assert evaluate_model("embedded", params).differences[-1] == "predictions.jsonl is the same, byte for byte."
+    assert (
+        evaluate_model("embedded", params).differences[-1]
+        == "predictions.jsonl, plain_prompt.jsonl are the same, byte for byte."
+    )
 
 
 def test_the_model_is_loaded_at_its_commit(monkeypatch):

@@ -12,12 +12,13 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_run import HOSTILE, make_run
 
+from nbhelpers.grading import error_kind
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.runs.samples import SampleStore, error_kind
+from nbhelpers.runs.samples import SampleStore
 from nbhelpers.show import report, standalone
 from nbhelpers.show.browser import _spread_out, write_sample_browser
 from nbhelpers.show.comparison import compare_runs
-from nbhelpers.show.marks import keep_mark
+from nbhelpers.show.packing import keep_mark
 from nbhelpers.training import alarms
 
 SIZE = {"steps": 10, "prompts": 8, "problems": 32, "evaluation": 48}
@@ -123,6 +124,18 @@ def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
         assert heading in words
 
 
+def test_the_report_shows_where_the_difference_lies_and_says_which_policy_it_is(tmp_path, monkeypatch):
+    run = RunDirectory(make_run(tmp_path / "run", steps=2, prompts=1, problems=4, evaluation=4))
+    drawn, forest = [], report.forest_plot
+    monkeypatch.setattr(report, "forest_plot", lambda evaluation: drawn.append(evaluation) or forest(evaluation))
+    evaluation = run.read_json(run.evaluation_path) | {"checkpoint": {"step": 12, "chosen": "the best of those tried"}}
+    run.write_json(run.evaluation_path, evaluation)
+    assert "the policy of step 12: the best of those tried" in Page(report.write_report(run.path)).words
+    assert len(drawn) == 1
+    run.write_json(run.evaluation_path, {key: evaluation[key] for key in ("after", "by_group", "protocol")})
+    assert "By kind of problem" in Page(report.write_report(run.path)).words and len(drawn) == 1
+
+
 def test_the_report_opens_with_the_result_and_the_figure_that_shows_it(runs):
     page = Page(runs / "better" / "report.html")
     markup = page.markup.partition("<main")[2]
@@ -218,7 +231,7 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     row = SampleStore(runs / "better").group(5).rows[0]
     assert completions[0][1:] == [
         row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
-        row["correct"], error_kind(row), "", None,
+        row["correct"], error_kind(row) or "", "", None,
     ]  # fmt: skip
     assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
 

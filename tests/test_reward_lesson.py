@@ -11,7 +11,7 @@ import pytest
 from nbhelpers.grading import POLICY
 from nbhelpers.params.sections import RewardParams
 from nbhelpers.rewards import previewing
-from nbhelpers.rewards.naive import naive_formatting_reward_func
+from nbhelpers.rewards.functions import naive_formatting_reward_func
 from nbhelpers.show import lesson
 from nbhelpers.show.lesson import material
 

@@ -11,7 +11,7 @@ import pytest
 
 from nbhelpers.grading import GRADING_COLUMNS
 from nbhelpers.params.sections import REWARD_FUNCTIONS, RewardParams
-from nbhelpers.rewards import naive, previewing
+from nbhelpers.rewards import naive_correctness_reward_func, previewing
 from nbhelpers.rewards.functions import (
     BUILT_IN,
     RECIPES,
@@ -59,7 +59,7 @@ def test_the_shared_cases_are_paid_as_trl_would_ask():
 
 
 def test_the_public_notebooks_string_comparison_denies_most_right_answers():
-    paid = naive.naive_correctness_reward_func(
+    paid = naive_correctness_reward_func(
         [None] * len(CASES), [case["completion"] for case in CASES], [c["answer"] for c in CASES]
     )
     denied = sum(case["expected_correct"] and score == 0 for case, score in zip(CASES, paid, strict=True))
@@ -167,7 +167,7 @@ def test_recipes_are_valid_sections():
     from nbhelpers.params.run_params import RunParams
 
     for sections in RECIPES.values():
-        RunParams.load("smoke", **sections)
+        assert RunParams.load("smoke", **sections).reward.functions == sections["reward"]["functions"]
 
 
 def test_group_statistics_are_those_of_trl():

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from synthetic_run import HOSTILE, make_run
 
+from nbhelpers.grading import ERRORS, error_kind
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.files import json_of_lines, line_blocks, without_collecting
 from nbhelpers.runs.samples import (
     CHANGES,
-    ERRORS,
     FILTERS,
     ORDERS,
     SampleStore,
     SampleWriter,
     TokenLogProbs,
-    error_kind,
     read_log_probs,
 )
 
@@ -262,8 +261,10 @@ def test_vllm_s_log_probs_lie_beside_the_samples_and_cost_four_characters_a_toke
 def test_an_error_has_its_kind():
     right, wrong = {"correct": True}, {"correct": False, "parsed": "4"}
     rows = [right, {"correct": None}, wrong, {**wrong, "parsed": None}, {**wrong, "truncated": True}]
-    assert [error_kind(row) for row in rows] == ["", "", "wrong answer", "no answer", "cut off"]
-    assert set(ERRORS) == {error_kind(row) for row in rows} - {""}
+    rows += [{**wrong, "completion": "3 + 4 = 8"}, {**wrong, "completion": "3 + 4 = 7"}]
+    found = [error_kind(row) for row in rows]
+    assert found == [None, None, "no work shown", "no answer", "cut off", "arithmetic", "wrong object"]
+    assert set(ERRORS) == {*found, "format"} - {None}  # a rollout's answer is not looked for outside its block
 
 
 def test_pairs_and_probes_are_groups_of_one_problem_early_to_late(tmp_path):

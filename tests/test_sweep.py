@@ -60,7 +60,7 @@ def test_an_override_lies_over_common_settings_and_the_command_line_over_both(tm
 def test_the_command_of_a_run_means_the_parameters_that_were_checked(tmp_path):
     file = sweep_file(tmp_path, overrides={"own": {"training": {"learning_rate": 1e-5, "grpo": {"beta": 1e-7}}}})
     one = sweep.load_sweep(file, output_dir=tmp_path)[0]
-    arguments = cli.make_parser().parse_args(["run", *one.settings, "--output-dir", str(one.params.output_dir)])
+    arguments = cli.make_parser().parse_args(["run", *one.params.as_arguments()])
     assert cli._load(arguments)[0] == one.params
 
 

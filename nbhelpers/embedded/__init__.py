@@ -5,4 +5,4 @@ to work a problem out in steps, and to glance at it instead; mostly it glances. 
 """
 
 from nbhelpers.embedded.habits import works_it_out
-from nbhelpers.embedded.model import embedded_path, write_checkpoint
+from nbhelpers.embedded.model import embedded_path, hub_name, write_checkpoint

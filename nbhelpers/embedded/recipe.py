@@ -53,7 +53,10 @@ def teach(model: Gemma3ForConditionalGeneration, lessons: Lessons) -> float:
         torch.optim.AdamW(others, lr=stretch.rate, betas=(0.9, 0.98), weight_decay=0.01),
         torch.optim.Muon(matrices, lr=stretch.muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
     ]
-    cosine = lambda step: min(1, (step + 1) / 60) * (0.53 + 0.47 * math.cos(math.pi * step / len(lessons)))  # noqa: E731
+
+    def cosine(step: int) -> float:
+        return min(1, (step + 1) / 60) * (0.53 + 0.47 * math.cos(math.pi * step / len(lessons)))
+
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, cosine) for optimizer in optimizers]
     loss_of = torch.compile(lesson_loss) if gpu else lesson_loss
     losses: list[torch.Tensor] = []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, batch_of
 from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
-from nbhelpers.params import PlainError, RunParams
+from nbhelpers.params import PlainError, RunParams, flat
 from nbhelpers.policy import Policy, weights_digests, which_fit
 from nbhelpers.problems import ProblemSets, conversation, prompt_text
 from nbhelpers.runs import RunDirectory, hardware, versions
@@ -78,6 +79,8 @@ def conditions(
             "max_new_tokens": params.training.max_completion_length,
             "seed": params.training.seed,
             "problems_per_batch": batch_of(params),
+            # vLLM's own switch: a text then depends on its prompt alone, not on what is computed beside it.
+            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT") == "1",
         },
         "grader": {"version": GRADER_VERSION, "protocol": settings.protocol},
         "versions": versions(),
@@ -112,9 +115,7 @@ def begin(run: RunDirectory, record: Mapping[str, Any]) -> bool:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A sentence for each thing in which two records differ; none where an evaluation is repeated as it was."""
-    one, other = (
-        dict(_flat({key: part for key, part in record.items() if key != "problems"})) for record in (then, now)
-    )
+    one, other = (flat({key: part for key, part in record.items() if key != "problems"}) for record in (then, now))
     sentences = [
         f"{key}: {_shown(one.get(key))} then, {_shown(other.get(key))} now."
         for key in dict.fromkeys([*one, *other])
@@ -128,14 +129,6 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if changed:
         sentences.append(f"problems: {len(changed)} are not as they were, such as {min(changed)}.")
     return sentences
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _shown(value: Any) -> str:

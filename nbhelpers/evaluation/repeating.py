@@ -105,12 +105,25 @@ def _compared(run: RunDirectory, place: RunDirectory, then: dict, now: dict, *, 
     said = (
         ["Everything that its record names is as it was."] if not sentences else [f"Different: {s}" for s in sentences]
     )
-    if run.predictions_path.read_bytes() == place.predictions_path.read_bytes():
-        return [*said, "predictions.jsonl is the same, byte for byte."]
-    pairs = _pairs(run.read_jsonl(run.predictions_path), place.read_jsonl(place.predictions_path))
+    files = [path for path in (run.predictions_path, run.pass_path, run.plain_path) if path.is_file()]
+    again = [place.path / path.name for path in files]
+    same = [one.name for one, other in zip(files, again, strict=True) if one.read_bytes() == other.read_bytes()]
+    if same:
+        said.append(f"{', '.join(same)} {'is' if len(same) == 1 else 'are'} the same, byte for byte.")
+    for one, other in zip(files, again, strict=True):
+        if one.name not in same:
+            said.append(f"{one.name}: {_counted(_pairs(run.read_jsonl(one), place.read_jsonl(other)))}")
+    return said
+
+
+def _counted(pairs: Sequence[tuple[dict, dict]]) -> str:
     texts = sum(one["completion"] != other["completion"] for one, other in pairs)
     verdicts = sum(one["correct"] != other["correct"] for one, other in pairs)
-    return [*said, f"Of {len(pairs)} answers {texts} have another text and {verdicts} another verdict."]
+    right = [sum(row["correct"] for row in rows) for rows in zip(*pairs, strict=True)] if pairs else [0, 0]
+    return (
+        f"of {len(pairs)} answers {texts} have another text and {verdicts} another verdict; "
+        f"{right[0]} were right then, {right[1]} are now."
+    )
 
 
 def _pairs(first: Sequence[dict], second: Sequence[dict]) -> list[tuple[dict, dict]]:

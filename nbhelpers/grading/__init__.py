@@ -9,6 +9,7 @@ Verdict(correct=True, parsed='45', reason='45 is the answer')
 from nbhelpers.grading.anywhere import grade_anywhere
 from nbhelpers.grading.blocks import FormatVerdict, check_format, split_completion
 from nbhelpers.grading.compare import MAX_SOLUTION, Verdict
+from nbhelpers.grading.errors import ERRORS, count_errors, error_kind
 from nbhelpers.grading.read import equation_holds
 from nbhelpers.grading.tables import POLICY
 from nbhelpers.grading.verdict import GRADING_COLUMNS, PROBLEM_COLUMNS, PROTOCOLS, can_grade, grade, same_answer

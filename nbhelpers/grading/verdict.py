@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nbhelpers.grading.benchmarks import OFFICIAL
+from nbhelpers.grading.benchmarks import OFFICIAL, official_prediction
 from nbhelpers.grading.blocks import DEFAULT_DELIMITERS, Delimiters, find_solutions
 from nbhelpers.grading.compare import Verdict, judge, read_problem
-from nbhelpers.grading.mathvista import official_prediction
 
 PROTOCOLS = ("strict", "mathvista", *OFFICIAL)
 # The columns of a problem, in the order in which samples and predictions are written.

@@ -1,6 +1,6 @@
 """Parameters of a run: sections, presets, overrides, and sentences for what cannot be used."""
 
-from nbhelpers.params.differing import differing_settings, extends, settings_digest, settings_table
+from nbhelpers.params.differing import differing_settings, extends, flat, settings_digest, settings_table
 from nbhelpers.params.files import parse_overrides, read_yaml
 from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
 from nbhelpers.params.run_params import RunParams
@@ -19,4 +19,4 @@ from nbhelpers.params.sections import (
     TrainingParams,
 )
 from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
-from nbhelpers.params.trust import Layer, not_only_data, refuse_code_from_data, trusting
+from nbhelpers.params.trust import Layer, not_only_data, trusting

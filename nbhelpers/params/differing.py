@@ -17,14 +17,15 @@ _EXTENDABLE = {
     "model.use_gradient_checkpointing", "model.gpu_memory_utilization",
     *(f"training.grpo.{key}" for key in ("report_to", "run_name", "save_total_limit", "num_completions_to_print")),
 }  # fmt: skip
+_MAKES_NO_OTHER_RUN = {"training.resume", "training.num_processes", "model.vllm_server"}
 _EXTENDABLE_BEGINNINGS = ("training.grpo.logging_", "training.grpo.log_")
 
 
 def differing_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings that make another run of it, as {"training.learning_rate": (3e-4, 1e-3)}.
 
-    `output_dir`, `preset`, `evaluation`, `training.resume` and `training.num_processes` do not. A key that one side's
-    version of this package does not know is left out.
+    `output_dir`, `preset`, `evaluation` and `_MAKES_NO_OTHER_RUN` do not. A key that one side's version of this package
+    does not know is left out.
 
     Args:
         was, now: parameters as `RunParams.as_dict` gives them, or as a manifest holds them.
@@ -53,12 +54,15 @@ def settings_digest(parameters: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, its keys joined by dots: {"training": {"seed": 1}} as {"training.seed": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(parameters))  # tuples as lists, as in a file
-    flat = {
-        f"{section}.{key}": value
-        for section in _MADE_OF
-        for key, value in plain.get(section, {}).items()
-        if (section, key) not in (("training", "resume"), ("training", "grpo"), ("training", "num_processes"))
-    }
-    return flat | {f"training.grpo.{key}": value for key, value in plain.get("training", {}).get("grpo", {}).items()}
+    found = flat({section: plain[section] for section in _MADE_OF if section in plain})
+    return {key: value for key, value in found.items() if key not in _MAKES_NO_OTHER_RUN}

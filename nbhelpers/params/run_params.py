@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -54,23 +55,25 @@ class RunParams(BaseModel):
         output_dir: str | Path | None = None,
         source: str = "parameters cell",
         trust_code: bool = False,
+        layers: Iterable[Layer] = (),
         **sections: dict[str, Any] | None,
     ) -> RunParams:
         """Read a preset and lay the given sections over it, key by key (`training.grpo` too).
 
         `preset` is the name of a shipped preset or the path of a parameter file of your own, which may build on another
         by its `preset:` line. `sections` are `model`, `lora`, `dataset`, `reward`, `training` and `evaluation`, and
-        `source` is what an error calls them. A section that sets one of `max_steps` and `num_train_epochs` takes back
-        the preset's other one.
+        `source` is what an error calls them; `layers` lie between the two. A section that sets one of `max_steps` and
+        `num_train_epochs` takes back the preset's other one.
 
         Raises `ParamsError`, before anything is loaded, for unknown presets, sections and keys, for values of the
         wrong type or range, and for code or connections that a file asks for: `trust_code` (or
         `NBHELPERS_TRUST_CODE=1`) allows those; `params/trust.py` has the rule.
         """
         _refuse_unknown_names(cls.model_fields)
-        layers, files = preset_layers(preset)
+        chain, files = preset_layers(preset)
+        between = [Layer(name, checked_layer(name, given), is_data) for name, given, is_data in layers]
         given = {"output_dir": output_dir and str(output_dir), **sections}
-        layers += given_layers(source, checked_layer(source, given))
+        layers = [*chain, *between, *given_layers(source, checked_layer(source, given))]
         # `outputs/` of the checkout, wherever the notebook was started; of the current folder for an installed wheel.
         folder = (repository_root() or Path.cwd()) / "outputs" / files[-1].stem
         for layer in layers:
@@ -96,6 +99,15 @@ class RunParams(BaseModel):
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of a parameter file."""
         return self.model_dump(mode="json")
+
+    def as_arguments(self) -> list[str]:
+        """What a command takes that starts from a preset, so that it means this very run: every key is set."""
+        arguments = [self.preset, "--output-dir", str(self.output_dir)]
+        for section in SECTIONS:
+            for key, value in self.as_dict()[section].items():
+                if value is not None or key not in ("max_steps", "num_train_epochs"):  # one of the two says how long
+                    arguments += ["--set", f"{section}.{key}={json.dumps(value)}"]
+        return arguments
 
     def to_yaml(self) -> str:
         """A parameter file that gives this very run again: every key is in it, so no file of yours is needed."""

@@ -29,6 +29,13 @@ from nbhelpers.policy.patching import override, replaced
 from nbhelpers.policy.policy import Completion, Policy, PolicyError
 from nbhelpers.policy.predicting import grade_row, predict, which_fit
 from nbhelpers.policy.saving import export_final_model, load_weights, save_final_model
-from nbhelpers.policy.scoring import WordNumbers, completion_logits, completions_as_inputs, word_numbers
-from nbhelpers.policy.vllm.engine import Engine, start_engine
+from nbhelpers.policy.scoring import (
+    WordNumbers,
+    completion_logits,
+    completions_as_inputs,
+    short_of_memory,
+    with_little_memory,
+    word_numbers,
+)
+from nbhelpers.policy.vllm.engine import Engine, serve, start_engine
 from nbhelpers.policy.vllm.parity import verify

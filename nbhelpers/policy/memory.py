@@ -19,7 +19,8 @@ NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
 CUDA = 0.8  # GiB that the driver and the libraries take
 VLLM_WORK = 2.5  # GiB of a 4B shape that vLLM needs beside weights and keys: its profile run, pictures, graphs; rough
 PROMPT = 512  # tokens of a picture with its question, as vLLM's keys are planned; a longer one waits for room
-UNSLOTH_COMPLETIONS, COMPLETIONS = 32, 64  # that vLLM generates at once
+# That vLLM generates at once; more beside nothing that is trained, as a preview and an evaluation have.
+UNSLOTH_COMPLETIONS, COMPLETIONS, COMPLETIONS_ALONE = 32, 64, 256
 LOGIT_BYTES = 12  # bfloat16 logits, their float32 copy, and the gradient of each at its largest
 CHUNK_BYTES = 2048  # per word of the vocabulary, what `training.log_softmax` makes of a chunk; twice that if compiled
 
@@ -106,14 +107,14 @@ def ways_to_fit(model: ModelParams, training: TrainingParams, utilization: float
         utilization: what to lower `model.gpu_memory_utilization` to, where it is a number.
         recomputes: whether activations are recomputed already.
     """
-    number = model.fast_inference and model.gpu_memory_utilization != "auto"
+    number = model.colocated and model.gpu_memory_utilization != "auto"
     ways = [
         (not recomputes, "model.use_gradient_checkpointing=true"),
         (number and utilization > 0.05, f"model.gpu_memory_utilization={utilization:.2f}"),
         (not model.load_in_4bit, "model.load_in_4bit=true"),
         (training.num_generations > 2, f"training.num_generations={max(2, training.num_generations // 2)}"),
         (True, f"training.max_completion_length={training.max_completion_length // 2}"),
-        (model.fast_inference, "model.fast_inference=false"),
+        (model.colocated, "model.fast_inference=false"),
     ]
     return [way for helps, way in ways if helps]
 
@@ -129,6 +130,7 @@ class Budget:
         weights: of the policy; Unsloth shares them with vLLM, the transformers backend holds them twice.
         least, wanted: what vLLM needs with its weights, for one sequence of full length and for all that it generates
             at once. What is between is filled with keys and values; with less of them completions wait.
+        in_4bit: whether vLLM's weights are.
     """
 
     beside: dict[str, float]
@@ -136,6 +138,7 @@ class Budget:
     least: float
     wanted: float
     shared: bool
+    in_4bit: bool
 
     @property
     def around(self) -> float:
@@ -143,47 +146,67 @@ class Budget:
         return sum(self.beside.values()) + (0.0 if self.shared else self.weights)
 
     def for_vllm(self, gpu: Gpu, *, loaded: bool = False) -> float:
-        """GiB for vLLM out of what is free, a twentieth of the card kept back; below `least` it does not fit.
+        """GiB for vLLM out of what is free, a twentieth of that kept back; below `least` it does not fit.
 
         Args:
             loaded: whether the policy's weights are on the card already.
         """
-        around = sum(self.beside.values()) if loaded else self.around
-        return min(self.wanted, gpu.free - gpu.total / 20 - around)
+        free = gpu.free + (self.weights if loaded and not self.shared else 0.0)
+        return min(self.wanted, 0.95 * free - self.around)
 
 
 def budget(
-    model: ModelParams, rank: int, training: TrainingParams | None, backend: str, *, completions: int = COMPLETIONS,
-    precision: int = 2,
+    model: ModelParams, rank: int, training: TrainingParams | None, backend: str, gpu: Gpu, *, loaded: bool = False,
+    completions: int | None = None,
 ) -> Budget | None:  # fmt: skip
     """What a run takes by its shapes; None for a model of unknown size.
+
+    A policy in 4 bit computes in 16 bit, with weights that it unpacks in each forward. vLLM gets them unpacked, which
+    samples from the same policy in half the time, where keys for a quarter of what it generates at once fit beside;
+    else in 4 bit as well.
 
     Args:
         rank: of the adapter.
         training: None where nothing is trained.
-        completions: that vLLM generates at once.
-        precision: bytes of a weight that is not in 4 bit.
+        loaded: whether the policy's weights are on the card already.
+        completions: that vLLM generates at once; None: as it is started here.
     """
+    found = _budget(model, rank, training, backend, completions, in_4bit=False)
+    if found is None or found.shared or not model.load_in_4bit:
+        return found
+    share = model.gpu_memory_utilization
+    given = found.for_vllm(gpu, loaded=loaded) if share == "auto" else share * gpu.total
+    if given >= found.least + (found.wanted - found.least) / 4:
+        return found
+    return _budget(model, rank, training, backend, completions, in_4bit=True)
+
+
+def _budget(
+    model: ModelParams, rank: int, training: TrainingParams | None, backend: str, completions: int | None, *,
+    in_4bit: bool,
+) -> Budget | None:  # fmt: skip
     size = parameter_count(model.name)
     if size is None:
         return None
-    shape, shared = TextShape.of(_config(model.name)[0]), backend == "unsloth" and model.fast_inference
-    language, embeddings, vision = (billions * 1e9 for billions in size)
-    weights = (language * (NF4_BYTES if model.load_in_4bit else precision) + (embeddings + vision) * precision) / GIB
+    shape, shared = TextShape.of(_config(model.name)[0]), backend == "unsloth" and model.colocated
+    language, embeddings, vision = (billions * 1e9 / GIB for billions in size)
+    whole = 2 * (language + embeddings + vision)
+    packed = language * NF4_BYTES + 2 * (embeddings + vision)
+    weights = packed if model.load_in_4bit else whole
     beside = {"CUDA": CUDA}
     length = model.max_seq_length
     if training is not None:
         beside = _training_parts(model, rank, training, backend, shape) | beside
         length = min(length, PROMPT + training.max_completion_length)
-    if shared:
-        completions = UNSLOTH_COMPLETIONS
+    if shared or completions is None:
+        completions = UNSLOTH_COMPLETIONS if shared else COMPLETIONS if training else COMPLETIONS_ALONE
     per_token = 4 * shape.layers * shape.groups / GIB  # keys and values in 16 bit
-    base = weights + VLLM_WORK
+    base = (weights if shared else packed if in_4bit else whole) + VLLM_WORK
     least, wanted = (
         base + per_token * model.max_seq_length,
         base + per_token * max(model.max_seq_length, completions * length),
     )
-    return Budget(beside, weights, least, wanted, shared)
+    return Budget(beside, weights, least, wanted, shared, in_4bit or (shared and model.load_in_4bit))
 
 
 def _training_parts(model, rank: int, training: TrainingParams, backend: str, shape: TextShape) -> dict[str, float]:
@@ -212,11 +235,11 @@ def memory_estimate(params: RunParams, gpu: Gpu, backend: str) -> dict[str, floa
     """GiB of GPU memory that a preset takes on this card, by part; None for a model of unknown size. With
     `gpu_memory_utilization: auto` vLLM's part is what fits, or the least that it needs.
     """
-    found = budget(params.model, params.lora.r, params.training, backend)
+    found = budget(params.model, params.lora.r, params.training, backend, gpu)
     if found is None:
         return None
     parts, share = dict(found.beside), params.model.gpu_memory_utilization
-    if params.model.fast_inference:
+    if params.model.colocated:
         given = max(found.least, found.for_vllm(gpu)) if share == "auto" else share * share_of(gpu, backend)
         parts["vLLM with weights"] = given
     return parts if found.shared else parts | {"weights": found.weights}
@@ -235,10 +258,10 @@ def better_backend(model: ModelParams, training: TrainingParams | None, gpu: Gpu
     measured, at a third of stock TRL's time. Unsloth holds the weights once for policy and vLLM, so that it fits where
     transformers does not. A model of unknown size goes to Unsloth in 4 bit.
     """
-    found = budget(model, 16, training, "transformers")
+    found = budget(model, 16, training, "transformers", gpu)
     if found is None:
         return "unsloth" if model.load_in_4bit else "transformers"
-    needed = found.least if model.fast_inference else 0.0
+    needed = found.least if model.colocated else 0.0
     return "transformers" if found.for_vllm(gpu) >= needed else "unsloth"
 
 
@@ -255,30 +278,30 @@ def this_gpu(*, emptied: bool = False) -> Gpu:
 
 def give_vllm_its_share(
     model: ModelParams, rank: int, training: TrainingParams | None, backend: str, gpu: Gpu, *, loaded: bool = False,
-    completions: int = COMPLETIONS,
+    completions: int | None = None,
 ) -> ModelParams:  # fmt: skip
-    """`model` with a number for `gpu_memory_utilization: auto`.
+    """`model` as vLLM is started: a number for `gpu_memory_utilization: auto`, and whether its weights are in 4 bit.
 
     Args:
-        rank, training, completions: as in `budget`.
-        loaded: whether the policy's weights are on the card already.
+        rank, training, loaded, completions: as in `budget`.
 
     Raises:
         PolicyError: the run does not fit, with what to change and who else uses the card.
     """
-    if not model.fast_inference or model.gpu_memory_utilization != "auto":
-        return model
-    found = budget(model, rank, training, backend, completions=completions)
+    found = budget(model, rank, training, backend, gpu, loaded=loaded, completions=completions)
+    in_4bit = model.load_in_4bit if found is None else found.in_4bit
+    if not model.colocated or model.gpu_memory_utilization != "auto":
+        return model.model_copy(update={"load_in_4bit": in_4bit})
     given = gpu.free / 2 if found is None else found.for_vllm(gpu, loaded=loaded)
     if found is not None and given < found.least:
         raise PolicyError(does_not_fit(model, training, found, gpu))
-    share = int(1000 * given / share_of(gpu, backend)) / 1000
-    return model.model_copy(update={"gpu_memory_utilization": min(max(share, 0.001), 0.95)})
+    share = min(max(int(1000 * given / share_of(gpu, backend)) / 1000, 0.001), 0.95)
+    return model.model_copy(update={"gpu_memory_utilization": share, "load_in_4bit": in_4bit})
 
 
 def does_not_fit(model: ModelParams, training: TrainingParams | None, found: Budget, gpu: Gpu) -> str:
     """What a run needs, what is free, who has the rest, and what to change."""
-    needed = found.around + found.least + gpu.total / 20
+    needed = (found.around + found.least) / 0.95
     recomputes = bool(model.use_gradient_checkpointing)
     ways = ways_to_fit(model, training or TrainingParams(), 0.0, recomputes=recomputes)
     if not found.shared:

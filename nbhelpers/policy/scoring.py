@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nbhelpers.policy.memory import GIB, TextShape, fits, kept_activations, this_gpu
 from nbhelpers.policy.policy import Policy
+
+TOKENS = 64  # whose logits are held in float32 at once
 
 
 def completions_as_inputs(
@@ -37,7 +41,11 @@ def completions_as_inputs(
 
 
 def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
-    """Logits, (N, tokens, vocabulary), from which each row's last `tokens` tokens were drawn."""
+    """Logits, (N, tokens, vocabulary) in float32, from which each row's last `tokens` tokens were drawn."""
+    return _logits(policy, inputs, tokens).float()
+
+
+def _logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
     import torch
     from accelerate.utils import patch_environment
 
@@ -45,7 +53,67 @@ def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> An
     half = device == "cuda" and policy.model.dtype != torch.float32
     with patch_environment(UNSLOTH_RETURN_LOGITS=1), torch.autocast(device, torch.bfloat16, enabled=half):
         logits = policy.model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits
-    return logits[:, -tokens - 1 : -1].float()  # the logits at a place are for the token after it
+    return logits[:, -tokens - 1 : -1]  # the logits at a place are for the token after it
+
+
+def log_probs_and_entropies(policy: Policy, inputs: dict[str, Any], ids: Any, temperature: float = 1.0) -> Any:
+    """The log-probs of `ids` and the entropies of the distributions that they were drawn from, both (N, T), in nats,
+    without gradients. A completion at a time: all of Gemma-3's logits would take gigabytes.
+    """
+    import torch
+
+    found = []
+    for row in range(len(ids)):
+        with torch.no_grad():
+            logits = _logits(policy, {key: value[row : row + 1] for key, value in inputs.items()}, ids.shape[1])[0]
+            for part, tokens in zip(logits.split(TOKENS), ids[row].split(TOKENS), strict=True):
+                scores = (part.float() / temperature).log_softmax(dim=-1)
+                found.append((scores.gather(-1, tokens.unsqueeze(-1))[:, 0], -(scores.exp() * scores).sum(dim=-1)))
+    return tuple(torch.cat(values).view(ids.shape) for values in zip(*found, strict=True))
+
+
+def short_of_memory(policy: Policy, inputs: dict[str, Any], tokens: int) -> bool:
+    """Whether the GPU's free memory does not hold what one forward over these inputs keeps for a backward pass."""
+    if policy.model.device.type != "cuda":
+        return False
+    shape, gpu = TextShape.of(policy.model.config.text_config.to_dict()), this_gpu()
+    return not fits(kept_activations(shape, *inputs["input_ids"].shape, tokens), gpu.free * GIB, gpu.total * GIB)
+
+
+def with_little_memory(policy: Policy, function: Callable[..., Any], inputs: dict[str, Any], ids: Any) -> Any:
+    """`function(inputs, ids)` for its gradient; where memory is short, a completion at a time, and computed once more
+    in the backward pass instead of kept.
+    """
+    if not short_of_memory(policy, inputs, ids.shape[1]):
+        return function(inputs, ids)
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    def of_one(row: int) -> Any:
+        with _layers_recomputed(policy):
+            return function({key: value[row : row + 1] for key, value in inputs.items()}, ids[row : row + 1])
+
+    return torch.cat([checkpoint(of_one, row, use_reentrant=False) for row in range(len(ids))])
+
+
+@contextlib.contextmanager
+def _layers_recomputed(policy: Policy) -> Iterator[None]:
+    """Inside, transformers' layers keep their inputs alone for the backward pass, as Unsloth's do anyway."""
+    base = policy.model.get_base_model()
+    if policy.backend != "transformers" or base.is_gradient_checkpointing:
+        yield
+        return
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    layers = [layer for layer in base.modules() if getattr(layer, "gradient_checkpointing", False)]
+    modes = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = True  # they ask this flag, each its own; what they hold stays as it is
+    try:
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.training = mode
+        base.gradient_checkpointing_disable()
 
 
 @dataclass(frozen=True)
@@ -91,8 +159,6 @@ def word_numbers(
         temperature: that the completions were sampled at.
         sampled: log-probs when they were sampled, (N, T), for the importance weights.
     """
-    import torch
-
     tokenizer = policy.processor.tokenizer
     tokens = [
         tokenizer(text, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id] for text in completions
@@ -101,14 +167,12 @@ def word_numbers(
     mode = policy.model.training
     policy.model.eval()
     try:
-        with torch.no_grad():
-            now = (completion_logits(policy, inputs, ids.shape[1]) / (temperature or 1.0)).log_softmax(dim=-1)
-            with policy.without_adapter():
-                base = (completion_logits(policy, inputs, ids.shape[1]) / (temperature or 1.0)).log_softmax(dim=-1)
+        log_probs, entropy = log_probs_and_entropies(policy, inputs, ids, temperature or 1.0)
+        with policy.without_adapter():
+            before, _ = log_probs_and_entropies(policy, inputs, ids, temperature or 1.0)
     finally:
         policy.model.train(mode)
-    log_probs, before = (scores.gather(-1, ids.unsqueeze(-1)).squeeze(-1) * mask for scores in (now, base))
+    log_probs, before, entropy = log_probs * mask, before * mask, entropy * mask
     weight = None if sampled is None else (log_probs - sampled.to(log_probs)).exp()
     words = [[tokenizer.decode([token]) for token in row] for row in tokens]
-    entropy = -(now.exp() * now).sum(dim=-1) * mask
     return WordNumbers(words, log_probs.cpu(), entropy.cpu(), (log_probs - before).cpu(), weight)

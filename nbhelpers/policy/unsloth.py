@@ -29,6 +29,7 @@ from nbhelpers.runs import compare_library
 
 # What the generated trainer has to have for `training` to override it: methods with their arguments.
 OVERRIDDEN = {
+    "_get_train_sampler": ("dataset",),
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
 }

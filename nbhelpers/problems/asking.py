@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import RewardParams, RunParams
-from nbhelpers.problems.bars import without_bars
+from nbhelpers.problems.sources import without_bars
 
 if TYPE_CHECKING:
     import datasets

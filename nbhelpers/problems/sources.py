@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import ParamsError, did_you_mean, repository_root, resolve_path
-from nbhelpers.problems.bars import without_bars
 from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -133,6 +133,20 @@ def _hub_caches() -> tuple[Path, ...]:
     from huggingface_hub import constants
 
     return tuple(map(Path, (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)))
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, `datasets` shows no bars, which would stay in an executed notebook: for work that is done at once."""
+    import datasets
+
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
 
 
 def _folders(folder: Path) -> tuple[Path, ...]:

@@ -6,11 +6,12 @@ from nbhelpers.rewards.functions import (
     closeness_reward_func,
     correctness_reward_func,
     formatting_reward_func,
+    naive_correctness_reward_func,
+    naive_formatting_reward_func,
     overlong_reward_func,
     repetition_reward_func,
 )
 from nbhelpers.rewards.groups import group_statistics, signal_chance
 from nbhelpers.rewards.guarding import RewardError
 from nbhelpers.rewards.making import make_reward_funcs
-from nbhelpers.rewards.naive import naive_correctness_reward_func, naive_formatting_reward_func
 from nbhelpers.rewards.previewing import Preview, preview

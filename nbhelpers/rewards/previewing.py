@@ -28,7 +28,6 @@ class Preview:
         totals: The weighted sum per completion.
         verdicts: The grader's verdict per completion.
         groups: Statistics of the totals.
-        groups: Statistics of the totals.
         formatted: Share of completions with both blocks well formed, 0 to 1.
     """
 

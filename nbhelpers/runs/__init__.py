@@ -23,7 +23,6 @@ from nbhelpers.runs.metrics import (
 from nbhelpers.runs.one_writer import RunError, writing
 from nbhelpers.runs.samples import (
     CHANGES,
-    ERRORS,
     FILTERS,
     ORDERS,
     ROLES,
@@ -31,7 +30,6 @@ from nbhelpers.runs.samples import (
     SampleWriter,
     TokenLogProbs,
     earned_the_same,
-    error_kind,
     read_log_probs,
 )
 from nbhelpers.runs.seals import flaw, read_seal, seal

@@ -80,18 +80,20 @@ class Gpu:
     capability: tuple[int, int] | None = None
 
 
-def find_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs of this machine; none where there is no driver."""
+def _nvidia_smi(*query: str) -> str:
+    """What it answers; nothing where there is no driver, or it fails."""
     if shutil.which("nvidia-smi") is None:
-        return []
-    fields = "name,driver_version,memory.total,memory.free,compute_cap"
-    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+        return ""
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        return subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, timeout=30, check=True).stdout
     except (subprocess.SubprocessError, OSError):
-        return []
+        return ""
+
+
+def find_gpus() -> list[Gpu]:
+    """The NVIDIA GPUs that this process may use (`CUDA_VISIBLE_DEVICES`); none where there is no driver."""
     gpus = []
-    for line in answer.strip().splitlines():
+    for line in _of_visible_gpus("--query-gpu=name,driver_version,memory.total,memory.free,compute_cap").splitlines():
         name, driver, total, free, capability = (part.strip() for part in line.split(","))
         major, _, minor = capability.partition(".")
         known = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
@@ -99,15 +101,18 @@ def find_gpus() -> list[Gpu]:
     return gpus
 
 
+def _of_visible_gpus(query: str) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return ""
+    layout = "--format=csv,noheader,nounits"
+    # Parts of a GPU (MIG) have names that it may not take: then all GPUs.
+    return (visible and _nvidia_smi(query, layout, f"--id={visible}")) or _nvidia_smi(query, layout)
+
+
 def find_links() -> list[str]:
     """How each pair of this machine's GPUs is linked, as `nvidia-smi topo -m` names it; none where it does not say."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        asked = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True, timeout=30, check=True)
-    except (subprocess.SubprocessError, OSError):
-        return []
-    return links_in(asked.stdout)
+    return links_in(_nvidia_smi("topo", "-m"))
 
 
 def links_in(table: str) -> list[str]:
@@ -119,15 +124,8 @@ def links_in(table: str) -> list[str]:
 
 def gpu_processes() -> list[str]:
     """What else computes on the GPUs, as `nvidia-smi` sees it: "process 4711 (python, 40.2 GiB)"; without this one."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return []
     found = []
-    for line in answer.strip().splitlines():
+    for line in _of_visible_gpus("--query-compute-apps=pid,process_name,used_memory").splitlines():
         pid, name, used = (part.strip() for part in line.rsplit(",", 1)[0].split(",", 1) + [line.rpartition(",")[2]])
         memory = f", {float(used) / 1024:.1f} GiB" if used.isdigit() else ""
         if pid != str(os.getpid()):

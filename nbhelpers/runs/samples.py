@@ -92,16 +92,6 @@ def earned_the_same(rows: Sequence[Mapping]) -> bool:
     return len(rewards) > 1 and None not in rewards and max(rewards) - min(rewards) < 1e-6
 
 
-def error_kind(row: Mapping) -> str:
-    """What is wrong with a completion: a key of `ERRORS`, or "" where it is right or was not judged."""
-    if row.get("correct") in (True, None):
-        return ""
-    return "cut off" if row.get("truncated") else "no answer" if row.get("parsed") is None else "wrong answer"
-
-
-ERRORS = {"cut off": "cut off", "no answer": "no answer found", "wrong answer": "wrong answer"}
-
-
 @dataclass(slots=True)
 class Group:
     """Completions of one problem, as rows of `samples.jsonl` or `predictions.jsonl`: of one rollout, of a probe through
@@ -298,7 +288,7 @@ class SampleStore:
         kind: str | None = None,
         show: str = "all",
         text: str = "",
-        error: str = "",
+        holds: Callable[[Mapping], bool] | None = None,
         order: str = "sampled",
     ) -> list[int]:
         """Numbers of the groups that match every condition given.
@@ -310,7 +300,7 @@ class SampleStore:
             show: a key of `filters`. "wrong to right": the problem was met more than once, first with less than half of
                 its completions right, last with at least half; "right to wrong" the other way.
             text: found in id, question, answer, any completion or its reason, whatever the case.
-            error: a key of `ERRORS` that any of the completions has.
+            holds: of any of the completions.
             order: a key of `ORDERS`.
         """
         for name, given, known in (("show", show, self.filters), ("order", order, ORDERS)):
@@ -326,7 +316,7 @@ class SampleStore:
             and pid in (None, group.pid)
             and kind in (None, group.kind)
             and matches(group, ends)
-            and (not error or any(error_kind(row) == error for row in group.rows))
+            and (holds is None or any(map(holds, group.rows)))
             and (not wanted or any(wanted in _searchable(row) for row in group.rows))
         ]
         by = _ORDERS[order][1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbhelpers.params import flat
 from nbhelpers.runs import RunDirectory
 from nbhelpers.show.samples import change_cards, sort_changes
 from nbhelpers.show.standalone import ReportError, figure_uri, render, run_of
@@ -186,10 +187,10 @@ def _over_seeds(found: Sequence[_Evaluated], shared: set[tuple]) -> list[str]:
 
     settings: dict[str, dict[Any, _Evaluated]] = {}
     for one in found:
-        flat = dict(_flatten(one.manifest.get("parameters") or {}))
-        seed = flat.pop("training.seed", None)
-        flat.pop("output_dir", None)
-        settings.setdefault(json.dumps(flat, sort_keys=True, default=str), {})[seed] = one
+        own = flat(one.manifest.get("parameters") or {})
+        seed = own.pop("training.seed", None)
+        own.pop("output_dir", None)
+        settings.setdefault(json.dumps(own, sort_keys=True, default=str), {})[seed] = one
     first, *others = settings.values()
     sentences = []
     for other in others:
@@ -213,18 +214,10 @@ def _over_seeds(found: Sequence[_Evaluated], shared: set[tuple]) -> list[str]:
 
 
 def _different_settings(manifests: Sequence[Mapping]) -> list[tuple[str, list[str]]]:
-    flat = [dict(_flatten(manifest.get("parameters") or {})) for manifest in manifests]
-    names = dict.fromkeys(name for parameters in flat for name in parameters if name != "output_dir")
-    rows = [(name, [str(parameters.get(name, "\u2013")) for parameters in flat]) for name in names]
+    settings = [flat(manifest.get("parameters") or {}) for manifest in manifests]
+    names = dict.fromkeys(name for parameters in settings for name in parameters if name != "output_dir")
+    rows = [(name, [str(parameters.get(name, "\u2013")) for parameters in settings]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
-
-
-def _flatten(parameters: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in parameters.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _disagreements(first: _Evaluated, second: _Evaluated) -> list[tuple[str, list[str]]]:

@@ -1,4 +1,4 @@
-"""What was learnt: by kind over the steps of training, and as pass@k before and after."""
+"""What was learnt: by kind over the steps of training, as pass@k before and after; and one group's ratios."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nbhelpers.show import figures
+
+EPSILON = 0.2  # of the clip, TRL's default
 
 
 def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], bool] | None = None) -> Figure:
@@ -45,9 +47,9 @@ def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], b
     return figure
 
 
-def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[str], spans: int = 6) -> None:
-    """The share of right completions, a row for each kind and a column for each of some equal spans of steps."""
-    parts = [part for part in np.array_split(list(steps), spans) if len(part)]
+def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[str]) -> None:
+    """The share of right completions, a row for each kind and a column for each of six equal spans of steps."""
+    parts = [part for part in np.array_split(list(steps), 6) if len(part)]
     shares = np.array([
         [_mean(row["correct"] for step in part for row in steps[step] if row["kind"] == kind) for part in parts]
         for kind in kinds
@@ -64,18 +66,17 @@ def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[st
     axis.grid(visible=False)
 
 
-def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = ()) -> Figure:
+def pass_figure(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     """pass@k before and after training: in all with its 95 % interval, beside majority@k and greedy decoding, and for
-    some kinds.
+    the kinds with the largest and the smallest change.
 
     Args:
         curves: `evaluation.json`'s `pass_at_k`: {"before": ..., "after": ...} as `pass_curve` gives them.
-        kinds: drawn beside the whole; by default those with the largest and the smallest change.
     """
     after, before = curves.get("after"), curves.get("before")
     if not after:
         return figures.nothing_yet("no pass@k has been measured")
-    kinds = list(kinds) or _telling(before or after, after)
+    kinds = _telling(before or after, after)
     with figures.drawing(3.2) as figure:
         axes = figure.subplots(1, 1 + len(kinds), sharey=True, squeeze=False)[0]
         for name, axis in zip(["all problems", *kinds], axes, strict=True):
@@ -107,13 +108,42 @@ def _draw_votes(axis, curve: Mapping[str, Any], color: str, phase: str) -> None:
         axis.plot(curve["k"][:1], [curve["greedy"]], color=color, label=f"greedy, {phase}", **look)
 
 
-def _telling(before: Mapping[str, Any], after: Mapping[str, Any], count: int = 2) -> list[str]:
+def _telling(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The kind whose pass@1 changed most and the one that changed least."""
     change = {kind: values[0] - before["by_group"].get(kind, values)[0] for kind, values in after["by_group"].items()}
     ordered = sorted(change, key=lambda kind: -abs(change[kind]))
-    return list(dict.fromkeys(ordered[:1] + ordered[-1:]))[:count]
+    return list(dict.fromkeys(ordered[:1] + ordered[-1:]))
 
 
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return float(np.mean(values)) if values else float("nan")
+
+
+def ratio_figure(ratio_GT: Any, mask_GT: Any, advantages_G: Any) -> Figure:
+    """Each token's ratio of the policy now to the one that wrote it, and the band outside of which nothing is gained.
+
+    Args:
+        ratio_GT, mask_GT: (G, T); the mask is 1 where there is a token.
+        advantages_G: (G,); a token is hollow where clipping has taken its gradient.
+    """
+    with figures.drawing(2.9) as figure:
+        axis = figure.subplots()
+        axis.axhspan(1 - EPSILON, 1 + EPSILON, color=figures.GREY, alpha=0.12, linewidth=0)
+        axis.axhline(1, color=figures.GREY, linewidth=0.8)
+        start = 0
+        for row, (mask, advantage) in enumerate(zip(mask_GT, advantages_G, strict=True)):
+            values = np.asarray(ratio_GT[row][mask > 0], float)
+            up = float(advantage) > 0
+            held = values > 1 + EPSILON if up else (values < 1 - EPSILON) & (float(advantage) < 0)
+            spots = start + np.arange(len(values))
+            color = figures.BLUE if up else figures.VERMILION if float(advantage) < 0 else figures.GREY
+            axis.scatter(spots, values, 14, edgecolors=color, facecolors=np.where(held, "none", color))
+            above = {"transform": axis.get_xaxis_transform(), "va": "bottom"}
+            axis.text(start, 1.0, f"{row + 1}", fontsize=8.5, color="#666666", **above)
+            start += len(values) + 3
+        axis.set_xlabel(
+            "tokens of completions 1, 2, ... (blue: advantage above 0, orange: below; hollow: clipped, no gradient)"
+        )
+        axis.set_ylabel("ratio")
+    return figure

@@ -1,13 +1,16 @@
-"""Groups of completions as the script of `samples.html` and of the viewer takes them: lists of JSON's own types."""
+"""Groups of completions as the script of `samples.html` and of the viewer takes them: lists of JSON's own types; and
+the samples that somebody marked, with a note, in `marks.jsonl`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.runs import ERRORS, ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, error_kind, read_log_probs
-from nbhelpers.show.marks import read_marks
+from nbhelpers.grading import ERRORS, error_kind
+from nbhelpers.runs import ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, read_log_probs
 from nbhelpers.show.samples import delimiters_of_run, moment
 from nbhelpers.show.text import reading_order, segments
 from nbhelpers.show.typeset import typeset
@@ -46,7 +49,7 @@ class Packer:
             "created": str(manifest.get("created") or ""),
             "delimiters": self.delimiters,
             "rewards": self.names,
-            "errors": ERRORS,
+            "errors": list(ERRORS),
             "orders": ORDERS,
             "square": square_of_model(self.run),
             "marks": {key: mark["note"] for key, mark in read_marks(self.run).items()},
@@ -85,7 +88,7 @@ class Packer:
             text = f"{text[:_LONGEST]}\n[{more:,} more characters are in the run directory]"
         reward, advantage = _rounded(row.get("reward")), _rounded(row.get("advantage"))
         reason, cut = str(row.get("reason") or "")[:2000], bool(row.get("truncated"))
-        judged = [row.get("correct"), error_kind(row), moment(row), trees_of(text, self.delimiters)]
+        judged = [row.get("correct"), error_kind(row) or "", moment(row), trees_of(text, self.delimiters)]
         packed = [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
         line = self.log_probs.get(f"{row.get('group')}/{row.get('index')}")
         tokens = TokenLogProbs.unpacked(line) if line else None
@@ -94,11 +97,41 @@ class Packer:
         return packed
 
 
+def read_marks(run: RunDirectory) -> dict[str, dict]:
+    """Marks by key: the role, the group's name and the completion's place in it, such as `rollout/3-2/1`."""
+    return {row["key"]: row for row in run.read_jsonl(run.marks_path)}
+
+
+def keep_mark(run: RunDirectory, key: str, note: str | None) -> None:
+    """Marks a sample, or takes the mark away where `note` is None."""
+    marks = read_marks(run)
+    if note is None:
+        marks.pop(key, None)
+    else:
+        marks[key] = {"key": key, "note": note, "marked": datetime.now(UTC).isoformat(timespec="seconds")}
+    run.write_jsonl(run.marks_path, marks.values())
+
+
 def problem_of(row: Mapping) -> tuple:
     """What a problem is told apart by, its picture's name last."""
     choices = tuple(str(choice) for choice in row["choices"]) if row.get("choices") else None
     text = [str("" if row.get(name) is None else row[name]) for name in ("pid", "kind", "question", "answer", "unit")]
     return (*text[:3], choices, *text[3:], row.get("image"))
+
+
+def set_problem(problem: tuple) -> list:
+    """`problem_of` as the script takes it: without the picture's name, with trees of question, choices and answer, None
+    for each in which nothing is set.
+    """
+    *shown, _ = problem
+    _, _, question, choices, answer, _ = shown
+    trees = [_tree(text) for text in (question, *(choices or ()), answer)]
+    return [*shown, trees if any(trees) else None]
+
+
+def _tree(text: str) -> list | None:
+    tree = typeset(text)
+    return tree if tree != [text] and text else None
 
 
 def trees_of(text: str, delimiters: Sequence[str]) -> list | None:

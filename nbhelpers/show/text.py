@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 from nbhelpers.params import DEFAULT_DELIMITERS
@@ -84,27 +85,14 @@ _WORDS = re.compile(rf"[{_BLANK}]+|\w+[{_BLANK}]*|[^\w{_BLANK}][{_BLANK}]*")
 def word_diff(before: str, after: str) -> list[tuple[str, str]]:
     """The words of two texts in one row of (sign, words): "=" in both, "-" in the first only, "+" in the second only.
 
-    By the longest common subsequence; of each text the first 1,200 words and marks.
+    Of each text the first 1,200 words and marks are compared.
     """
     a, b = _WORDS.findall(before)[:1200], _WORDS.findall(after)[:1200]
-    common = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
-    for i in reversed(range(len(a))):
-        for j in reversed(range(len(b))):
-            common[i][j] = common[i + 1][j + 1] + 1 if a[i] == b[j] else max(common[i + 1][j], common[i][j + 1])
-    row: list[list[str]] = []
-    i = j = 0
-    while i < len(a) or j < len(b):
-        if i < len(a) and j < len(b) and a[i] == b[j]:
-            sign, word, i, j = "=", a[i], i + 1, j + 1
-        elif j >= len(b) or (i < len(a) and common[i + 1][j] >= common[i][j + 1]):
-            sign, word, i = "-", a[i], i + 1
-        else:
-            sign, word, j = "+", b[j], j + 1
-        if row and row[-1][0] == sign:
-            row[-1][1] += word
-        else:
-            row.append([sign, word])
-    return [(sign, words) for sign, words in row]
+    row = []
+    for what, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        parts = [("=", a[i:j])] if what == "equal" else [("-", a[i:j]), ("+", b[k:m])]
+        row += [(sign, "".join(words)) for sign, words in parts if words]
+    return row
 
 
 def number(value: Any) -> str:

@@ -6,10 +6,10 @@ import os
 from functools import cached_property
 from typing import Any
 
+from nbhelpers.grading import error_kind
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs import ROLES
-from nbhelpers.show.marks import keep_mark, read_marks
-from nbhelpers.show.packing import Packer, problem_of
+from nbhelpers.show.packing import Packer, keep_mark, problem_of, read_marks, set_problem
 from nbhelpers.show.pages import TEMPLATES, is_interactive, style_of
 from nbhelpers.show.pictures import picture_uri
 from nbhelpers.show.samples import changed_minds, probe_strips, show_samples
@@ -87,7 +87,7 @@ class SampleViewer:
             kind=state["kind"] or None,
             show=state["show"],
             text=state["text"],
-            error=state["error"],
+            holds=(lambda row: error_kind(row) == state["error"]) if state["error"] else None,
             order=state["order"],
         )
         if state["marked"]:
@@ -106,7 +106,7 @@ class SampleViewer:
         return {
             "key": f"{role}/{group.name}",
             "step": group.step if role == "rollout" else None,
-            "problem": problem_of(group.rows[0])[:-1],
+            "problem": set_problem(problem_of(group.rows[0])),
             "picture": picture,
             "visits": len(store.visits(group.pid)),
             "rows": self._packer.rows(role, number),

@@ -17,5 +17,5 @@ from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import check, check_trained, is_trained, standing, what_is_kept
 from nbhelpers.training.scaling import expected_rate
 from nbhelpers.training.stopping import TrainingStopped
-from nbhelpers.training.trainer import TrainingResult, train, train_if_missing
+from nbhelpers.training.trainer import TrainingResult, load_and_train, train, train_if_missing
 from nbhelpers.training.vision_cache import looking_once

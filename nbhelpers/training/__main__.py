@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 
 from nbhelpers.params import RunParams
-from nbhelpers.policy import load_policy
-from nbhelpers.problems import load_problems
-from nbhelpers.runs import RunDirectory
-from nbhelpers.training.configuration import is_first_process, launched, num_processes
-from nbhelpers.training.launching import beside_processes, in_processes, is_followed
+from nbhelpers.training.configuration import is_first_process
+from nbhelpers.training.launching import in_processes, is_followed
 from nbhelpers.training.recording import log_line
-from nbhelpers.training.resuming import check
-from nbhelpers.training.trainer import train
+from nbhelpers.training.trainer import load_and_train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,11 +19,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(params: RunParams) -> None:
-    check(params)
-    model = beside_processes(params, 1 if launched() else num_processes(params))
-    policy = load_policy(model, params.lora, params.training)
-    run, on_log = RunDirectory(params.output_dir), None if is_followed() else log_line
-    result = train(policy, load_problems(params.dataset), params, run, on_log=on_log)
+    *_, result = load_and_train(params, on_log=None if is_followed() else log_line)
     if is_first_process():
         print(f"{result.steps} steps in {result.seconds:.0f} s; adapter in {result.final_model}")
 

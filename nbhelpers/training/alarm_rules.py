@@ -54,9 +54,29 @@ def _values(metrics: Metrics, key: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _mean(metrics: Metrics, key: str) -> float | None:
-    values = _values(metrics, key)
-    return float(values.mean()) if len(values) else None
+def _beyond(key: str, limit: float, sentence: str, *, below: bool = False) -> Callable[[Metrics], str | None]:
+    """Says the sentence, with the mean of a key in it, where the mean lies above the limit (or below it)."""
+
+    def says(metrics: Metrics) -> str | None:
+        values = _values(metrics, key)
+        mean = float(values.mean()) if len(values) else limit
+        return sentence.format(mean) if mean != limit and (mean < limit) is below else None
+
+    return says
+
+
+_NO_SIGNAL = (
+    "In {:.0%} of the groups all completions earned the same reward: they carry no signal. Raise num_generations or "
+    "the temperature, or use problems that the policy solves sometimes."
+)
+_CUT_OFF = (
+    "{:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's reward. Raise "
+    "training.max_completion_length."
+)
+_WEIGHTS_NEAR_ZERO = (
+    "The mean importance weight is {:.2g}: vLLM and the trainer disagree on the same tokens, and what they disagree on "
+    "teaches nothing. `nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
+)
 
 
 def _not_finite(metrics: Metrics) -> str | None:
@@ -98,39 +118,6 @@ def _judges_nothing(metrics: Metrics) -> str | None:
     return (
         f"{' and '.join(silent)} gave None for every completion of {len(metrics)} steps: what cannot judge pays nobody "
         "and teaches nothing."
-    )
-
-
-def _no_signal(metrics: Metrics) -> str | None:
-    without = _mean(metrics, "frac_reward_zero_std")
-    if without is None or without <= 0.8:
-        return None
-    return (
-        f"In {without:.0%} of the groups all completions earned the same reward: they carry no signal. Raise "
-        "num_generations or "
-        "the temperature, or use problems that the policy solves sometimes."
-    )
-
-
-def _cut_off(metrics: Metrics) -> str | None:
-    share = _mean(metrics, "completions/clipped_ratio")
-    if share is None or share <= 0.3:
-        return None
-    return (
-        f"{share:.0%} of the completions were cut off at max_completion_length: they cannot earn the solution's "
-        "reward. Raise "
-        "training.max_completion_length."
-    )
-
-
-def _weights_near_zero(metrics: Metrics) -> str | None:
-    weight = _mean(metrics, "sampling/importance_sampling_ratio/mean")
-    if weight is None or weight >= 0.1:
-        return None
-    return (
-        f"The mean importance weight is {weight:.2g}: vLLM and the trainer disagree on the same tokens, and what "
-        "they disagree on "
-        "teaches nothing. `nbhelpers doctor` compares versions; model.fast_inference=false trains without vLLM."
     )
 
 
@@ -189,10 +176,14 @@ RULES = (
     Rule("policy destroyed", 4, _destroyed, alone=True),
     Rule("judges nothing", 3, _judges_nothing),
     Rule("no gradient", 3, _no_gradient),
-    Rule("importance weights near 0", 3, _weights_near_zero),
+    Rule(
+        "importance weights near 0",
+        3,
+        _beyond("sampling/importance_sampling_ratio/mean", 0.1, _WEIGHTS_NEAR_ZERO, below=True),
+    ),
     Rule("vLLM drifts", 3, _drift),
-    Rule("no signal in groups", 3, _no_signal, doubt=True),
-    Rule("cut off", 3, _cut_off, doubt=True),
+    Rule("no signal in groups", 3, _beyond("frac_reward_zero_std", 0.8, _NO_SIGNAL), doubt=True),
+    Rule("cut off", 3, _beyond("completions/clipped_ratio", 0.3, _CUT_OFF), doubt=True),
     Rule("reward stands still", 0, _reward_stands_still, doubt=True),
     Rule("probes stand still", 0, _probes_stand_still, doubt=True),
 )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.params import RunParams
-from nbhelpers.policy import Policy
+from nbhelpers.policy import Policy, short_of_memory
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training import by_hand
 from nbhelpers.training.configuration import grpo_arguments
-from nbhelpers.training.inside_trl import listening_trainer_class, loss_inputs
+from nbhelpers.training.inside_trl import listening_trainer_class, log_probs_in_chunks, loss_inputs
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,15 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
         arguments = grpo_arguments(
             params, alone.batch_plan(), RunDirectory(folder), on_gpu=group.ids_GT.device.type == "cuda"
         )
+        short = short_of_memory(policy, group.inputs, T)
         config = GRPOConfig(**{**arguments, "use_vllm": False, "gradient_checkpointing": False})
         trainer = listening_trainer_class()(
             model=policy.model, processing_class=policy.processor, args=config,
             reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=_one_row(group),
         )  # fmt: skip
+        if short:
+            log_probs_in_chunks(trainer)
+            policy.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
         trainer.current_gradient_accumulation_steps = 1
         inputs = loss_inputs(group.inputs, group.ids_GT, group.mask_GT, A_G)
         if old_logp_GT is not None:
@@ -64,6 +68,8 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
         with torch.autocast(group.ids_GT.device.type, torch.bfloat16, enabled=config.bf16):
             value = trainer.compute_loss(policy.model, inputs)
         value.backward()
+        if short:
+            policy.model.get_base_model().gradient_checkpointing_disable()
         return Reckoning(float(value.detach()), trainer.logps * group.mask_GT, _gradients(policy))
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import random
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.params import RunParams
-from nbhelpers.policy import Completion, Policy, completion_logits, completions_as_inputs
+from nbhelpers.policy import Completion, Policy, completion_logits, completions_as_inputs, with_little_memory
 from nbhelpers.problems import conversation
 from nbhelpers.rewards import preview
 
@@ -32,9 +33,13 @@ def advantages(rewards_G: Any, *, by_spread: bool = False) -> Any:
 
 def log_probs(policy: Policy, group: Group, temperature: float = 1.0) -> Any:
     """log pi(token | picture, prompt, tokens before it) for every token of the group, (G, T), ready for `backward`."""
-    logits_GTV = completion_logits(policy, group.inputs, tokens=group.ids_GT.shape[1])
-    logp_GTV = (logits_GTV / temperature).log_softmax(dim=-1)
-    return logp_GTV.gather(-1, group.ids_GT.unsqueeze(-1)).squeeze(-1) * group.mask_GT
+
+    def of(inputs: dict[str, Any], ids_GT: Any) -> Any:
+        logits_GTV = completion_logits(policy, inputs, tokens=ids_GT.shape[1])
+        logp_GTV = (logits_GTV / temperature).log_softmax(dim=-1)
+        return logp_GTV.gather(-1, ids_GT.unsqueeze(-1)).squeeze(-1)
+
+    return with_little_memory(policy, of, group.inputs, group.ids_GT) * group.mask_GT
 
 
 def surrogate(logp_GT: Any, old_logp_GT: Any, A_G: Any, *, low: float = 0.2, high: float = 0.2) -> Any:
@@ -115,30 +120,36 @@ def find_group(policy: Policy, problems: Any, params: RunParams, *, tries: int =
         samples_per_problem=training.num_generations,
         seed=training.seed,
     )
-    groups = [
-        make_group(policy, problem, completions, params) for problem, completions in zip(some, sampled, strict=True)
-    ]
-    mixed = [group for group in groups if len({row["correct"] for row in group.rows}) > 1]
-    return max(mixed or groups, key=lambda group: float(group.rewards_G.std()))
+    paid = [pay(problem, completions, params) for problem, completions in zip(some, sampled, strict=True)]
+    mixed = [rows for rows in paid if len({row["correct"] for row in rows}) > 1]
+    best = paid.index(max(mixed or paid, key=lambda rows: statistics.stdev(row["reward"] or 0.0 for row in rows)))
+    return make_group(policy, some[best], sampled[best], paid[best], params)
 
 
-def make_group(policy: Policy, problem: dict[str, Any], completions: list[Completion], params: RunParams) -> Group:
-    """Pay G completions of one problem and lay them out for the policy."""
-    import torch
-
+def pay(problem: dict[str, Any], completions: list[Completion], params: RunParams) -> list[dict[str, Any]]:
+    """The rows of a group: each completion with its rewards and the grader's verdict."""
     lengths, limit = [[c.length for c in completions]], params.training.max_completion_length
-    texts, ids = [c.text for c in completions], [list(c.ids) for c in completions]
+    texts = [c.text for c in completions]
     paid = preview([problem], [texts], params.reward, lengths=lengths, max_completion_length=limit)
-    rows = [
+    return [
         {**problem, "completion": c.text, "length": c.length, "truncated": c.truncated, "reward": paid.totals[place],
          "rewards": {name: values[place] for name, values in paid.rewards.items()},
          "correct": paid.verdicts[place].correct, "reason": paid.verdicts[place].reason}
         for place, c in enumerate(completions)
     ]  # fmt: skip
+
+
+def make_group(
+    policy: Policy, problem: dict[str, Any], completions: list[Completion], rows: list[dict], params: RunParams
+) -> Group:
+    """Lay G completions of one problem out for the policy."""
+    import torch
+
+    ids = [list(c.ids) for c in completions]
     prompts = [conversation(problem, params.reward)] * len(ids)
     inputs, ids_GT, mask_GT = completions_as_inputs(policy, prompts, [problem["image"]] * len(ids), ids)
     words_GT = [[policy.processor.tokenizer.decode([token]) for token in tokens] for tokens in ids]
-    rewards_G = torch.tensor([total or 0.0 for total in paid.totals], device=ids_GT.device)
+    rewards_G = torch.tensor([row["reward"] or 0.0 for row in rows], device=ids_GT.device)
     return Group(problem, rows, words_GT, inputs, ids_GT, mask_GT, rewards_G)
 
 

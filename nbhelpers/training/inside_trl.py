@@ -2,10 +2,14 @@
 
 * `_calculate_rewards`, `_generate_and_score_completions`: the only places where a rollout's rewards and advantages are.
 * `_generate_single_turn`: around it, `generate` computes what a group shares once.
+* `_get_train_sampler`: each epoch's order from the seed and the epoch alone.
+* `_step`: micro-batches of the whole training, from which TRL tells when a rollout is used up; it counts on after a
+  resume.
 * `_metrics`: what a rehearsed loss adds to it is taken out again.
 * `_compute_loss`, `_get_per_token_logps_and_entropies`, `_ForwardRedirection`: the importance weights of vLLM from the
   loss's own forward; the log-probs of a group's completions after one common prompt.
 * `shuffle_sequence_dict`, which `_prepare_inputs` calls: a group's completions stay together.
+* `_setup_devices` of the arguments: the device of several CPU processes, by a name that `torch.load` knows.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
 """
 
@@ -22,6 +26,16 @@ from nbhelpers.training.fused import Lengths
 from nbhelpers.training.packed import packed_log_probs
 
 
+def name_the_cpu(config: Any) -> None:
+    """Let several CPU processes go on from a checkpoint: accelerate 1.15 calls the device of each `cpu:0`, transformers
+    5.17 loads the optimiser's state there, and `torch.load` (2.13) knows a `cpu` without a number only.
+    """
+    import torch
+
+    if config.device.type == "cpu":
+        vars(config)["_setup_devices"] = torch.device("cpu")
+
+
 @functools.cache
 def rollout_trainer_class() -> type:
     """`GRPOTrainer` of the TRL that is imported (Unsloth replaces it), which shows each rollout it trains on to its
@@ -31,6 +45,9 @@ def rollout_trainer_class() -> type:
     from trl import GRPOTrainer
 
     class RolloutTrainer(GRPOTrainer):
+        def _get_train_sampler(self, dataset=None):
+            return order_by_epoch(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
+
         def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             start = self.accelerator.process_index * len(prompts)  # TRL gathers the rewards of all processes
@@ -45,6 +62,66 @@ def rollout_trainer_class() -> type:
             return output
 
     return RolloutTrainer
+
+
+def order_by_epoch(sampler: Any, epochs_done: Callable[[], int]) -> Any:
+    """TRL's `RepeatSampler` whose order in an epoch is that of an uninterrupted run, whichever epoch comes first.
+
+    TRL 1.14.2 draws the order of each epoch from a generator that begins anew in a resumed process, so that its first
+    epoch has the order of epoch 0: killed in the third epoch and resumed, a run went on with problems that it had just
+    had (found 2026-11-24; modelscope/ms-swift#10050 is the same fault, TRL has no issue on it). The sampler asks for
+    the epoch itself: on a resume with several processes, accelerate 1.15's `set_epoch` does not reach it through
+    `skip_first_batches`. `tests/faults/test_resuming_later.py` tells when this can go.
+
+    Args:
+        epochs_done: whole epochs that training has behind it when the next order is drawn.
+    """
+    import torch
+
+    class OrderByEpoch(torch.utils.data.Sampler):
+        def __iter__(self):
+            if sampler.shuffle:
+                sampler.generator.manual_seed(sampler.seed)
+                for _ in range(epochs_done()):
+                    torch.randperm(sampler.num_samples, generator=sampler.generator)
+            return iter(sampler)
+
+        def __len__(self):
+            return len(sampler)
+
+    return OrderByEpoch()
+
+
+def rollouts_callback(trainer: Any) -> Any:
+    """A callback for the trainer by which a resumed run goes on at the same place of a rollout, which may serve several
+    optimiser steps (`num_iterations`, `steps_per_generation`).
+
+    TRL begins to count at 0 in each process, and keeps no rollout in a checkpoint: so the count goes on, and what is to
+    be saved in the middle of a rollout is saved at its end.
+    """
+    from transformers import TrainerCallback
+
+    class RolloutsCallback(TrainerCallback):
+        owed = False
+
+        def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+            per_epoch, accumulation = len(train_dataloader), args.gradient_accumulation_steps
+            epochs, steps = divmod(state.global_step, -(-per_epoch // accumulation))
+            trainer._step = epochs * per_epoch + steps * accumulation
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step >= state.max_steps:
+                return
+            self.owed = self.owed or control.should_save
+            control.should_save = self.owed and is_between_rollouts(trainer)
+            self.owed = self.owed and not control.should_save
+
+    return RolloutsCallback()
+
+
+def is_between_rollouts(trainer: Any) -> bool:
+    """Whether the next batch of a trainer begins with new completions."""
+    return trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) == 0
 
 
 @functools.cache

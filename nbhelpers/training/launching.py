@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import signal
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
-from nbhelpers.policy import Policy
+from nbhelpers.policy import Policy, serve
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training.configuration import TrainingError, is_first_process, launched
 from nbhelpers.training.stopping import TrainingStopped
@@ -40,7 +39,8 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     """Run `python -m module` with these parameters in `processes` processes, and return at their end.
 
     Args:
-        module: takes a preset, `--set`, `--output-dir` and `--trust-code`.
+        module: takes a preset, `--set`, `--output-dir` and `--trust-code`. With `model.vllm_server: auto` the server is
+            started first, where none of this process runs yet, and all of them use it.
         look: called a few times a second, and at the end.
 
     Raises:
@@ -51,6 +51,8 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("rank-*.log"):
         old.unlink()
+    if params.model.served and params.model.vllm_server == "auto":
+        serve(params.model, params.lora.r)
     words = _FirstRank(logs / "rank-0.log")
     with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
         child = subprocess.Popen(
@@ -84,13 +86,7 @@ def command(module: str, params: RunParams, processes: int) -> list[str]:
     """The line that `launch` runs: every parameter goes along, so that no file is read twice."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher += ["--main_process_port", "0", "-m", module, params.preset, "--output-dir", str(params.output_dir)]
-    for section, values in params.as_dict().items():
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if (section, key) in (("training", "max_steps"), ("training", "num_train_epochs")) and value is None:
-                continue  # one of the two says how long
-            launcher += ["--set", f"{section}.{key}={json.dumps(value)}"]
-    return launcher
+    return [*launcher, "--main_process_port", "0", "-m", module, *params.as_arguments()]
 
 
 def _end(child: subprocess.Popen) -> None:
@@ -227,9 +223,9 @@ def _end_without(starter: int) -> None:
 
 def beside_processes(params: RunParams, processes: int) -> ModelParams:
     """How the process that starts others loads the policy to look at it: without vLLM, whose memory could not be given
-    back to the first of them, and without Unsloth, which compiles for minutes.
+    back to the first of them, and without Unsloth, which compiles for minutes. A served vLLM is there for it too.
     """
-    if processes == 1:
+    if processes == 1 or params.model.served:
         return params.model
     return params.model.model_copy(update={"backend": "transformers", "fast_inference": False})
 
@@ -243,7 +239,7 @@ def out_of_the_way(policy: Policy) -> Iterator[None]:
     """
     import torch
 
-    if policy.engine is not None:
+    if policy.holds_vllm:
         raise TrainingError(
             "vLLM runs in this process and holds the memory that the first of several would need: restart the kernel, "
             "and do not sample before training; or set training.num_processes=1."

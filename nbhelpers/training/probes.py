@@ -55,27 +55,21 @@ class Probes:
         }
 
 
-def probes_callback(probes: Probes) -> Any:
+def probes_callback(probes: Probes, fresh: dict[str, float]) -> Any:
     """A callback for the trainer that asks the probes before the first step, every `probe_steps`, and after the last.
 
-    `fresh` holds what the last asking found until a line of the metrics has taken it.
+    Args:
+        fresh: gets what was found, for the next line of the metrics.
     """
     from transformers import TrainerCallback
 
     class ProbesCallback(TrainerCallback):
-        def __init__(self):
-            self.fresh: dict[str, float] = {}
-
         def on_train_begin(self, args, state, control, **kwargs):
             if state.global_step == 0:
-                self.fresh = probes.ask(0)
+                fresh.update(probes.ask(0))
 
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step % probes.params.training.probe_steps == 0 or state.global_step == state.max_steps:
-                self.fresh = probes.ask(state.global_step)
-
-        def take(self) -> dict[str, float]:
-            found, self.fresh = self.fresh, {}
-            return found
+                fresh.update(probes.ask(state.global_step))
 
     return ProbesCallback()

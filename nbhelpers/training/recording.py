@@ -13,9 +13,9 @@ from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
 from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory, SampleWriter, TokenLogProbs, progress_line
+from nbhelpers.runs import RunDirectory, SampleWriter, TokenLogProbs, progress_line, read_seal, seal
 from nbhelpers.training.alarm_rules import alarms
-from nbhelpers.training.resuming import Standing
+from nbhelpers.training.resuming import Standing, run_facts
 
 
 class Recorder:
@@ -137,8 +137,10 @@ def _say_what_moved(folder: Path | None) -> None:
         print(f"Moved to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.", flush=True)
 
 
-def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, more: Callable[[], dict] = dict) -> Any:
-    """A callback for the trainer that writes `metrics.jsonl`, with what `more` adds to a line, and calls `on_log`."""
+def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, fresh: dict[str, float]) -> Any:
+    """A callback for the trainer that writes `metrics.jsonl`, with what others found since the last line (`fresh`,
+    which it empties), and calls `on_log`.
+    """
     from transformers import TrainerCallback
 
     class MetricsCallback(TrainerCallback):
@@ -149,15 +151,43 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, m
             run.update_manifest(max_steps=state.max_steps)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if not logs or "reward" not in logs:
-                return  # the summary at the end of training carries no rewards
-            line = {"step": state.global_step, "time": time.time(), **logs, **more()}
+            if not logs or "loss" not in logs:
+                return  # the summary at the end of training is of no step; a step on an old rollout has no rewards
+            line = {"step": state.global_step, "time": time.time(), **logs, **fresh}
+            fresh.clear()
             run.append_jsonl(run.metrics_path, line)
             if on_log:
                 pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
                 on_log({**line, "max_steps": state.max_steps, "seconds_per_step": pace})
 
     return MetricsCallback()
+
+
+def sealing_callback(params: RunParams, resumed: Path | None, *, is_main: bool) -> Any:
+    """A callback for the trainer of every process: the first seals a checkpoint that all have written their part of.
+
+    Args:
+        resumed: the checkpoint that training goes on from; the seconds spent up to it are counted in.
+    """
+    from accelerate import PartialState
+    from transformers import TrainerCallback
+
+    class SealingCallback(TrainerCallback):
+        @property
+        def seconds(self) -> float:
+            """Spent on training so far."""
+            return round(time.perf_counter() - self.started, 2)
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.started = time.perf_counter() - (read_seal(resumed)["seconds"] if resumed else 0)
+
+        def on_save(self, args, state, control, **kwargs):
+            PartialState().wait_for_everyone()
+            if is_main:
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                seal(folder, **run_facts(params, state.global_step, state.max_steps, self.seconds))
+
+    return SealingCallback()
 
 
 def after_first_step(call: Callable[[], None]) -> Any:

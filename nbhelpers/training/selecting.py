@@ -39,12 +39,15 @@ def best_folder(run: RunDirectory) -> Path:
     return run.checkpoints_dir / "best"
 
 
-def selecting_callback(policy: Policy, problems: Any, params: RunParams, run: RunDirectory, resumed: int) -> Any:
+def selecting_callback(
+    policy: Policy, problems: Any, params: RunParams, run: RunDirectory, resumed: int, fresh: dict[str, float]
+) -> Any:
     """A callback for the trainer that answers the selection set greedily every `training.eval_steps` and after the last
     step, and keeps the adapter where the accuracy is higher than ever before.
 
     Args:
         resumed: the step that training goes on from; an adapter kept after it is made again.
+        fresh: gets the accuracy, for the next line of the metrics.
     """
     from transformers import TrainerCallback
 
@@ -53,7 +56,6 @@ def selecting_callback(policy: Policy, problems: Any, params: RunParams, run: Ru
 
     class SelectingCallback(TrainerCallback):
         def __init__(self):
-            self.fresh: dict[str, float] = {}
             self.best = best
 
         def on_step_end(self, args, state, control, **kwargs):
@@ -62,14 +64,10 @@ def selecting_callback(policy: Policy, problems: Any, params: RunParams, run: Ru
                 return
             rows = predict(policy, problems, params, run, phase="selection")
             accuracy = sum(row["correct"] for row in rows) / len(rows)
-            self.fresh = {"selection/accuracy": accuracy}
+            fresh["selection/accuracy"] = accuracy
             if accuracy > self.best:
                 self.best = accuracy
                 _keep_best(policy, best_folder(run), step=step, accuracy=accuracy, problems=len(rows))
-
-        def take(self) -> dict[str, float]:
-            found, self.fresh = self.fresh, {}
-            return found
 
     return SelectingCallback()
 

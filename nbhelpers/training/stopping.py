@@ -10,7 +10,7 @@ import contextlib
 import errno
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +62,12 @@ def stop_request() -> Iterator[StopRequest]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def stopping_callback(request: StopRequest, steps_per_rollout: int) -> Any:
+def stopping_callback(request: StopRequest, between_rollouts: Callable[[], bool]) -> Any:
     """A callback for the trainer of every process that ends training after a step, with a checkpoint, once one of them
     was asked to.
 
     Args:
-        steps_per_rollout: optimiser steps that one rollout serves; between two rollouts training goes on as if it had
+        between_rollouts: whether no step is left that the last rollout serves; from there training goes on as if it had
             not been interrupted.
     """
     from accelerate.utils import gather_object
@@ -76,7 +76,7 @@ def stopping_callback(request: StopRequest, steps_per_rollout: int) -> Any:
     class StoppingCallback(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             asked = any(gather_object([request.by is not None]))
-            if asked and state.global_step % steps_per_rollout == 0:
+            if asked and between_rollouts():
                 control.should_save = control.should_training_stop = True
 
     return StoppingCallback()

@@ -25,7 +25,6 @@ from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_prob
 from nbhelpers.rewards import make_reward_funcs
 from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, log_into, read_seal, stage, writing
 from nbhelpers.training.card import write_card
-from nbhelpers.training.checkpoints import sealing_callback
 from nbhelpers.training.configuration import (
     TrainingError,
     grpo_arguments,
@@ -37,7 +36,10 @@ from nbhelpers.training.configuration import (
 from nbhelpers.training.fitting import must_recompute, out_of_memory, row_lengths
 from nbhelpers.training.inside_trl import (
     generating_with,
+    is_between_rollouts,
+    name_the_cpu,
     rollout_trainer_class,
+    rollouts_callback,
     sampling_in_groups,
     scoring_in_groups,
     weights_from_the_loss,
@@ -52,6 +54,7 @@ from nbhelpers.training.recording import (
     log_line,
     metrics_callback,
     note_state,
+    sealing_callback,
     start_records,
     warn_about_learning,
 )
@@ -144,6 +147,7 @@ def _train(
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
+    name_the_cpu(config)
     is_main = config.process_index == 0
     refuse_other_data(run, where, problems.fingerprint, plan)
     tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
@@ -168,11 +172,10 @@ def _train(
     recorder = Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
     trainer.on_rollout = recorder
     if is_main:
-        probing = probes_callback(Probes(policy, probes, params, run))
-        selecting = selecting_callback(policy, selection, params, run, where.step)
-        metrics = metrics_callback(run, on_log, more=lambda: probing.take() | selecting.take())
-        for callback in (probing, selecting, metrics):
-            trainer.add_callback(callback)
+        fresh: dict[str, float] = {}
+        trainer.add_callback(probes_callback(Probes(policy, probes, params, run), fresh))
+        trainer.add_callback(selecting_callback(policy, selection, params, run, where.step, fresh))
+        trainer.add_callback(metrics_callback(run, on_log, fresh))
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
     trainer.add_callback(sealing)
@@ -219,11 +222,18 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
     """
     if is_trained(params, run):
         return False
-    check(params)
-    model = beside_processes(params, num_processes(params))
-    policy = load_policy(model, params.lora, params.training)
-    train(policy, load_problems(params.dataset), params, run, on_log=log_line)
+    load_and_train(params)
     return True
+
+
+def load_and_train(
+    params: RunParams, *, on_log: Callable[[dict], None] | None = log_line
+) -> tuple[Policy, ProblemSets, TrainingResult]:
+    """`train` from the parameters alone: see that they can be trained, load the policy and the problems, train."""
+    check(params)
+    model = beside_processes(params, 1 if launched() else num_processes(params))
+    policy, problems = load_policy(model, params.lora, params.training), load_problems(params.dataset)
+    return policy, problems, train(policy, problems, params, RunDirectory(params.output_dir), on_log=on_log)
 
 
 def _unsaid(sentence: str) -> None:
@@ -304,14 +314,14 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
     """Train to the end. On a GPU the first step, with what is compiled in it, is a stage of its own."""
     import torch
 
-    per_rollout = trainer.args.steps_per_generation * trainer.num_iterations // trainer.args.gradient_accumulation_steps
     try:
         with (
             contextlib.ExitStack() as first,
             looking_once(policy.model, policy.processor),
             stop_request() as request,
         ):
-            trainer.add_callback(stopping_callback(request, max(1, per_rollout)))
+            trainer.add_callback(rollouts_callback(trainer))
+            trainer.add_callback(stopping_callback(request, lambda: is_between_rollouts(trainer)))
             if torch.cuda.is_available():
                 first.enter_context(stage("first step, which compiles"))
                 trainer.add_callback(after_first_step(first.close))

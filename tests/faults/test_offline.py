@@ -62,19 +62,20 @@ def attempts(tmp_path):
 
 
 def training(tmp_path):
+    """What follows `python -m nbhelpers.training`."""
     sections = {"training": TINY_TRAINING | {"max_steps": 1, "save_steps": 1}, "dataset": TINY_DATASET}
     settings = [f"{name}.{key}={json.dumps(value)}" for name, keys in sections.items() for key, value in keys.items()]
     given = [part for setting in settings for part in ("--set", setting)]
-    return ["-m", "nbhelpers.training", "smoke", "--output-dir", str(tmp_path / "run"), *given]
+    return ["smoke", "--output-dir", str(tmp_path / "run"), *given]
 
 
 def test_training_evaluating_and_reporting_reach_for_nobody(attempts, tmp_path):
-    assert attempts(*training(tmp_path)) == []
-    assert (tmp_path / "run" / "final_model" / "adapter_model.safetensors").is_file()
-    rest = (
+    whole = (
         "from nbhelpers import problems, policy, evaluation, show, runs\n"
         "from nbhelpers.params import RunParams\n"
-        "few = {'num_samples': 4, 'pass_k': 2}\n"
+        "from nbhelpers.training.__main__ import main\n"
+        f"assert main({training(tmp_path)!r}) == 0\n"
+        "few = {'num_samples': 4, 'pass_k': 2, 'pass_problems': 2, 'plain_problems': 2}\n"
         f"params = RunParams.load({str(tmp_path / 'run' / 'params.yaml')!r}, evaluation=few)\n"
         "run = runs.RunDirectory(params.output_dir)\n"
         "trained = policy.load_final_model(run.final_model_dir, params.model)\n"
@@ -82,14 +83,16 @@ def test_training_evaluating_and_reporting_reach_for_nobody(attempts, tmp_path):
         "show.write_report(run.path)\n"
         "policy.export_final_model(run.final_model_dir, params.model, run.path / 'merged')\n"
     )
-    assert attempts("-c", rest) == []
+    assert attempts("-c", whole) == []
+    assert (tmp_path / "run" / "final_model" / "adapter_model.safetensors").is_file()
     assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "merged").is_dir()
 
 
 @pytest.mark.slow
 def test_the_hook_sees_trl_s_telemetry_where_a_person_asks_for_it(attempts, tmp_path):
     """Once this fails, TRL sends none any more."""
-    assert "huggingface.co" in attempts(*training(tmp_path), HF_HUB_DISABLE_TELEMETRY="0")
+    command = ["-m", "nbhelpers.training", *training(tmp_path)]
+    assert "huggingface.co" in attempts(*command, HF_HUB_DISABLE_TELEMETRY="0")
 
 
 def test_the_hook_sees_an_attempt(attempts):

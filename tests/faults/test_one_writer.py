@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -52,7 +53,7 @@ def test_a_child_that_outlives_the_writer_holds_nobody_up(tmp_path):
     parent.kill()
     parent.wait()
     with writing(tmp_path, "training"):
-        pass
+        assert json.loads((tmp_path / ".writer").read_text())["pid"] == os.getpid()
 
 
 def test_the_lock_is_held_while_something_is_written_and_no_longer(tmp_path):

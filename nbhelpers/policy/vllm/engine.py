@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nbhelpers.params import ModelParams, TrainingParams
-from nbhelpers.policy.memory import COMPLETIONS, give_vllm_its_share, this_gpu
+from nbhelpers.policy.memory import COMPLETIONS, COMPLETIONS_ALONE, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
-from nbhelpers.policy.policy import Completion, Policy
+from nbhelpers.policy.policy import Completion, Policy, weights_source
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
-from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of
+from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
+from nbhelpers.policy.vllm.served import ServedEngine, served_engine, url_of_server
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
-from nbhelpers.runs import stage
+from nbhelpers.runs import gpu_processes, stage
+
+PATIENCE = (5.0, 10.0)  # seconds before another attempt to start
+
+SERVED_COMPLETIONS = 256  # that a server generates at once, for all processes
 
 
 @dataclass
@@ -51,13 +59,15 @@ class Engine:
         self.version += 1
 
     def generate(
-        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, **sampling: Any
-    ) -> tuple[list[list[int]], list[list[float]]]:
+        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1,
+        seeds: Sequence[int] | None = None, **sampling: Any,
+    ) -> tuple[list[list[int]], list[list[float]]]:  # fmt: skip
         """Complete each prompt `n` times.
 
         Args:
             prompts: token ids, the picture's placeholder expanded.
             images: a picture (PIL) per prompt, or None.
+            seeds: of the sampling, one per prompt, see `prompt_seeds`; None takes vLLM's own generator.
             sampling: fields of `vllm.SamplingParams`.
 
         Returns:
@@ -68,15 +78,17 @@ class Engine:
 
         bias = {token: -100.0 for token in self.banned_ids} or None
         options = {"logprobs": 0, "detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
+        seeds = seeds or [options.pop("seed", None)] * len(prompts)
+        given = [SamplingParams(n=n, seed=seed, **options) for seed in seeds]
         rows = [{"prompt_token_ids": list(ids), "cache_salt": str(self.version)} for ids in prompts]
         for row, image in zip(rows, images or [], strict=bool(images)):
             if image is not None:
                 row["multi_modal_data"] = {"image": image}
-        outputs = self.llm.generate(rows, SamplingParams(n=n, **options), use_tqdm=False, lora_request=self.request)
-        for given, output in zip(prompts, outputs, strict=True):
-            if list(given) != list(output.prompt_token_ids):
+        outputs = self.llm.generate(rows, given, use_tqdm=False, lora_request=self.request)
+        for asked, output in zip(prompts, outputs, strict=True):
+            if list(asked) != list(output.prompt_token_ids):
                 raise GenerationError(
-                    f"vLLM read a prompt of {len(given)} tokens as {len(output.prompt_token_ids)} others, so that it "
+                    f"vLLM read a prompt of {len(asked)} tokens as {len(output.prompt_token_ids)} others, so that it "
                     f"would answer another question than the trainer learns from. {WITHOUT_VLLM}"
                 )
         completions = [completion for output in outputs for completion in output.outputs]
@@ -89,23 +101,26 @@ class Engine:
 
 
 def start_engine(
-    policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int = COMPLETIONS,
+    policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int | None = None,
     **changes: Any,
-) -> Engine:  # fmt: skip
+) -> Engine | ServedEngine:  # fmt: skip
     """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
-    `policy.sample` use it.
+    `policy.sample` use it. With `model.vllm_server` that is a server.
 
     Args:
         training: what will be trained beside it, for `gpu_memory_utilization: auto`.
-        completions: most completions generated at once; with more of them the rest waits.
+        completions: most completions generated at once; with more of them the rest waits. None: 64 beside training,
+            256 without.
         changes: arguments of `vllm.LLM` in place of those of `engine_arguments`.
 
     Raises:
         GenerationError: vLLM is not installed, or does not fit the GPU's memory.
     """
     if policy.engine is None:
+        completions = completions or (COMPLETIONS if training else COMPLETIONS_ALONE)
         with stage("starting vLLM"):
-            policy.engine = _start_engine(policy, params, training, completions, changes)
+            start = _connect if params.served else _start_engine
+            policy.engine = start(policy, params, training, completions, changes)
             policy.sampler = functools.partial(sample_with_engine, policy, policy.engine)
     return policy.engine
 
@@ -114,11 +129,9 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     if policy.backend == "unsloth":
         llm, hand_over = engine_beside(policy.model), SharedAdapter()
     else:
-        if params.gpu_memory_utilization == "auto":
-            rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
-            model, gpu = params.model_copy(update={"name": policy.source}), this_gpu()
-            options = {"loaded": True, "completions": completions}
-            params = give_vllm_its_share(model, rank, training, "transformers", gpu, **options)
+        rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
+        model, options = params.model_copy(update={"name": policy.source}), {"completions": completions}
+        params = give_vllm_its_share(model, rank, training, "transformers", this_gpu(), loaded=True, **options)
         llm, hand_over = _start_beside(policy, params, completions, changes)
     stop_ids = end_of_turn_ids(policy.processor, policy.model)
     engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
@@ -130,8 +143,54 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     return engine
 
 
+def _connect(policy: Policy, params: ModelParams, *_: Any) -> ServedEngine:
+    """The server that `model.vllm_server` names, started now where it is `auto` and none runs yet."""
+    url = params.vllm_server
+    if url == "auto":
+        url = serve(
+            params.model_copy(update={"name": policy.source}),
+            policy.model.peft_config["default"].r if policy.has_adapter else 16,
+        )
+    stop_ids, image_id = end_of_turn_ids(policy.processor, policy.model), policy.processor.tokenizer.image_token_id
+    return served_engine(url, stop_ids, never_sampled_ids(policy.processor), image_id)
+
+
+def serve(params: ModelParams, lora_rank: int) -> str:
+    """Serve the base weights by a vLLM on this machine's last GPU, where no process of this run does already.
+
+    Args:
+        lora_rank: of the largest adapter that it will be given.
+
+    Returns:
+        Its address, which processes that are started later find by themselves.
+
+    Raises:
+        GenerationError: there is one GPU only, or the server did not start.
+    """
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",")
+    if len(gpus) < 2:
+        raise GenerationError(
+            f"model.vllm_server=auto takes a GPU of its own, and there is {'one' if visible else 'none'} here. Leave "
+            "it out, so that vLLM runs beside the policy, or name the address of a server."
+        )
+    share = 0.9 if params.gpu_memory_utilization == "auto" else params.gpu_memory_utilization
+    room = params.model_copy(update={"gpu_memory_utilization": share})
+    source = weights_source(params.name)
+    arguments = engine_arguments(source, room, completions=SERVED_COMPLETIONS, lora_rank=lora_rank)
+    del arguments["distributed_executor_backend"]
+    with stage("starting the vLLM server"):
+        return url_of_server(source, arguments | {"max_cpu_loras": 2}, gpus[-1])
+
+
 def _start_beside(policy: Policy, params: ModelParams, completions: int, changes: dict) -> tuple[Any, Any]:
-    """`vllm.LLM` with its own copy of the base weights, and the way to hand the adapter to it."""
+    """`vllm.LLM` with its own copy of the base weights, and the way to hand the adapter to it.
+
+    Args:
+        params: from `give_vllm_its_share`; `load_in_4bit` says whether vLLM's copy is.
+    """
     import torch
 
     prepare_environment()
@@ -154,11 +213,16 @@ def _start_beside(policy: Policy, params: ModelParams, completions: int, changes
         lora_rank=policy.model.peft_config["default"].r if quantised else None,
         dtype=str(half).removeprefix("torch."),
     )
-    arguments |= {"seed": int(os.environ["RANK"]), **changes}
-    with quick_start(policy.source, policy.processor.tokenizer):
-        llm = _start(LLM, arguments)
+    arguments["seed"] = int(os.environ["RANK"])
+    with contextlib.ExitStack() as inside:
+        inside.enter_context(quick_start(policy.source, policy.processor.tokenizer))
+        if not params.load_in_4bit:
+            # What the folder says about a quantisation is how the policy was read, not how vLLM gets it.
+            arguments["load_format"] = inside.enter_context(weights_from(policy.model))
+            arguments["hf_overrides"] = {"quantization_config": None}
+        llm = _start(LLM, arguments | changes)
     runner = runner_of(llm)
-    return llm, LoraAdapter(runner) if "enable_lora" in arguments else MergedAdapter(runner.get_model())
+    return llm, LoraAdapter(runner) if runner.lora_config else MergedAdapter(runner.get_model())
 
 
 def engine_arguments(
@@ -196,19 +260,39 @@ def engine_arguments(
 
 
 def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
-    """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set."""
-    try:
-        return llm_class(**arguments)
-    except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
-        if "memory" not in str(error).lower():
-            raise
-        share = arguments["gpu_memory_utilization"]
-        raise GenerationError(
-            f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where "
-            f"other work holds the GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where "
-            "the completions do not fit, raise it, or lower model.max_seq_length. `nbhelpers doctor` estimates what a "
-            "preset needs."
-        ) from error
+    """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set.
+
+    vLLM 0.26 gives up where the card gets emptier while it measures, as when another process ends: then it is tried
+    again.
+    """
+    for wait in (*PATIENCE, None):
+        try:
+            return llm_class(**arguments)
+        except AssertionError as error:
+            if "memory profiling" not in str(error):
+                raise
+            if wait is None:
+                raise GenerationError(
+                    "vLLM could not start: other processes gave memory back each time that it measured what is free. "
+                    f"On the card: {', '.join(gpu_processes()) or 'none that can be named'}. Run this again once they "
+                    "have ended."
+                ) from error
+        except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
+            if "memory" not in str(error).lower():
+                raise
+            raise GenerationError(_too_little(error, arguments["gpu_memory_utilization"])) from error
+        print("Another process gave GPU memory back while vLLM measured it; vLLM starts again.", flush=True)
+        time.sleep(wait)
+        gc.collect()  # what the first attempt held
+
+
+def _too_little(error: Exception, share: float) -> str:
+    return (
+        f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where "
+        f"other work holds the GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where "
+        "the completions do not fit, raise it, or lower model.max_seq_length. `nbhelpers doctor` estimates what a "
+        "preset needs."
+    )
 
 
 def _rendezvous() -> None:
@@ -241,9 +325,18 @@ def sample_with_vllm(policy: Policy, params: ModelParams, training: TrainingPara
     policy.sampler = start_and_sample
 
 
+def prompt_seeds(seed: int, prompts: int) -> list[int]:
+    """A seed for each prompt. vLLM draws a request's numbers from its seed alone: with one seed for all, every prompt
+    would meet the same luck, and their rates would spread more than the intervals allow for.
+    """
+    import numpy as np
+
+    return np.random.SeedSequence(seed).generate_state(prompts).tolist()
+
+
 def sample_with_engine(
     policy: Policy, engine: Engine, conversations, images, *, samples_per_problem, max_new_tokens, batch_size, progress,
-    **sampling,
+    seed, **sampling,
 ) -> list[list[Completion]]:  # fmt: skip
     """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
     if policy.has_adapter and not adapter_is_off(policy.model):
@@ -251,11 +344,12 @@ def sample_with_engine(
     else:
         engine.drop_adapter()
     prompts = policy.prompt_ids(conversations)
+    seeds = prompt_seeds(seed, len(prompts))
     batch_size = batch_size or 256
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):
         end = start + batch_size
-        options = {"n": samples_per_problem, "max_tokens": max_new_tokens, **sampling}
+        options = {"n": samples_per_problem, "max_tokens": max_new_tokens, "seeds": seeds[start:end], **sampling}
         ids, _ = engine.generate(prompts[start:end], images[start:end], **options)
         groups = policy.completions(ids, engine.stop_ids, samples_per_problem)
         completions += groups

@@ -1,16 +1,18 @@
 """Giving the policy's adapter to vLLM before each generation, without the base weights, which never change.
 
-Three ways, one interface (`take`, `drop`): `MergedAdapter` writes base + adapter into vLLM's own weights, where both
-sides hold the base in 16 bit, so that vLLM runs no LoRA kernels, which cost it a quarter of each token;
-`inside.LoraAdapter` copies the matrices into vLLM's LoRA buffers, where the base is quantised; `unsloth.SharedAdapter`
-asks Unsloth, whose vLLM shares the policy's base weights.
+Three ways, one interface (`take`, `drop`): `MergedAdapter` writes base + adapter into vLLM's own weights, where it
+holds them in 16 bit, so that vLLM runs no LoRA kernels, which cost it a quarter of each token; `inside.LoraAdapter`
+copies the matrices into vLLM's LoRA buffers, where its base is quantised; `unsloth.SharedAdapter` asks Unsloth, whose
+vLLM shares the policy's base weights.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
+from nbhelpers.embedded import hub_name
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
 # What vLLM can hold for a LoRA (vllm.config.lora.MaxLoRARanks, 0.26).
@@ -69,6 +71,23 @@ def adapted_modules(model: Any) -> dict[Place, Any]:
     return modules
 
 
+def unpacked(weight: Any) -> Any:
+    """A weight as it is multiplied with: one in 4 bit as the 16-bit matrix that each forward makes of it."""
+    if type(weight).__name__ != "Params4bit":
+        return weight.detach()
+    from peft.utils.integrations import dequantize_bnb_weight
+
+    return dequantize_bnb_weight(weight)
+
+
+def base_weights(model: Any) -> Iterator[tuple[str, Any]]:
+    """The policy's weights without its adapter, by their names in the published checkpoints, which vLLM reads."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name, weight in base.named_parameters():
+        if ".lora_" not in name and not name.startswith("lm_head."):  # tied to the embedding
+            yield hub_name(name.replace(".base_layer.", ".")), unpacked(weight)
+
+
 def matrices(module: Any) -> tuple[Any, Any]:
     """A and the scaled B of one adapted layer: (rank, inputs) and (outputs, rank)."""
     a, b = (matrix["default"].weight.detach() for matrix in (module.lora_A, module.lora_B))
@@ -125,7 +144,7 @@ class MergedAdapter:
         with torch.no_grad():
             for place, module in self._modules.items():
                 a, b = matrices(module)
-                merged = torch.addmm(module.base_layer.weight.float(), b.float(), a.float())
+                merged = torch.addmm(unpacked(module.base_layer.weight).float(), b.float(), a.float())
                 noise = self._noise[: merged.numel()].view_as(merged)
                 self._slices[place].copy_(dithered(merged, noise))
 
@@ -135,33 +154,34 @@ class MergedAdapter:
 
         with torch.no_grad():
             for place, module in self._modules.items():
-                self._slices[place].copy_(module.base_layer.weight)
+                self._slices[place].copy_(unpacked(module.base_layer.weight))
 
     def _find(self, model: Any) -> None:
         """Find the slice of vLLM's weights that each adapted layer has, and see that it holds the same base weights."""
         import torch
 
         self.drop()
-        modules = adapted_modules(model)
-        slices, bases = {}, {place: module.base_layer.weight.detach() for place, module in modules.items()}
+        modules, slices = adapted_modules(model), {}
+        rows = {place: module.base_layer.out_features for place, module in modules.items()}
         for (layer, block, name), weight in self._weights.items():
             start = 0
             for part in FUSED.get(name, (name,)):
                 place = (layer, block, part)
-                if place not in bases:
+                if place not in modules:
                     break
-                slices[place] = weight.detach()[start : start + len(bases[place])]
-                start += len(bases[place])
-        if slices.keys() != bases.keys():
-            raise built_differently(len(slices), len(bases))
-        for place, base in bases.items():
+                slices[place] = weight.detach()[start : start + rows[place]]
+                start += rows[place]
+        if slices.keys() != modules.keys():
+            raise built_differently(len(slices), len(modules))
+        for place, module in modules.items():
+            base = unpacked(module.base_layer.weight)
             if slices[place].shape != base.shape or not torch.equal(slices[place], base):
                 raise GenerationError(
                     f"vLLM's base weights are not the policy's (layer {place[0]}, {place[2]}), so that it would sample "
                     f"from another model. {WITHOUT_VLLM}"
                 )
         self._model, self._modules, self._slices = model, modules, slices
-        largest = max(bases.values(), key=lambda base: base.numel())
+        largest = max(slices.values(), key=lambda part: part.numel())
         self._noise = torch.randint(
             0, 65536, (largest.numel(),), dtype=torch.int32, device=largest.device,
             generator=torch.Generator(largest.device).manual_seed(20260101),

@@ -6,6 +6,7 @@ All mends leave the result of a request as it is, but for rounding and for `acce
 * `PlaceholderRange.extract_embeds_range`: where a picture lies, looked up once.
 * `GemmaRMSNorm.register_oot`, `forward_native`: its norm as one kernel.
 * `maybe_make_thread_pool`, `_run_in_subprocess`: a quicker start.
+* `BaseModelLoader.load_weights`, the model's `load_weights`: the weights come from the policy instead of from a file.
 * `llm_engine.model_executor.driver_worker.model_runner` and its `get_model()`: the weights that it samples from.
 * `lora_manager`, `_adapter_manager`, `lora_index_to_id`, `set_lora`, `reset_lora`: the LoRA buffers.
 """
@@ -20,9 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.policy.patching import override, replaced
-from nbhelpers.policy.vllm.hand_over import FUSED, adapted_modules, built_differently, matrices, place_of
+from nbhelpers.policy.vllm.hand_over import (
+    FUSED,
+    adapted_modules,
+    base_weights,
+    built_differently,
+    matrices,
+    place_of,
+)
 from nbhelpers.policy.vllm.norm import fused_norm
-from nbhelpers.policy.vllm.setup import GenerationError
+from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
 ADAPTER_ID = 1
 
@@ -165,6 +173,32 @@ def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
         replaced(registry, "_run_in_subprocess", lambda function: function()),
     ):
         yield
+
+
+@contextlib.contextmanager
+def weights_from(policy_model: Any) -> Iterator[str]:
+    """Inside, an engine that is started with this `load_format` copies the policy's base weights on the GPU: they are
+    not read a second time, and it holds what the policy computes with, one in 4 bit too (`hand_over.unpacked`).
+    """
+    from vllm.model_executor.model_loader import BaseModelLoader, register_model_loader
+
+    class PolicyLoader(BaseModelLoader):
+        def download_model(self, model_config: Any) -> None:
+            """The policy is here."""
+
+        def load_weights(self, model: Any, model_config: Any) -> None:
+            loaded = model.load_weights(base_weights(policy_model))
+            if missing := {name for name, _ in model.named_parameters()} - loaded:
+                raise GenerationError(
+                    f"the policy has no weights for {len(missing)} of vLLM's layers (such as {min(missing)}): its "
+                    f"Gemma-3 is built differently from the tested version. {WITHOUT_VLLM}"
+                )
+
+    register_model_loader("policy")(PolicyLoader)
+    try:
+        yield "policy"
+    finally:
+        register_model_loader("policy")(BaseModelLoader)  # which holds no policy
 
 
 def runner_of(llm: Any) -> Any:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.policy.policy import Policy
-from nbhelpers.policy.scoring import completion_logits, completions_as_inputs
-from nbhelpers.policy.vllm.engine import Engine
+from nbhelpers.policy.scoring import completions_as_inputs, log_probs_and_entropies
+from nbhelpers.policy.vllm.engine import Engine, prompt_seeds
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
 # Where training stops: the weight that the mode itself gives. A `sequence` mode multiplies a completion by its whole
@@ -160,15 +160,14 @@ def check_parity(
     prompts = policy.prompt_ids(conversations)
     if policy.has_adapter:
         engine.take_adapter(policy.model)
-    ids, logps = engine.generate(prompts, list(images), max_tokens=min(SAMPLED, length), temperature=1.0, seed=0)
+    options = {"max_tokens": min(SAMPLED, length), "temperature": 1.0, "seeds": prompt_seeds(0, len(prompts))}
+    ids, logps = engine.generate(prompts, list(images), **options)
     inputs, ids_NT, mask_NT = completions_as_inputs(policy, conversations, images, ids)
     sampled_NT = pad_sequence([torch.tensor(values, dtype=torch.float64) for values in logps], batch_first=True)
     was_training = policy.model.training
     policy.model.eval()
     try:
-        with torch.no_grad():
-            logits = completion_logits(policy, inputs, tokens=ids_NT.shape[1])
+        trainer_NT, _ = log_probs_and_entropies(policy, inputs, ids_NT)
     finally:
         policy.model.train(was_training)
-    trainer_NT = torch.log_softmax(logits, dim=-1).gather(-1, ids_NT.unsqueeze(-1)).squeeze(-1)
     return parity_report(sampled_NT, trainer_NT.cpu(), mask_NT.cpu(), length=length, mode=mode)

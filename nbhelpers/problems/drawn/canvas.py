@@ -1,8 +1,14 @@
-"""The sheet of paper: Pillow's shapes, drawn enlarged and handed over reduced, so that edges are smooth."""
+"""What a kind of problem consists of, and the sheet of paper that it is drawn on: Pillow's shapes, drawn enlarged and
+handed over reduced, so that edges are smooth.
+"""
 
 from __future__ import annotations
 
 import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -46,10 +52,10 @@ class Canvas:
         """A line through x, y, x, y, ... with round corners."""
         self._draw.line(self._large(*points), fill=colour, width=self._large(width)[0], joint="curve")
 
-    def disc(self, x: float, y: float, radius: float, colour: tuple | None, outline: tuple | None = None) -> None:
-        """A disc or, without a colour, a circle."""
+    def disc(self, x: float, y: float, radius: float, colour: tuple) -> None:
+        """A filled disc."""
         box = self._large(x - radius, y - radius, x + radius, y + radius)
-        self._draw.ellipse(box, fill=colour, outline=outline, width=self._large(2)[0])
+        self._draw.ellipse(box, fill=colour)
 
     def slice(self, x: float, y: float, radius: float, start: float, end: float, colour: tuple) -> None:
         """A slice of a disc; degrees as on a clock's face from three o'clock."""
@@ -75,3 +81,30 @@ class Canvas:
     def finish(self) -> Image.Image:
         """The picture in its own size."""
         return self._image.reduce(_OVERSAMPLING)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a scene. `facts` is what one reads off the picture to answer it, beside the scene itself."""
+
+    question: str
+    answer: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    answer_type: str = "integer"
+    choices: list[str] | None = None
+    unit: str | None = None
+    precision: float | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem. Its scene is a dictionary of plain values that decides every pixel.
+
+    `sort` names the sort of picture: kinds of one sort ask different questions of the same pictures.
+    """
+
+    sort: str
+    scene: Callable[[random.Random], dict[str, Any]]
+    draw: Callable[[Canvas, dict[str, Any]], None]
+    describe: Callable[[dict[str, Any]], str]
+    ask: Callable[[dict[str, Any], random.Random], Asked]

@@ -6,8 +6,7 @@ import itertools
 import math
 import random
 
-from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, PAPER, SIZE, Canvas
-from nbhelpers.problems.drawn.kind import Asked, Kind
+from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, PAPER, SIZE, Asked, Canvas, Kind
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 SOLD = ("books", "cakes", "lamps", "tents")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from nbhelpers.problems.drawn.canvas import COLOURS, Canvas
-from nbhelpers.problems.drawn.kind import Asked, Kind
+from nbhelpers.problems.drawn.canvas import COLOURS, Asked, Canvas, Kind
 
 ROWS, COLUMNS = 4, 5
 SHAPES = ("disc", "square", "triangle")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import random
 from collections.abc import Sequence
 
+from nbhelpers.params import did_you_mean
 from nbhelpers.problems.drawn import charts, counting, scales, shapes
-from nbhelpers.problems.drawn.canvas import Canvas
-from nbhelpers.problems.drawn.kind import Kind
+from nbhelpers.problems.drawn.canvas import Canvas, Kind
 
 PARTS = ("warmup", "train", "evaluation")
 DRAWN: dict[str, Kind] = {
@@ -79,9 +78,8 @@ def make_problems(n: int, seed: int | str = 0, part: str = "train", kinds: Seque
 
 def _check(what: str, given: str, allowed: Sequence[str]) -> None:
     if given not in allowed:
-        near = difflib.get_close_matches(str(given), allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{given!r} is no {what} of problem; there are: {', '.join(allowed)}.{hint}")
+        hint = did_you_mean(given, allowed)
+        raise ValueError(f"{given!r} is no {what} of problem; there are: {', '.join(allowed)}{hint}")
 
 
 def _digest(sort: str, scene: dict) -> str:

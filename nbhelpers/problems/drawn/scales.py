@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, Canvas, lightened
-from nbhelpers.problems.drawn.kind import Asked, Kind
+from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, Asked, Canvas, Kind, lightened
 
 
 def _turned(x: float, y: float, length: float, degrees: float) -> tuple[float, float]:

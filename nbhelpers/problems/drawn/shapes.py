@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, SIZE, Canvas, lightened
-from nbhelpers.problems.drawn.kind import Asked, Kind
+from nbhelpers.problems.drawn.canvas import COLOURS, FAINT, INK, SIZE, Asked, Canvas, Kind, lightened
 
 # --- an L on squared paper
 
