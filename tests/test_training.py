@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_policy import two_steps
 
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sentences import ParamsError
 from nbhelpers.policy.loading import load_policy
 from nbhelpers.problems import asking, loading
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.training import configuration
+from nbhelpers.training import configuration, inside_trl
 from nbhelpers.training.configuration import TrainingError, grpo_arguments
 from nbhelpers.training.fitting import must_recompute, out_of_memory, row_lengths
 from nbhelpers.training.trainer import drop_overlong, train
@@ -299,3 +300,30 @@ def test_two_processes_train_one_policy_and_keep_every_sample(tmp_path):
         assert sum(row["advantage"] for row in rows) == pytest.approx(0, abs=1e-5)
         assert all((row["rewards"]["correctness"] > 0) == row["correct"] for row in rows)
     assert run.read_manifest()["batch"] == {"completions_per_step": 16, "prompts_per_step": 4}
+
+
+def heads_used_by(policy, folder, before=lambda trainer: None):
+    """The adapter and the log after two steps with TRL, and the widths of what the language head made for the loss."""
+    widths = []
+    head = policy.model.get_output_embeddings()
+    hook = head.register_forward_hook(
+        lambda module, inputs, out: widths.append(out.shape[1]) if out.requires_grad else None
+    )
+    trainer, adapter = two_steps(policy, folder, before=before, gradient_checkpointing=True)
+    hook.remove()
+    return adapter, trainer.state.log_history, widths
+
+
+def test_log_probs_in_chunks_train_as_all_at_once_without_the_logits(tmp_path):
+    params = RunParams.load("smoke")
+    policy = load_policy(params.model, params.lora)
+    whole, log, heads = heads_used_by(policy, tmp_path / "whole")
+    parts, log_of_parts, heads_of_parts = heads_used_by(policy, tmp_path / "parts", inside_trl.log_probs_in_chunks)
+    assert heads and not heads_of_parts
+    assert any(not torch.equal(value, torch.zeros_like(value)) for value in whole.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    for key in ("loss", "entropy", "reward"):
+        assert [line[key] for line in log_of_parts if key in line] == pytest.approx(
+            [line[key] for line in log if key in line], abs=1e-4
+        )

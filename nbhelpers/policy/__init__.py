@@ -13,13 +13,11 @@ from nbhelpers.policy.loading import (
     needs_gpu,
 )
 from nbhelpers.policy.memory import (
-    CHUNK_BYTES,
     GIB,
-    TextShape,
     better_backend,
     fits,
-    kept_activations,
     memory_estimate,
+    packed_activations,
     packed_tokens,
     parameter_count,
     ways_to_fit,

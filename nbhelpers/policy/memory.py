@@ -231,6 +231,22 @@ def packed_tokens(training: TrainingParams, completions: int, prompt: int) -> in
     return -(-completions // training.num_generations) * prompt + completions * training.max_completion_length
 
 
+def packed_activations(
+    text: Mapping[str, Any], training: TrainingParams, completions: int, prompt: int, *, fused: bool
+) -> float:
+    """Bytes that a forward pass over a micro-batch of packed groups keeps, beside weights and gradients.
+
+    Args:
+        text: a `Gemma3TextConfig` as the dictionary in a config.json.
+        completions: of full length, in one micro-batch.
+        prompt: tokens of the longest.
+        fused: as in `kept_activations`.
+    """
+    shape, row = TextShape.of(text), packed_tokens(training, min(completions, training.num_generations), prompt)
+    kept = kept_activations(shape, packed_tokens(training, completions, prompt), row=row, fused=fused)
+    return kept + CHUNK_BYTES * (2 if fused else 1) * shape.vocabulary
+
+
 def memory_estimate(params: RunParams, gpu: Gpu, backend: str) -> dict[str, float] | None:
     """GiB of GPU memory that a preset takes on this card, by part; None for a model of unknown size. With
     `gpu_memory_utilization: auto` vLLM's part is what fits, or the least that it needs.

@@ -9,13 +9,11 @@ from typing import Any
 
 from nbhelpers.params import BatchPlan, RunParams, extends
 from nbhelpers.policy import (
-    CHUNK_BYTES,
     GIB,
     Policy,
-    TextShape,
     fits,
     has_bfloat16,
-    kept_activations,
+    packed_activations,
     packed_tokens,
     ways_to_fit,
 )
@@ -45,12 +43,8 @@ def must_recompute(
 
 
 def _kept(policy: Policy, params: RunParams, plan: BatchPlan, prompt: int, *, fused: bool) -> float:
-    """Bytes that the largest micro-batch of packed groups takes beside weights and gradients."""
-    shape = TextShape.of(policy.model.config.text_config.to_dict())
-    completions, training = plan.per_device_train_batch_size, params.training
-    row = packed_tokens(training, min(completions, training.num_generations), prompt)
-    kept = kept_activations(shape, packed_tokens(training, completions, prompt), row=row, fused=fused)
-    return kept + CHUNK_BYTES * (2 if fused else 1) * shape.vocabulary
+    text, completions = policy.model.config.text_config.to_dict(), plan.per_device_train_batch_size
+    return packed_activations(text, params.training, completions, prompt, fused=fused)
 
 
 def row_lengths(policy: Policy, params: RunParams, config: Any, plan: BatchPlan, prompt: int) -> Lengths | None:

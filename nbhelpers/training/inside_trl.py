@@ -9,6 +9,7 @@
 * `_compute_loss`, `_get_per_token_logps_and_entropies`, `_ForwardRedirection`: the importance weights of vLLM from the
   loss's own forward; the log-probs of a group's completions after one common prompt.
 * `shuffle_sequence_dict`, which `_prepare_inputs` calls: a group's completions stay together.
+* `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: TRL's log-probs without all logits.
 * `_setup_devices` of the arguments: the device of several CPU processes, by a name that `torch.load` knows.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
 """
@@ -329,6 +330,19 @@ def _repeats(prompts: Sequence[list[int]], group: int) -> bool:
     return len(prompts) % group == 0 and all(
         prompts[start] == prompts[start + place] for start in range(0, len(prompts), group) for place in range(1, group)
     )
+
+
+def log_probs_in_chunks(trainer: Any) -> None:
+    """Let TRL take the log-probs without ever holding all logits, whose (tokens, 262208) matrix and copies are 6 GiB
+    for four completions of 512 tokens: exact, a little slower, and for where memory is short.
+
+    TRL 1.14.2 offers it as `use_liger_kernel`, which asks for the package liger-kernel, replaces parts of the model,
+    and needs none of that for this (`GRPOTrainer._chunked_logps`). It is switched on here after the trainer is built.
+    """
+    from trl.models.utils import _ForwardRedirection
+
+    trainer.use_liger_kernel = True
+    trainer._forward_redirection = _ForwardRedirection()
 
 
 @functools.cache
