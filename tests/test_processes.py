@@ -21,7 +21,15 @@ from nbhelpers.params import ParamsError, RunParams
 from nbhelpers.policy import draws, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, read_seal
-from nbhelpers.training import TrainingError, TrainingStopped, launching, num_processes, train
+from nbhelpers.training import (
+    TrainingError,
+    TrainingStopped,
+    first_answers,
+    first_problems,
+    launching,
+    num_processes,
+    train,
+)
 from nbhelpers.training.resuming import last_whole_checkpoint
 
 # Three prompts x 4 completions; two processes share a group. Plain gradient descent from B = 0: the adapter's B after
@@ -189,6 +197,17 @@ def test_evaluation_in_two_processes_writes_the_file_that_one_writes(alone, tmp_
         files = (there.predictions_path, there.pass_path, there.plain_path)
         written.append([path.read_bytes() for path in files] + [result, asked])
     assert written[0] == written[1]
+
+
+@pytest.mark.slow
+def test_the_first_look_of_two_processes_is_that_of_one(tmp_path):
+    params = parameters(tmp_path, 1)
+    problems, counted = first_problems(load_problems(params.dataset)), []
+    alone = first_answers(params, problems, progress=counted.append)
+    together = first_answers(parameters(tmp_path, 2), problems, progress=counted.append)
+    assert len(alone) == 64 and {len(group) for group in alone} == {4} and sum(counted) == 2 * 64
+    assert len({completion.text for group in alone for completion in group}) > 64
+    assert together == alone and not list((tmp_path / "logs").glob("first-answers*"))
 
 
 @pytest.mark.slow

@@ -203,6 +203,18 @@ def take_place() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """Inside, the processes of a launcher can talk to each other without a trainer; none leaves before all are done."""
+    import torch
+    from accelerate import PartialState
+
+    together = PartialState(cpu=not torch.cuda.is_available())  # on CPUs they meet only where it is told so
+    yield
+    together.wait_for_everyone()  # one that goes while another still talks can abort it
+    together.destroy_process_group()
+
+
 def is_followed() -> bool:
     """Whether the process that started this one shows the metrics itself."""
     return _LOGS in os.environ
