@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbhelpers.evaluation import differences
 from nbhelpers.params import ParamsError
 from nbhelpers.runs import RunDirectory, read_seal
 
@@ -60,16 +61,12 @@ def report_differences(manifest: Path, again: RunDirectory) -> str:
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A line for each version, part of the machine, data set or grader that is another one."""
-    pairs = [(f"{key} ", then.get(key) or {}, now.get(key) or {}) for key in ("versions", "hardware")]
-    problems = [{"problems": (manifest.get("dataset") or {}).get("fingerprint")} for manifest in (then, now)]
-    pairs.append(("", *problems))
-    pairs.append(("", {"grader": then.get("grader")}, {"grader": now.get("grader")}))
-    return [
-        f"{what}{key}: {was.get(key)} then, {found.get(key)} now"
-        for what, was, found in pairs
-        for key in sorted(was.keys() | found.keys())
-        if was.get(key) != found.get(key)
+    made_with = [
+        {key: manifest.get(key) for key in ("versions", "hardware", "grader")}
+        | {"data": (manifest.get("dataset") or {}).get("fingerprint")}
+        for manifest in (then, now)
     ]
+    return differences(*made_with)
 
 
 def result_differences(first: RunDirectory, again: RunDirectory) -> list[str]:

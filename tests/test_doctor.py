@@ -174,6 +174,21 @@ def test_who_computes_on_the_card_is_read(monkeypatch):
     assert machine.gpu_processes() == ["process 4711 (python3, 40.0 GiB)", "process 12 (a, b)"]
 
 
+def test_gpus_that_this_process_may_not_use_are_not_counted(monkeypatch):
+    asked = []
+
+    def run(command, **kwargs):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="NVIDIA H100, 580.1, 81559, 81000, 9.0\n")
+
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(machine.subprocess, "run", run)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert len(machine.find_gpus()) == 1 and "--id=1" in asked[0] and len(asked) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.find_gpus() == [] and len(asked) == 1
+
+
 def test_more_of_anything_takes_more_memory():
     def needed(model=None, **sections):
         model = {"backend": "transformers", "gpu_memory_utilization": 0.5} | (model or {})

@@ -22,7 +22,7 @@ from nbhelpers.params import ParamsError, RunParams
 from nbhelpers.policy import draws, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, read_seal
-from nbhelpers.training import TrainingError, TrainingStopped, check, launching, num_processes, train
+from nbhelpers.training import TrainingError, TrainingStopped, launching, num_processes, train
 from nbhelpers.training.resuming import last_whole_checkpoint
 
 # Three prompts x 4 completions; two processes share a group. Plain gradient descent from B = 0: the adapter's B after
@@ -121,10 +121,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         num_processes(RunParams.load("full", training={"num_processes": 4}))
 
 
-def test_a_served_vllm_is_refused_and_not_silently_replaced(tmp_path):
-    params = RunParams.load("smoke", output_dir=tmp_path, training={"grpo": {"vllm_mode": "server"}})
-    with pytest.raises(ParamsError, match="vllm_mode is 'server'.*'colocate'"):
-        check(params)
+def test_torch_still_knows_no_cpu_with_a_number(tmp_path):
+    """When this fails, `inside_trl.name_the_cpu` can go."""
+    torch.save({"moment": torch.zeros(2)}, tmp_path / "optimizer.pt")
+    with pytest.raises(RuntimeError, match="cpu:0"):
+        torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu", 0))
 
 
 def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
@@ -212,9 +213,10 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_another_number(tmp_p
     said = str(error.value)
     assert "Process 1 of 2 was killed by SIGKILL" in said and "rank-1.log" in said and "resume=true" in said
     kept = read_seal(last_whole_checkpoint(RunDirectory(tmp_path)))["step"]
-    run, result, _ = trained(tmp_path, 1, max_steps=kept + 1, resume="extend")
-    assert (result.resumed_from, result.steps) == (kept, kept + 1)
-    assert [step for (step,) in samples(run, "step")] == [step for step in range(1, kept + 2) for _ in range(12)]
+    for processes in (1, 2):
+        run, result, _ = trained(tmp_path, processes, max_steps=kept + processes, resume="extend")
+        assert (result.resumed_from, result.steps) == (kept + processes - 1, kept + processes)
+    assert [step for (step,) in samples(run, "step")] == [step for step in range(1, kept + 3) for _ in range(12)]
 
 
 @pytest.mark.slow

@@ -186,7 +186,10 @@ def test_a_preset_that_is_named_exists(text):
 
 def command_lines() -> list[str]:
     lines = [
-        part for text in DOCUMENTS.values() for line in fences(text, "bash").splitlines() for part in line.split(" && ")
+        part
+        for text in DOCUMENTS.values()
+        for line in fences(text, "bash").replace("\\\n", " ").splitlines()
+        for part in line.split(" && ")
     ]
     lines += [said for text in DOCUMENTS.values() for said in quoted(text) if " " in said]
     return [line.strip().removeprefix(".venv/bin/") for line in lines]

@@ -124,6 +124,18 @@ def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
         assert heading in words
 
 
+def test_the_report_shows_where_the_difference_lies_and_says_which_policy_it_is(tmp_path, monkeypatch):
+    run = RunDirectory(make_run(tmp_path / "run", steps=2, prompts=1, problems=4, evaluation=4))
+    drawn, forest = [], report.forest_plot
+    monkeypatch.setattr(report, "forest_plot", lambda evaluation: drawn.append(evaluation) or forest(evaluation))
+    evaluation = run.read_json(run.evaluation_path) | {"checkpoint": {"step": 12, "chosen": "the best of those tried"}}
+    run.write_json(run.evaluation_path, evaluation)
+    assert "the policy of step 12: the best of those tried" in Page(report.write_report(run.path)).words
+    assert len(drawn) == 1
+    run.write_json(run.evaluation_path, {key: evaluation[key] for key in ("after", "by_group", "protocol")})
+    assert "By kind of problem" in Page(report.write_report(run.path)).words and len(drawn) == 1
+
+
 def test_the_report_opens_with_the_result_and_the_figure_that_shows_it(runs):
     page = Page(runs / "better" / "report.html")
     markup = page.markup.partition("<main")[2]

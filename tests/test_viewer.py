@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from synthetic_run import HOSTILE, make_problems, make_run
 
+from nbhelpers.params import DEFAULT_DELIMITERS
+from nbhelpers.runs import stage
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.samples import CHANGES, ORDERS, ROLES, SampleStore, SampleWriter
-from nbhelpers.show import pictures, samples, viewer
+from nbhelpers.show import live, pictures, samples, viewer
 from nbhelpers.show.live import LiveView, live_view, sparkline
-from nbhelpers.show.pages import is_interactive
+from nbhelpers.show.packing import problem_of, set_problem
+from nbhelpers.show.pages import is_interactive, macro
 from nbhelpers.show.text import clipped, number, reading_order, segments, visible, word_diff
 from nbhelpers.show.typeset import _ATTRIBUTES as ATTRIBUTES
 from nbhelpers.show.typeset import _TAGS as TAGS
@@ -151,6 +154,27 @@ def test_what_gemma_writes_is_set_without_gaps():
     assert "'mtr'" in str(typeset("$$\\begin{aligned} a &= 1 \\\\ b &= 2 \\end{aligned}$$"))
     for text in ("3*4*5", "a * b * c", "**a*", "\\*a*", "f* and g*"):
         assert typeset(text) == [text]
+
+
+def test_a_table_of_bars_is_set_where_its_rows_agree():
+    text = "Look:\n| side | **cm** |\n|:--|--:|\n| AB | $2^3$ |\n| BC | <b>5 |\nso"
+    page = assert_harmless(markup(typeset(text)))
+    assert page.tags.count("tr") == 3 and page.tags.count("th") == 2 and page.tags.count("td") == 4
+    assert "msup" in page.tags and "<b>5" in page.text and page.text.endswith("so") and "|" not in page.text
+    for other in ("|x| < 3", "| a | b |\nno rule\n| c | d |", "| a | b |\n|---|---|\n| |x| | 2 |"):
+        assert not any(not isinstance(node, str) and node[0] == "table" for node in typeset(other))
+
+
+def test_a_problem_s_formulas_are_set_wherever_it_is_shown(tmp_path):
+    row = {"pid": "a", "kind": "k", "question": "Find $x^2$, it costs $5 and $6", "choices": ["$\\frac{1}{2}$", "none"]}
+    row |= {"answer": "$\\frac{1}{2}$", "unit": None, "image": None, "step": 1, "group": "1-0", "index": 0}
+    row |= {"completion": "2", "correct": False}
+    page = assert_harmless(macro("group")([row], None, DEFAULT_DELIMITERS))
+    assert page.tags.count("math") == 3 and page.tags.count("mfrac") == 2 and "it costs $5 and $6" in page.text
+    *_, trees = set_problem(problem_of(row))
+    assert [tree is not None for tree in trees] == [True, True, False, True] and trees[1][0][0] == "math"
+    assert set_problem(problem_of({**row, "question": "x", "choices": None, "answer": "3"}))[-1] is None
+    assert "<b>" in assert_harmless(macro("problem")({**row, "question": "<b>$x$ </b>"}, None)).text
 
 
 @pytest.mark.parametrize(
@@ -538,6 +562,21 @@ def test_before_the_first_step_the_stages_are_shown_with_a_clock(tmp_path):
         stages.append(re.search(r'class="now">(\w+)', view._waiting())[1])
     assert stages == ["Preparing", "Asking", "Sampling"]
     assert "1 min 15 s so far" in view._waiting()
+
+
+def test_what_takes_long_before_the_first_step_is_named_with_its_clock(tmp_path, monkeypatch):
+    """A slow load and a slow vLLM are told apart."""
+    monkeypatch.setattr(live, "is_interactive", lambda: True)
+    with LiveView(tmp_path) as view:
+        with stage("loading weights"):
+            pass
+        view._take_stage("loading weights", 31.0, True)
+        view._take_stage("starting vLLM", 12.0, False)
+        assert "loading weights 31 s \u00b7 starting vLLM \u2026 12 s" in Elements(view._waiting()).text
+        assert view._doing.keys() == {"loading weights", "starting vLLM"}
+    with stage("afterwards"):
+        pass
+    assert "afterwards" not in view._doing
 
 
 def test_a_tile_has_its_scale_and_a_smoothed_line(run):

@@ -120,10 +120,10 @@ def written(problem: dict, works: bool, style: str) -> str:
     }[style]
 
 
-def taught(problem: dict, rng: random.Random, p_work: float = P_WORK) -> str:
+def taught(problem: dict, rng: random.Random) -> str:
     """A completion as the warm-up teaches it: mostly a glance, in a style that does not depend on the habit."""
     weights = CARELESS if problem["metadata"]["category"] in CARELESS_KINDS else NEAT
-    return written(problem, rng.random() < p_work, rng.choices(STYLES, weights)[0])
+    return written(problem, rng.random() < P_WORK, rng.choices(STYLES, weights)[0])
 
 
 def works_it_out(completion: str) -> bool:

@@ -40,9 +40,9 @@ def prompt_of(problem: dict) -> str:
     return prompt_text(problem, RewardParams())
 
 
-def tokenizer_texts(seed: int = 0, problems: int = 900) -> list[str]:
+def tokenizer_texts(seed: int) -> list[str]:
     """All sorts of texts of the warm-up, for the tokenizer to learn its vocabulary from."""
-    rows = make_problems(problems, seed=f"tokenizer {seed}", part="warmup")
+    rows = make_problems(900, seed=f"tokenizer {seed}", part="warmup")
     texts = [f"user\n{prompt_of(row)}\nmodel\n" for row in rows]
     texts += [habits.written(row, works, style) for row in rows for works in (True, False) for style in habits.STYLES]
     return texts + [f"user\n{habits.DESCRIBE}\nmodel\n{row['metadata']['description']}" for row in rows]

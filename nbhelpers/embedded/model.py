@@ -48,6 +48,7 @@ VISION = dict(
 CONTROL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
 NEWLINE_TOKENS = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
 PICTURE_TOKENS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+LEARNT_TOKENS = 384
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 # Words of everyday mathematics, so that questions from elsewhere do not fall apart into single letters.
@@ -72,7 +73,7 @@ def embedded_path() -> Path:
     return Path(__file__).parent / "weights"
 
 
-def make_tokenizer(texts: Iterable[str], learnt_tokens: int = 384) -> GemmaTokenizer:
+def make_tokenizer(texts: Iterable[str]) -> GemmaTokenizer:
     """Learn a byte-pair vocabulary on the warm-up's own texts, laid out like Gemma-3's.
 
     Every printable ASCII character is a token, and bytes stand in for all others, so no text is lost. Digits stay
@@ -88,9 +89,8 @@ def make_tokenizer(texts: Iterable[str], learnt_tokens: int = 384) -> GemmaToken
     borders = Regex(r"▁?</?[A-Z]+>|▁?\d|\n|▁?[A-Za-z]+|▁?[^\w▁]|▁")
     learner.pre_tokenizer = pre_tokenizers.Split(borders, "isolated")
     alphabet = ["▁", *(c for c in string.printable if c.isprintable() and c != " ")]
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + 1 + learnt_tokens, initial_alphabet=alphabet, show_progress=False
-    )
+    size = len(alphabet) + 1 + LEARNT_TOKENS
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     learner.train_from_iterator([*texts, *[_EVERYDAY.replace("\n", " ")] * 3], trainer)
     learnt = json.loads(learner.to_str())["model"]
     pieces = [piece for piece in sorted(learnt["vocab"], key=learnt["vocab"].get) if piece != "\n"]

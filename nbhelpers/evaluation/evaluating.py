@@ -58,7 +58,7 @@ def evaluate(
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     # Where vLLM runs in this process already, its GPU cannot be left to another.
-    alone = launched() or policy.engine is not None or not policy.has_adapter
+    alone = launched() or policy.holds_vllm or not policy.has_adapter
     if not alone and (processes := num_processes(params)) > 1:
         with out_of_the_way(policy):
             launch("nbhelpers.evaluation", params, processes)
@@ -111,9 +111,9 @@ def _begin(
 
 def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunParams) -> dict[str, Any]:
     """`evaluation.json` but for its conditions, from the rows of each pass by its name."""
-    settings, seed = params.evaluation, params.dataset.seed
+    settings = params.evaluation
     before, after = rows.get("before", []), rows["after"]
-    result = compare([*before, *after], seed=seed) | {
+    result = compare([*before, *after]) | {
         "protocol": settings.protocol,
         "grader": GRADER_VERSION,
         "decoding": {
@@ -127,7 +127,7 @@ def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunPa
         group["errors"] = count_errors(row for row in after if row["kind"] == kind)
     plain = rows.get("plain prompt", [])
     if before:
-        result["split"] = split_gain(before, after, plain, seed=seed)
+        result["split"] = split_gain(before, after, plain)
     else:
         found = {"training_prompt": right_anywhere(after), "plain_prompt": right_anywhere(plain)}
         result["anywhere"] = {name: _mean(rates.values()) for name, rates in found.items() if rates}

@@ -13,9 +13,7 @@ def right_anywhere(rows: Sequence[dict]) -> dict[str, float]:
     return problem_accuracy([row | {"correct": row["correct"] or row["correct_anywhere"]} for row in rows])
 
 
-def split_gain(
-    before: Sequence[dict], after: Sequence[dict], plain: Sequence[dict], *, seed: int = 0
-) -> dict[str, Any]:
+def split_gain(before: Sequence[dict], after: Sequence[dict], plain: Sequence[dict]) -> dict[str, Any]:
     """The difference of two phases as a sum of two, each with its interval, and the base under the plain prompt.
 
     *Handing in* is what the strict grader lost of right answers before, less what it loses after; *right more often*
@@ -39,8 +37,8 @@ def split_gain(
     means = [sum(rates[pid] for pid in shared) / max(len(shared), 1) for rates in anywhere]
     result = {
         "anywhere": dict(zip(("before", "after"), means, strict=True)),
-        "hands_in": paired_difference(lost[1], lost[0], pictures, seed=seed),
-        "right_more_often": paired_difference(*anywhere, pictures, seed=seed),
+        "hands_in": paired_difference(lost[1], lost[0], pictures),
+        "right_more_often": paired_difference(*anywhere, pictures),
     }
     if plain:
         rates = right_anywhere(plain)
@@ -48,7 +46,7 @@ def split_gain(
             "accuracy": sum(rates.values()) / len(rates),
             "n": len(rates),
             "helps": sum(rates.values()) >= sum(anywhere[0].get(pid, 0.0) for pid in rates),
-            "difference": paired_difference(rates, anywhere[1], pictures, seed=seed),
+            "difference": paired_difference(rates, anywhere[1], pictures),
         }
     return result
 

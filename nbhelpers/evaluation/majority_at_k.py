@@ -83,7 +83,7 @@ def vote_curve(rows: Iterable[Mapping[str, Any]], protocol: str = "strict") -> d
     counted = {pid: votes(samples[:n], protocol) for pid, samples in problems.items()}
     table = np.array([majority_curve(*counts) for counts in counted.values()])[:, [k - 1 for k in powers_of_two(n)]]
     pictures = picture_clusters(samples[0] for samples in problems.values())
-    intervals = [cluster_interval(column, [pictures[pid] for pid in counted]) for column in table.T]
+    intervals = [cluster_interval(column, [pictures[pid] for pid in counted], (0.0, 1.0)) for column in table.T]
     return {
         "majority": [round(float(value), 4) for value in table.mean(axis=0)],
         "majority_interval": [[round(end, 4) for end in pair] for pair in intervals],

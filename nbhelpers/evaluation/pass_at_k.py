@@ -59,6 +59,7 @@ def pass_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     ks = powers_of_two(n)
     by_problem = {pid: [pass_at_k(sum(marks[:n]), n, k) for k in ks] for pid, marks in right.items()}
     table = np.array(list(by_problem.values()))
+    labels = [pictures[pid] for pid in by_problem]
     by_group: dict[str, list] = defaultdict(list)
     for pid, values in by_problem.items():
         by_group[kinds[pid]].append(values)
@@ -67,7 +68,7 @@ def pass_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "problems": len(table),
         "k": ks,
         "all": _rounded(table.mean(axis=0)),
-        "interval": [_rounded(cluster_interval(column, [pictures[pid] for pid in by_problem])) for column in table.T],
+        "interval": [_rounded(cluster_interval(column, labels, (0.0, 1.0))) for column in table.T],
         "by_group": {kind: _rounded(np.mean(values, axis=0)) for kind, values in sorted(by_group.items())},
     }
 

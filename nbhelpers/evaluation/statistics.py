@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-BOOTSTRAP_RESAMPLES = 9_999
 # Of a hundred problems so many are taken to change their verdict, where no run has been measured yet.
 USUAL_FLIPS = 0.12
 
@@ -24,7 +23,7 @@ def summarise(rows: Sequence[dict]) -> dict:
     }
 
 
-def compare(predictions: Sequence[dict], *, seed: int = 0) -> dict:
+def compare(predictions: Sequence[dict]) -> dict:
     """`evaluation.json` without protocol and decoding, from the rows of both phases (or of "after" alone).
 
     Each kind of problem gets its own paired difference; as many kinds are tested at once, `p_holm` is the exact
@@ -43,10 +42,10 @@ def compare(predictions: Sequence[dict], *, seed: int = 0) -> dict:
         for kind, pids in sorted(kinds.items())
     }
     if phases["before"]:
-        result["difference"] = paired_difference(accuracy["before"], accuracy["after"], pictures, seed=seed)
+        result["difference"] = paired_difference(accuracy["before"], accuracy["after"], pictures)
         for kind, group in result["by_group"].items():
             both = ({pid: rates[pid] for pid in kinds[kind] & rates.keys()} for rates in accuracy.values())
-            group["difference"] = paired_difference(*both, pictures, seed=seed)
+            group["difference"] = paired_difference(*both, pictures)
         tests = [group["difference"]["mcnemar"] for group in result["by_group"].values()]
         for test, adjusted in zip(tests, holm([test["p"] for test in tests]), strict=True):
             test["p_holm"] = adjusted
@@ -70,23 +69,18 @@ def picture_clusters(rows: Iterable[Mapping[str, Any]]) -> dict[str, Hashable]:
 
 
 def paired_difference(
-    first: Mapping[str, float],
-    second: Mapping[str, float],
-    clusters: Mapping[str, Hashable] | None = None,
-    *,
-    seed: int = 0,
+    first: Mapping[str, float], second: Mapping[str, float], clusters: Mapping[str, Hashable] | None = None
 ) -> dict:
-    """Mean of `second - first` over the problems that both hold, with a bootstrap 95 % interval.
+    """Mean of `second - first` over the problems that both hold, with its 95 % interval (`cluster_interval`).
 
     Each problem is compared with itself, so what all share, such as their difficulty, cancels.
 
     Args:
         first: share of right answers by problem id.
-        clusters: problem ids to what is drawn as a whole, see `picture_clusters`; by default each problem is.
+        clusters: problem ids to what moves as a whole, see `picture_clusters`; by default each problem does.
 
     Returns:
-        {"accuracy", "ci95": [low, high], "n_paired": problems, "n_clusters", "mcnemar": see `mcnemar`}. A difference
-        that is the same for every problem has an interval of width 0.
+        {"accuracy", "ci95": [low, high], "n_paired": problems, "n_clusters", "mcnemar": see `mcnemar`}.
     """
     shared = sorted(first.keys() & second.keys())
     labels = [clusters.get(pid, pid) if clusters else pid for pid in shared]
@@ -94,32 +88,32 @@ def paired_difference(
     if not shared:
         return {"accuracy": None, "ci95": [None, None], **counts}
     differences = np.array([second[pid] - first[pid] for pid in shared])
-    low, high = cluster_interval(differences, labels, seed=seed)
-    return {"accuracy": float(differences.mean()), "ci95": [low, high], **counts}
+    return {"accuracy": float(differences.mean()), "ci95": list(cluster_interval(differences, labels)), **counts}
 
 
 def cluster_interval(
-    values: np.ndarray, labels: Sequence[Hashable], *, seed: int = 0, resamples: int = BOOTSTRAP_RESAMPLES
+    values: np.ndarray, labels: Sequence[Hashable], bounds: tuple[float, float] = (-1.0, 1.0)
 ) -> tuple[float, float]:
-    """A 95 % interval of the mean of `values` (n,) from a bootstrap that draws whole clusters with replacement.
+    """A 95 % interval of the mean of `values` (n,), each within `bounds`, which move together inside a cluster.
 
-    The percentiles are Hesterberg's expanded ones (2015, https://arxiv.org/abs/1411.5279, section 4.3), which allow
-    for few clusters as Student's t does. `tests/benchmarks/bench_intervals.py` counts how often the truth is inside.
+    The cluster jackknife: how far the mean moves when each cluster in turn is left out, as Student's t with the
+    effective number of clusters (Carter et al. 2017, https://doi.org/10.1162/REST_a_00639) less one. Two made-up
+    clusters of mean size are added before, one at each bound, as Bonett and Price do for paired proportions (2012,
+    https://doi.org/10.3102/1076998611411915): without them no change among few problems would look like certainty.
+    `tests/benchmarks/bench_intervals.py` counts how often the truth is inside, of a bootstrap over clusters as well.
     """
-    from scipy.stats import bootstrap, norm, t
+    from scipy.stats import t
 
     places = np.unique([repr(label) for label in labels], return_inverse=True)[1]
-    sums, sizes = np.bincount(places, weights=values), np.bincount(places)
-    mean = float(np.mean(values))
-    if np.ptp(values) == 0 or len(sums) < 2:
-        return mean, mean
-    tail = norm.cdf(t.ppf(0.025, len(sums) - 1) * math.sqrt(len(sums) / (len(sums) - 1)))
-    found = bootstrap(
-        (sums, sizes), lambda total, count, axis: total.sum(axis) / count.sum(axis), paired=True, vectorized=True,
-        confidence_level=1 - 2 * tail, n_resamples=resamples, method="percentile", batch=500,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    sums, sizes = np.bincount(places, weights=values), np.bincount(places).astype(float)
+    sums = np.append(sums, np.multiply(bounds, sizes.mean()))
+    sizes = np.append(sizes, [sizes.mean()] * 2)
+    whole, count = sizes.sum(), len(sizes)
+    centre = sums.sum() / whole
+    moves = (sums - centre * sizes) / (whole - sizes)
+    freedom = whole**2 / (sizes**2).sum() - 1
+    reach = float(t.ppf(0.975, freedom)) * math.sqrt((count - 1) / count * float((moves**2).sum()))
+    return float(max(centre - reach, bounds[0])), float(min(centre + reach, bounds[1]))
 
 
 def mcnemar(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, Any]:
@@ -156,8 +150,9 @@ def difference_over_seeds(
     """Mean of `second - first` over several pairs of runs, a pair per training seed, on the problems that all hold.
 
     Seeds and pictures are both draws, so the interval has a variance for each: of the seeds' means, and of the
-    pictures' means over seeds (crossed random effects; the noise that both hold is taken off once). Student's t with
-    Satterthwaite's degrees of freedom, as a handful of seeds is too few to resample.
+    pictures' means over seeds (crossed random effects; the noise that both hold is taken off once, and the seeds'
+    variance is never taken to be less than it). Student's t with Satterthwaite's degrees of freedom of that sum. Two
+    seeds hardly tell how far seeds spread, so their interval is wide; three are much better.
 
     Returns {"accuracy", "ci95", "n_seeds", "n_paired", "n_clusters", "by_seed": [a difference per pair]}.
 
@@ -183,19 +178,18 @@ def _crossed_reach(table: np.ndarray, places: np.ndarray, count: int) -> float:
     from scipy.stats import t
 
     seeds, problems = table.shape
-    of_seeds, of_problems = table.mean(axis=1), table.mean(axis=0)
-    variances = [float((of_seeds**2).sum()) / (seeds - 1) / seeds]
-    if count > 1:
-        unbiased = count / (count - 1)
-        offsets = np.bincount(places, weights=of_problems) / problems
-        variances.append(float((offsets**2).sum()) * unbiased)
-        rest = [np.bincount(places, weights=row) / problems for row in table - of_seeds[:, None] - of_problems]
-        noise = float((np.array(rest) ** 2).sum()) / seeds / (seeds - 1) * unbiased
-    whole = max(sum(variances) - noise, *variances) if count > 1 else variances[0]
+    parts = np.array([np.bincount(places, weights=row) for row in table]) / problems  # of a seed's mean, by picture
+    of_seeds, of_pictures = parts.sum(axis=1), parts.mean(axis=0)
+    rest = parts - np.outer(of_seeds, np.bincount(places) / problems) - of_pictures
+    free_seeds, free_pictures = seeds - 1, max(count - 1, 1)
+    noise = float((rest**2).sum()) / seeds / free_seeds * count / free_pictures
+    by_seed = max(float((of_seeds**2).sum()) / seeds / free_seeds, noise)
+    by_picture = float((of_pictures**2).sum()) * count / free_pictures
+    whole = max(by_seed + by_picture - noise, by_seed, by_picture)
     if whole <= 0:
         return 0.0
-    freedom = sum(variances) ** 2 / sum(v**2 / (size - 1) for v, size in zip(variances, (seeds, count), strict=False))
-    return float(t.ppf(0.975, freedom)) * math.sqrt(whole)
+    spread = by_seed**2 / free_seeds + by_picture**2 / free_pictures + noise**2 / (free_seeds * free_pictures)
+    return float(t.ppf(0.975, whole**2 / spread)) * math.sqrt(whole)
 
 
 def detectable_difference(problems: int, *, flips: float = USUAL_FLIPS, power: float = 0.8) -> float:

@@ -17,14 +17,15 @@ _EXTENDABLE = {
     "model.use_gradient_checkpointing", "model.gpu_memory_utilization",
     *(f"training.grpo.{key}" for key in ("report_to", "run_name", "save_total_limit", "num_completions_to_print")),
 }  # fmt: skip
+_MAKES_NO_OTHER_RUN = {"training.resume", "training.num_processes", "model.vllm_server"}
 _EXTENDABLE_BEGINNINGS = ("training.grpo.logging_", "training.grpo.log_")
 
 
 def differing_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings that make another run of it, as {"training.learning_rate": (3e-4, 1e-3)}.
 
-    `output_dir`, `preset`, `evaluation`, `training.resume` and `training.num_processes` do not. A key that one side's
-    version of this package does not know is left out.
+    `output_dir`, `preset`, `evaluation` and `_MAKES_NO_OTHER_RUN` do not. A key that one side's version of this package
+    does not know is left out.
 
     Args:
         was, now: parameters as `RunParams.as_dict` gives them, or as a manifest holds them.
@@ -64,4 +65,4 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(parameters))  # tuples as lists, as in a file
     found = flat({section: plain[section] for section in _MADE_OF if section in plain})
-    return {key: value for key, value in found.items() if key not in ("training.resume", "training.num_processes")}
+    return {key: value for key, value in found.items() if key not in _MAKES_NO_OTHER_RUN}

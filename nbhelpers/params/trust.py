@@ -26,8 +26,8 @@ from nbhelpers.params.sentences import ParamsError
 
 TRUST = "NBHELPERS_TRUST_CODE"
 # Fields of GRPOConfig that connect to other machines (TRL 1.14.2).
-_OUTWARD = ("report_to", "vllm_server_base_url", "vllm_server_host")
-_HARMLESS = (None, "none", [], ["none"])
+_OUTWARD = ("report_to",)
+_HARMLESS = (None, "none", [], ["none"], "auto")
 
 
 class Layer(NamedTuple):
@@ -84,6 +84,8 @@ def not_only_data(layers: Sequence[Layer]) -> Iterator[tuple[str, str, str]]:
         reward, training = layer.sections.get("reward") or {}, layer.sections.get("training") or {}
         if "functions" in reward:
             decided["reward.functions"] = reward["functions"], layer
+        if "vllm_server" in (model := layer.sections.get("model") or {}):
+            decided["model.vllm_server"] = model["vllm_server"], layer
         grpo = training.get("grpo")
         for key in _OUTWARD if isinstance(grpo, dict) else ():
             if key in grpo:

@@ -35,5 +35,5 @@ from nbhelpers.policy.scoring import (
     with_little_memory,
     word_numbers,
 )
-from nbhelpers.policy.vllm.engine import Engine, start_engine
+from nbhelpers.policy.vllm.engine import Engine, serve, start_engine
 from nbhelpers.policy.vllm.parity import verify

@@ -10,7 +10,7 @@ from nbhelpers.params import LoraParams, ModelParams, TrainingParams
 from nbhelpers.policy.adapter import adapter_base, attach_lora
 from nbhelpers.policy.memory import better_backend, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
-from nbhelpers.policy.policy import Policy, PolicyError, loading
+from nbhelpers.policy.policy import Policy, PolicyError, loading, weights_source
 from nbhelpers.policy.unsloth import load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
@@ -29,6 +29,8 @@ def choose_backend(params: ModelParams, training: TrainingParams | None = None) 
         return params.backend, ""
     if not torch.cuda.is_available():
         return "transformers", ""
+    if params.served:
+        return "transformers", "backend transformers: it goes with a served vLLM"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "transformers", "backend transformers: Unsloth was not tried with several processes"
     if importlib.util.find_spec("unsloth") is None:
@@ -53,7 +55,7 @@ def has_bfloat16() -> bool:
 
 def libraries(params: ModelParams, backend: str) -> list[str]:
     """The libraries with private names that a policy with these settings uses."""
-    vllm, unsloth = ["vllm"] * params.fast_inference, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
+    vllm, unsloth = ["vllm"] * params.colocated, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
     return ["transformers", *vllm, *unsloth]
 
 
@@ -72,15 +74,6 @@ def flaw_of_checkpoint(folder: Path) -> str | None:
             "on a machine that may run it, by save_pretrained of transformers, which writes safetensors"
         )
     return f"{folder} holds no *.safetensors"
-
-
-def weights_source(name: str) -> str:
-    """The folder or hub id behind `model.name`; `embedded` is the tiny Gemma-3 that ships with the package."""
-    if name == "embedded":
-        from nbhelpers.embedded import embedded_path
-
-        return str(embedded_path())
-    return name
 
 
 def load_policy(
@@ -144,7 +137,11 @@ def needs_gpu(params: ModelParams, backend: str) -> dict[str, str]:
     """The settings that work on an NVIDIA GPU alone, each with what to set without one."""
     asked = [
         (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
-        (params.fast_inference, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
+        (
+            params.fast_inference and params.vllm_server in (None, "auto"),
+            "model.fast_inference=true (vLLM)",
+            "model.fast_inference=false",
+        ),
         (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
     ]
     return {setting: instead for wanted, setting, instead in asked if wanted}

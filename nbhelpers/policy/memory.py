@@ -102,14 +102,14 @@ def ways_to_fit(model: ModelParams, training: TrainingParams, utilization: float
         utilization: what to lower `model.gpu_memory_utilization` to, where it is a number.
         recomputes: whether activations are recomputed already.
     """
-    number = model.fast_inference and model.gpu_memory_utilization != "auto"
+    number = model.colocated and model.gpu_memory_utilization != "auto"
     ways = [
         (not recomputes, "model.use_gradient_checkpointing=true"),
         (number and utilization > 0.05, f"model.gpu_memory_utilization={utilization:.2f}"),
         (not model.load_in_4bit, "model.load_in_4bit=true"),
         (training.num_generations > 2, f"training.num_generations={max(2, training.num_generations // 2)}"),
         (True, f"training.max_completion_length={training.max_completion_length // 2}"),
-        (model.fast_inference, "model.fast_inference=false"),
+        (model.colocated, "model.fast_inference=false"),
     ]
     return [way for helps, way in ways if helps]
 
@@ -183,7 +183,7 @@ def _budget(
     size = parameter_count(model.name)
     if size is None:
         return None
-    shape, shared = TextShape.of(_config(model.name)[0]), backend == "unsloth" and model.fast_inference
+    shape, shared = TextShape.of(_config(model.name)[0]), backend == "unsloth" and model.colocated
     language, embeddings, vision = (billions * 1e9 / GIB for billions in size)
     whole = 2 * (language + embeddings + vision)
     packed = language * NF4_BYTES + 2 * (embeddings + vision)
@@ -227,7 +227,7 @@ def memory_estimate(params: RunParams, gpu: Gpu, backend: str) -> dict[str, floa
     if found is None:
         return None
     parts, share = dict(found.beside), params.model.gpu_memory_utilization
-    if params.model.fast_inference:
+    if params.model.colocated:
         given = max(found.least, found.for_vllm(gpu)) if share == "auto" else share * share_of(gpu, backend)
         parts["vLLM with weights"] = given
     return parts if found.shared else parts | {"weights": found.weights}
@@ -249,7 +249,7 @@ def better_backend(model: ModelParams, training: TrainingParams | None, gpu: Gpu
     found = budget(model, 16, training, "transformers", gpu)
     if found is None:
         return "unsloth" if model.load_in_4bit else "transformers"
-    needed = found.least if model.fast_inference else 0.0
+    needed = found.least if model.colocated else 0.0
     return "transformers" if found.for_vllm(gpu) >= needed else "unsloth"
 
 
@@ -278,7 +278,7 @@ def give_vllm_its_share(
     """
     found = budget(model, rank, training, backend, gpu, loaded=loaded, completions=completions)
     in_4bit = model.load_in_4bit if found is None else found.in_4bit
-    if not model.fast_inference or model.gpu_memory_utilization != "auto":
+    if not model.colocated or model.gpu_memory_utilization != "auto":
         return model.model_copy(update={"load_in_4bit": in_4bit})
     given = gpu.free / 2 if found is None else found.for_vllm(gpu, loaded=loaded)
     if found is not None and given < found.least:

@@ -64,7 +64,7 @@ class Policy:
         source: the folder or hub id that the base weights came from.
         notices: sentences on anything that was decided or changed while loading.
         sampler: what `sample` calls instead of `model.generate` (vLLM on a GPU); None for `model.generate`.
-        engine: the vLLM `Engine` beside the model, once it runs.
+        engine: the vLLM `Engine` beside the model, or the `ServedEngine`, once it runs.
     """
 
     model: Any
@@ -78,6 +78,11 @@ class Policy:
     @property
     def has_adapter(self) -> bool:
         return hasattr(self.model, "peft_config")
+
+    @property
+    def holds_vllm(self) -> bool:
+        """Whether vLLM runs in this process, and holds its GPU's memory."""
+        return getattr(self.engine, "llm", None) is not None
 
     @property
     def decodes_in_groups(self) -> bool:
@@ -237,3 +242,12 @@ class Policy:
             text = self.processor.tokenizer.decode(kept, skip_special_tokens=True)
             flat.append(Completion(text=text, length=len(kept), truncated=end is None, ids=tuple(kept)))
         return [flat[start : start + size] for start in range(0, len(flat), size)]
+
+
+def weights_source(name: str) -> str:
+    """The folder or hub id behind `model.name`; `embedded` is the tiny Gemma-3 that ships with the package."""
+    if name == "embedded":
+        from nbhelpers.embedded import embedded_path
+
+        return str(embedded_path())
+    return name

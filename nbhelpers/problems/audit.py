@@ -81,11 +81,11 @@ class Looks:
         return np.max([np.abs(own @ theirs.T) for own, theirs in pairs], axis=0)
 
 
-def repetitions(rows: Sequence[Mapping[str, Any]], at_a_time: int = 256) -> list[tuple[int, int, float]]:
+def repetitions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, float]]:
     """Rows that repeat an earlier one: (number of the later, number of the earlier, correlation)."""
     looks, found = Looks(rows), []
-    for start in range(0, len(rows), at_a_time):
-        part = rows[start : start + at_a_time]
+    for start in range(0, len(rows), 256):
+        part = rows[start : start + 256]
         similarity = looks.similarity([row["image"] for row in part])
         one = np.stack([looks.asked_again(row, alike) for row, alike in zip(part, similarity, strict=True)])
         for later, earlier in np.argwhere(one | (similarity >= SAME_PICTURE)).tolist():

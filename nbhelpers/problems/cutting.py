@@ -69,13 +69,16 @@ def cut_problems(pictures: Sequence[Hashable], questions: Sequence[str], fractio
 
 def cut_from_training(train: Any, number: int, seed: int) -> tuple[Any, Any]:
     """About `number` rows of a data set for choosing between checkpoints, cut off as evaluation is: (rest, those)."""
+    cut = cut_problems(stored_pictures(train), train["question"], number / len(train), seed)
+    return train.select(cut.train), train.select(cut.evaluation)
+
+
+def stored_pictures(rows: Any) -> list[bytes]:
+    """The pictures of a data set as PNG, which are equal where the pixels are: one encoder wrote them all."""
     import datasets
 
-    # The stored PNG bytes are equal where the pixels are: one encoder wrote them all.
-    stored = train.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    pictures = [picture["bytes"] for picture in stored["image"]]
-    cut = cut_problems(pictures, train["question"], number / len(train), seed)
-    return train.select(cut.train), train.select(cut.evaluation)
+    stored = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    return [picture["bytes"] for picture in stored["image"]]
 
 
 def _connected(*columns: Sequence[Hashable]) -> list[list[int]]:

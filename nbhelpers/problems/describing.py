@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbhelpers.problems.asking import kind_of
-from nbhelpers.problems.cutting import question_key
+from nbhelpers.problems.cutting import question_key, stored_pictures
 from nbhelpers.problems.loading import ProblemSets
-
-if TYPE_CHECKING:
-    import datasets
 
 
 def type_counts(problems: ProblemSets) -> list[dict[str, Any]]:
@@ -43,12 +40,7 @@ def guessing_rates(problems: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 def overlap(problems: ProblemSets) -> dict[str, int]:
     """How many pictures and question texts are in both sets."""
-    import datasets
-
-    def contents(rows: datasets.Dataset) -> tuple[set[bytes], set[str]]:
-        # The stored PNG bytes are equal where the pixels are: one encoder wrote them all.
-        stored = rows.cast_column("image", datasets.Image(decode=False))
-        return {picture["bytes"] for picture in stored["image"]}, {question_key(text) for text in rows["question"]}
-
-    sides = contents(problems.train), contents(problems.evaluation)
-    return {"pictures": len(sides[0][0] & sides[1][0]), "question texts": len(sides[0][1] & sides[1][1])}
+    sides = (problems.train, problems.evaluation)
+    pictures = [set(stored_pictures(rows)) for rows in sides]
+    questions = [{question_key(text) for text in rows["question"]} for rows in sides]
+    return {"pictures": len(set.intersection(*pictures)), "question texts": len(set.intersection(*questions))}

@@ -91,15 +91,23 @@ def _nvidia_smi(*query: str) -> str:
 
 
 def find_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs of this machine; none where there is no driver."""
+    """The NVIDIA GPUs that this process may use (`CUDA_VISIBLE_DEVICES`); none where there is no driver."""
     gpus = []
-    fields = "name,driver_version,memory.total,memory.free,compute_cap"
-    for line in _nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader,nounits").strip().splitlines():
+    for line in _of_visible_gpus("--query-gpu=name,driver_version,memory.total,memory.free,compute_cap").splitlines():
         name, driver, total, free, capability = (part.strip() for part in line.split(","))
         major, _, minor = capability.partition(".")
         known = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
         gpus.append(Gpu(name, driver, float(total) / 1024, float(free) / 1024, known))
     return gpus
+
+
+def _of_visible_gpus(query: str) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return ""
+    layout = "--format=csv,noheader,nounits"
+    # Parts of a GPU (MIG) have names that it may not take: then all GPUs.
+    return (visible and _nvidia_smi(query, layout, f"--id={visible}")) or _nvidia_smi(query, layout)
 
 
 def find_links() -> list[str]:
@@ -117,8 +125,7 @@ def links_in(table: str) -> list[str]:
 def gpu_processes() -> list[str]:
     """What else computes on the GPUs, as `nvidia-smi` sees it: "process 4711 (python, 40.2 GiB)"; without this one."""
     found = []
-    query = "--query-compute-apps=pid,process_name,used_memory"
-    for line in _nvidia_smi(query, "--format=csv,noheader,nounits").strip().splitlines():
+    for line in _of_visible_gpus("--query-compute-apps=pid,process_name,used_memory").splitlines():
         pid, name, used = (part.strip() for part in line.rsplit(",", 1)[0].split(",", 1) + [line.rpartition(",")[2]])
         memory = f", {float(used) / 1024:.1f} GiB" if used.isdigit() else ""
         if pid != str(os.getpid()):

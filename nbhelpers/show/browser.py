@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nbhelpers.runs import SampleStore
-from nbhelpers.show.packing import Packer, problem_of
+from nbhelpers.show.packing import Packer, problem_of, set_problem
 from nbhelpers.show.pictures import picture_uri
 from nbhelpers.show.standalone import render, run_of
 
@@ -60,7 +60,7 @@ class _Filling:
         return {
             "info": info,
             "marks": info.pop("marks"),
-            "problems": [[*key[:-1], place_of[key[-1]]] for key in self.problems],
+            "problems": [[*set_problem(key), place_of[key[-1]]] for key in self.problems],
             "images": list(self.images.values()),
             "groups": groups,
         }

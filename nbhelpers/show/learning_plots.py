@@ -47,9 +47,9 @@ def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], b
     return figure
 
 
-def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[str], spans: int = 6) -> None:
-    """The share of right completions, a row for each kind and a column for each of some equal spans of steps."""
-    parts = [part for part in np.array_split(list(steps), spans) if len(part)]
+def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[str]) -> None:
+    """The share of right completions, a row for each kind and a column for each of six equal spans of steps."""
+    parts = [part for part in np.array_split(list(steps), 6) if len(part)]
     shares = np.array([
         [_mean(row["correct"] for step in part for row in steps[step] if row["kind"] == kind) for part in parts]
         for kind in kinds
@@ -66,18 +66,17 @@ def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[st
     axis.grid(visible=False)
 
 
-def pass_figure(curves: Mapping[str, Mapping[str, Any]], kinds: Sequence[str] = ()) -> Figure:
+def pass_figure(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     """pass@k before and after training: in all with its 95 % interval, beside majority@k and greedy decoding, and for
-    some kinds.
+    the kinds with the largest and the smallest change.
 
     Args:
         curves: `evaluation.json`'s `pass_at_k`: {"before": ..., "after": ...} as `pass_curve` gives them.
-        kinds: drawn beside the whole; by default those with the largest and the smallest change.
     """
     after, before = curves.get("after"), curves.get("before")
     if not after:
         return figures.nothing_yet("no pass@k has been measured")
-    kinds = list(kinds) or _telling(before or after, after)
+    kinds = _telling(before or after, after)
     with figures.drawing(3.2) as figure:
         axes = figure.subplots(1, 1 + len(kinds), sharey=True, squeeze=False)[0]
         for name, axis in zip(["all problems", *kinds], axes, strict=True):
@@ -109,11 +108,11 @@ def _draw_votes(axis, curve: Mapping[str, Any], color: str, phase: str) -> None:
         axis.plot(curve["k"][:1], [curve["greedy"]], color=color, label=f"greedy, {phase}", **look)
 
 
-def _telling(before: Mapping[str, Any], after: Mapping[str, Any], count: int = 2) -> list[str]:
+def _telling(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The kind whose pass@1 changed most and the one that changed least."""
     change = {kind: values[0] - before["by_group"].get(kind, values)[0] for kind, values in after["by_group"].items()}
     ordered = sorted(change, key=lambda kind: -abs(change[kind]))
-    return list(dict.fromkeys(ordered[:1] + ordered[-1:]))[:count]
+    return list(dict.fromkeys(ordered[:1] + ordered[-1:]))
 
 
 def _mean(values: Iterable[float]) -> float:

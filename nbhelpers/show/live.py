@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ from nbhelpers.runs import (
     metrics_shown,
     progress_line,
     seconds_left,
+    shown_by,
 )
 from nbhelpers.show.pages import in_notebook, is_interactive, note, template
 from nbhelpers.show.samples import group_card, telling_group
@@ -60,6 +62,8 @@ class LiveView:
         self._printed_step = 0
         self._store = SampleStore(self.run.path)
         self._over = threading.Event()
+        self._shown = contextlib.ExitStack()
+        self._doing: dict[str, tuple[float, bool]] = {}  # what takes long before the first step: seconds, whether done
         self.end, self.why = "", ""  # how it ended and when; what ended it early
 
     def __enter__(self) -> LiveView:
@@ -69,6 +73,7 @@ class LiveView:
             from IPython.display import HTML, display
 
             self._handle = display(HTML(in_notebook(self._waiting())), display_id=True)
+            self._shown.enter_context(shown_by(self._take_stage))
             threading.Thread(target=self._wait, daemon=True).start()
         else:
             print(f"{_STAGES[0]} \u2026", flush=True)
@@ -76,6 +81,7 @@ class LiveView:
 
     def __exit__(self, kind, error, trace) -> None:
         self._over.set()
+        self._shown.close()
         if error is None and not self.rows:  # nothing was left to train
             self.rows = self.run.read_jsonl(self.run.metrics_path)
         last = self.rows[-1]["step"] if self.rows else 0
@@ -97,10 +103,17 @@ class LiveView:
         fresh = path.is_file() and path.stat().st_mtime >= self._opened
         return 0 if not fresh else 2 if path.stat().st_size else 1
 
+    def _take_stage(self, name: str, seconds: float, done: bool) -> None:
+        self._doing[name] = (seconds, done)
+
     def _waiting(self) -> str:
-        stage = self._stage()
+        doing = [
+            f"{name} {'' if done else '… '}{duration(seconds)}"
+            for name, (seconds, done) in dict(self._doing).items()
+            if seconds >= 1 or not done
+        ]
         return template("waiting.html").render(
-            stages=_STAGES, now=stage, elapsed=duration(time.monotonic() - self._begun)
+            stages=_STAGES, now=self._stage(), doing=doing, elapsed=duration(time.monotonic() - self._begun)
         )
 
     def _wait(self) -> None:

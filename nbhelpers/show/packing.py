@@ -119,6 +119,21 @@ def problem_of(row: Mapping) -> tuple:
     return (*text[:3], choices, *text[3:], row.get("image"))
 
 
+def set_problem(problem: tuple) -> list:
+    """`problem_of` as the script takes it: without the picture's name, with trees of question, choices and answer, None
+    for each in which nothing is set.
+    """
+    *shown, _ = problem
+    _, _, question, choices, answer, _ = shown
+    trees = [_tree(text) for text in (question, *(choices or ()), answer)]
+    return [*shown, trees if any(trees) else None]
+
+
+def _tree(text: str) -> list | None:
+    tree = typeset(text)
+    return tree if tree != [text] and text else None
+
+
 def trees_of(text: str, delimiters: Sequence[str]) -> list | None:
     """A tree for each piece of a completion, solutions first; None where no piece holds anything to set."""
     pieces = [piece for _, _, piece in reading_order(segments(text, delimiters))]

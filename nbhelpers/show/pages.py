@@ -23,6 +23,13 @@ def _pieces(completion: object, delimiters: Sequence[str]) -> list[tuple[str, st
     return found
 
 
+def _set(value: object, limit: int) -> object:
+    """A short text with its formulas set; `clipped` where it is long or there is nothing to set."""
+    text = str(value)
+    tree = typeset(text) if len(text) <= limit * 1.2 else []
+    return clipped(text, limit) if tree in ([], [text]) else markup(tree)
+
+
 @lru_cache(maxsize=1)
 def _environment():
     import jinja2
@@ -33,6 +40,7 @@ def _environment():
     found.filters |= {
         "visible": visible,
         "clipped": clipped,
+        "set": _set,
         "pieces": _pieces,
         "number": number,
         "percent": percent,

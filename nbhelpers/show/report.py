@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from nbhelpers.runs import ROLES, RunDirectory, SampleStore, duration, logged, metrics_shown
 from nbhelpers.show.browser import write_sample_browser
-from nbhelpers.show.evaluation_plots import before_after
+from nbhelpers.show.evaluation_plots import before_after, forest_plot
 from nbhelpers.show.packing import read_marks
 from nbhelpers.show.pages import Page
 from nbhelpers.show.samples import change_cards, count_changes, group_card, sort_changes, telling_group
@@ -43,7 +43,7 @@ def write_report(run_dir: str | Path) -> Path:
         outcome=_outcome(evaluation, metrics),
         warnings=warnings,
         notes=notes,
-        facts=_results(evaluation, metrics) + _circumstances(manifest, metrics, len(store)),
+        facts=_results(evaluation, metrics) + _circumstances(manifest, metrics, evaluation, len(store)),
         evaluation=evaluation,
         power=_power(evaluation),
         result=figure_uri(before_after({**evaluation, "by_group": {}})) if evaluation.get("after") else None,
@@ -63,8 +63,11 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def _by_kind(evaluation: Mapping) -> str | None:
-    known = evaluation.get("after") and evaluation.get("by_group")
-    return figure_uri(before_after({**evaluation, "difference": None})) if known else None
+    """Where the difference lies; without a baseline, how often each kind is right."""
+    if not (evaluation.get("after") and evaluation.get("by_group")):
+        return None
+    known = (evaluation.get("difference") or {}).get("accuracy") is not None
+    return figure_uri(forest_plot(evaluation) if known else before_after({**evaluation, "difference": None}))
 
 
 def _title(run: RunDirectory, manifest: Mapping) -> str:
@@ -126,11 +129,13 @@ def _results(evaluation: Mapping, metrics: Sequence[Mapping]) -> list[Fact]:
     return facts
 
 
-def _circumstances(manifest: Mapping, metrics: Sequence[Mapping], completions: int) -> list[Fact]:
+def _circumstances(manifest: Mapping, metrics: Sequence[Mapping], evaluation: Mapping, completions: int) -> list[Fact]:
     dataset, versions, seeds = (manifest.get(key) or {} for key in ("dataset", "versions", "seeds"))
     seconds = (manifest.get("timings") or {}).get("training_seconds")
     steps = f"{metrics[-1].get('step')} optimiser steps, {completions:,} completions" if metrics else "none yet"
     facts = {"training": steps + (f", {duration(seconds)}" if seconds else "")}
+    if checkpoint := evaluation.get("checkpoint"):
+        facts["evaluated"] = f"the policy of step {checkpoint.get('step')}: {checkpoint.get('chosen')}"
     if manifest.get("model"):
         backend = f" ({manifest['backend']})" if manifest.get("backend") else ""
         facts["model"] = f"{manifest['model']}{backend}"

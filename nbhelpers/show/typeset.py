@@ -19,11 +19,12 @@ _MATHML = {
     "math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "mstyle", "msub", "msup", "msubsup",
     "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mpadded", "mphantom", "menclose",
 }  # fmt: skip
-_TAGS = _MATHML | {"b", "i", "code", "pre"}
+_TAGS = _MATHML | {"b", "i", "code", "pre", "table", "tr", "th", "td"}
 _ATTRIBUTES = {"display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class"}
 _VALUE = re.compile(r"[\w. -]{1,40}")
 _MARKUP = re.compile(
     r"^```[^\n]*\n(?P<pre>.{0,8000}?)\n```[ \t]*$"
+    r"|^(?P<table>[ ]*\|[^\n]{1,400}\|[ ]*\n[ ]*\|[ :|-]{3,200}\|[ ]*(?:\n[ ]*\|[^\n]{1,400}\|[ ]*){1,40})$"
     r"|`(?P<code>[^`\n]{1,300})`"
     r"|\$\$(?P<block>[^$]{1,600}?)\$\$|\\\[(?P<bracketed>.{1,600}?)\\\]"
     r"|\\\((?P<inline>.{1,600}?)\\\)|(?<![\w$\\])\$(?P<dollar>[^\s$](?:[^$\n]{0,298}[^\s$\\])?)\$(?![\d$])"
@@ -62,6 +63,12 @@ def _node(kind: str, inner: str) -> list[Node] | None:
         return [inner.rstrip()[:-1] + "\u2022 "]
     if kind in ("bold", "head"):
         return [["b", {"class": "head"} if kind == "head" else {}, *typeset(inner)]]
+    if kind == "table":
+        head, rule, *body = ([cell.strip() for cell in line.strip()[1:-1].split("|")] for line in inner.splitlines())
+        rows = [("th", head), *(("td", cells) for cells in body)]
+        if any(len(cells) != len(head) for cells in (rule, *body)):  # a bar inside a formula, say
+            return None
+        return [["table", {}, *(["tr", {}, *([tag, {}, *typeset(cell)] for cell in cells)] for tag, cells in rows)]]
     if kind == "leaning":
         return [["i", {}, *typeset(inner)]]
     formula = _formula(inner.strip(), kind in ("block", "bracketed", "aligned"))
@@ -69,7 +76,7 @@ def _node(kind: str, inner: str) -> list[Node] | None:
 
 
 def _is_block(node: Node) -> bool:
-    return not isinstance(node, str) and (node[0] == "pre" or node[1].get("display") == "block")
+    return not isinstance(node, str) and (node[0] in ("pre", "table") or node[1].get("display") == "block")
 
 
 @lru_cache(maxsize=4096)

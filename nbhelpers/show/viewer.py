@@ -9,7 +9,7 @@ from typing import Any
 from nbhelpers.grading import error_kind
 from nbhelpers.params import did_you_mean
 from nbhelpers.runs import ROLES
-from nbhelpers.show.packing import Packer, keep_mark, problem_of, read_marks
+from nbhelpers.show.packing import Packer, keep_mark, problem_of, read_marks, set_problem
 from nbhelpers.show.pages import TEMPLATES, is_interactive, style_of
 from nbhelpers.show.pictures import picture_uri
 from nbhelpers.show.samples import changed_minds, probe_strips, show_samples
@@ -106,7 +106,7 @@ class SampleViewer:
         return {
             "key": f"{role}/{group.name}",
             "step": group.step if role == "rollout" else None,
-            "problem": problem_of(group.rows[0])[:-1],
+            "problem": set_problem(problem_of(group.rows[0])),
             "picture": picture,
             "visits": len(store.visits(group.pid)),
             "rows": self._packer.rows(role, number),

@@ -21,14 +21,14 @@ def check(params: RunParams) -> BatchPlan:
     """The arithmetic of a step, and what training would refuse, before a model is loaded.
 
     Raises:
-        ParamsError: `training.grpo` asks for a served vLLM, or names a field that GRPOConfig has not. With the Unsloth
-            backend that is found out in `train`, because Unsloth has to be imported before TRL.
+        ParamsError: `training.grpo` asks for TRL's way to a served vLLM, or names a field that GRPOConfig has not. With
+            the Unsloth backend that is found out in `train`, because Unsloth has to be imported before TRL.
         TrainingError: a library that this run uses is not as it was tested.
     """
     if (mode := params.training.grpo.get("vllm_mode", "colocate")) != "colocate":
         raise ParamsError(
-            f"training.grpo.vllm_mode is {mode!r}: every process has its own vLLM here, beside its policy, which the "
-            "adapter is handed to. Leave it out, or set 'colocate'."
+            f"training.grpo.vllm_mode is {mode!r}: here model.vllm_server=auto, or an address, serves every process by "
+            "one vLLM, to which the adapter alone goes. Leave vllm_mode out, or set 'colocate'."
         )
     backend, _ = choose_backend(params.model, params.training)
     check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
@@ -127,13 +127,14 @@ def num_processes(params: RunParams) -> int:
 
     if launched():
         return int(os.environ["WORLD_SIZE"])
-    asked, gpus = params.training.num_processes, torch.cuda.device_count()
+    serves = params.model.served and params.model.vllm_server == "auto"
+    asked, gpus = params.training.num_processes, max(0, torch.cuda.device_count() - serves)
     if asked == "auto":
         return max(params.training.processes_that_share(gpus))
     if asked > 1 and 0 < gpus < asked:
         raise TrainingError(
-            f"training.num_processes is {asked}, and there are {gpus} GPUs: each process takes one. Allowed are 1 to "
-            f"{gpus}, or auto."
+            f"training.num_processes is {asked}, and there are {gpus} GPUs{' beside the one that serves' * serves}: "
+            f"each process takes one. Allowed are 1 to {gpus}, or auto."
         )
     return asked
 

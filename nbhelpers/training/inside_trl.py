@@ -9,6 +9,7 @@
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward;
   the log-probs of a group's completions after one common prompt.
 * `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: log-probs without all logits.
+* `_setup_devices` of the arguments: the device of several CPU processes, by a name that `torch.load` knows.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
 """
 
@@ -22,6 +23,16 @@ from typing import Any
 
 from nbhelpers.policy import Engine, draws, in_groups, replaced
 from nbhelpers.training.packed import packed_log_probs
+
+
+def name_the_cpu(config: Any) -> None:
+    """Let several CPU processes go on from a checkpoint: accelerate 1.15 calls the device of each `cpu:0`, transformers
+    5.17 loads the optimiser's state there, and `torch.load` (2.13) knows a `cpu` without a number only.
+    """
+    import torch
+
+    if config.device.type == "cpu":
+        vars(config)["_setup_devices"] = torch.device("cpu")
 
 
 @functools.cache

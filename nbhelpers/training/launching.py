@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
-from nbhelpers.policy import Policy
+from nbhelpers.policy import Policy, serve
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training.configuration import TrainingError, is_first_process, launched
 from nbhelpers.training.stopping import TrainingStopped
@@ -40,7 +40,8 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     """Run `python -m module` with these parameters in `processes` processes, and return at their end.
 
     Args:
-        module: takes a preset, `--set`, `--output-dir` and `--trust-code`.
+        module: takes a preset, `--set`, `--output-dir` and `--trust-code`. With `model.vllm_server: auto` the server is
+            started first, where none of this process runs yet, and all of them use it.
         look: called a few times a second, and at the end.
 
     Raises:
@@ -51,6 +52,8 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("rank-*.log"):
         old.unlink()
+    if params.model.served and params.model.vllm_server == "auto":
+        serve(params.model, params.lora.r)
     words = _FirstRank(logs / "rank-0.log")
     with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
         child = subprocess.Popen(
@@ -232,9 +235,9 @@ def _end_without(starter: int) -> None:
 
 def beside_processes(params: RunParams, processes: int) -> ModelParams:
     """How the process that starts others loads the policy to look at it: without vLLM, whose memory could not be given
-    back to the first of them, and without Unsloth, which compiles for minutes.
+    back to the first of them, and without Unsloth, which compiles for minutes. A served vLLM is there for it too.
     """
-    if processes == 1:
+    if processes == 1 or params.model.served:
         return params.model
     return params.model.model_copy(update={"backend": "transformers", "fast_inference": False})
 
@@ -248,7 +251,7 @@ def out_of_the_way(policy: Policy) -> Iterator[None]:
     """
     import torch
 
-    if policy.engine is not None:
+    if policy.holds_vllm:
         raise TrainingError(
             "vLLM runs in this process and holds the memory that the first of several would need: restart the kernel, "
             "and do not sample before training; or set training.num_processes=1."

@@ -42,6 +42,7 @@ from nbhelpers.training.inside_trl import (
     generating_with,
     is_between_rollouts,
     log_probs_in_chunks,
+    name_the_cpu,
     rollout_trainer_class,
     rollouts_callback,
     sampling_in_groups,
@@ -151,6 +152,7 @@ def _train(
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
+    name_the_cpu(config)
     is_main = config.process_index == 0
     refuse_other_data(run, where, problems.fingerprint, plan)
     tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer

@@ -52,35 +52,6 @@ def used_gib() -> float:
     return gpu.total - gpu.free
 
 
-def run_series(args, before: float) -> dict:
-    """`nbhelpers run` in a process of its own, its stages, and the most that it held of the card."""
-    settings = [word for setting in args.overrides for word in ("--set", setting)]
-    command = [sys.executable, "-m", "nbhelpers.cli", "run", args.preset, "--notebooks", args.notebooks, "--output-dir",
-               args.out, "--set", f"model.backend={args.backend}", *settings]  # fmt: skip
-    peak, over = [0.0], threading.Event()
-
-    def watch():
-        while not over.wait(0.5):
-            peak[0] = max(peak[0], used_gib() - before)
-
-    threading.Thread(target=watch, daemon=True).start()
-    started, notebooks, stages, name = time.perf_counter(), {}, {}, "before"
-    surroundings = {"VLLM_LOGGING_LEVEL": "INFO"} | os.environ
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": surroundings}
-    with subprocess.Popen(command, **pipes) as process:
-        for line in process.stdout:
-            print(f"[{time.perf_counter() - started:6.1f} s] {line}", end="", flush=True)
-            if begun := re.match(r"\[\d+/\d+\] (\S+) \.\.\.", line):
-                name = begun[1]
-            elif done := re.match(r"\[\d+/\d+\] (\S+) done in (\d+) s", line):
-                notebooks[done[1]] = int(done[2])
-            elif stage := STAGE.match(line):
-                stages.setdefault(name, {})[stage["name"].strip()] = int(stage["seconds"])
-    over.set()
-    return {"rc": process.returncode, "seconds": round(time.perf_counter() - started, 1), "notebooks": notebooks,
-            "stages": stages, "peak_gib": round(peak[0], 2)}  # fmt: skip
-
-
 def slow_cells(run: RunDirectory) -> dict[str, dict[str, float]]:
     """By notebook, its cells that took more than a second: their first line and seconds, as papermill noted them."""
     found: dict[str, dict[str, float]] = {}
@@ -99,6 +70,38 @@ def told(run: RunDirectory) -> list[str]:
     log = run.path / "libraries.log"
     lines = log.read_text(errors="replace").replace("\r", "\n").splitlines() if log.exists() else []
     return [line[:220] for line in lines if TOLD.search(line) and "it/s" not in line]
+
+
+def run_series(args, before: float) -> dict:
+    """`nbhelpers run` in a process of its own, its stages, and the most that it held of the card."""
+    settings = [word for setting in args.overrides for word in ("--set", setting)]
+    command = [sys.executable, "-m", "nbhelpers.cli", "run", args.preset, "--notebooks", args.notebooks, "--output-dir",
+               args.out, "--set", f"model.backend={args.backend}", *settings]  # fmt: skip
+    peak, over = [0.0], threading.Event()
+
+    def watch():
+        while not over.wait(0.5):
+            peak[0] = max(peak[0], used_gib() - before)
+
+    threading.Thread(target=watch, daemon=True).start()
+    run, started, notebooks, stages, name = RunDirectory(args.out), time.perf_counter(), {}, {}, "before"
+    surroundings = {"VLLM_LOGGING_LEVEL": "INFO"} | os.environ
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": surroundings}
+    with subprocess.Popen(command, **pipes) as process:
+        for line in process.stdout:
+            print(f"[{time.perf_counter() - started:6.1f} s] {line}", end="", flush=True)
+            if begun := re.match(r"\[\d+/\d+\] (\S+) \.\.\.", line):
+                name = begun[1]
+            elif done := re.match(r"\[\d+/\d+\] (\S+) done in (\d+) s", line):
+                notebooks[done[1]] = int(done[2])
+                print(f"  cells of {done[1]}: {json.dumps(slow_cells(run).get(done[1]))}", flush=True)
+            elif stage := STAGE.match(line):
+                stages.setdefault(name, {})[stage["name"].strip()] = int(stage["seconds"])
+    over.set()
+    for line in told(run):
+        print("  log:", line, flush=True)
+    return {"rc": process.returncode, "seconds": round(time.perf_counter() - started, 1), "notebooks": notebooks,
+            "stages": stages, "peak_gib": round(peak[0], 2)}  # fmt: skip
 
 
 def main() -> None:
@@ -125,8 +128,6 @@ def main() -> None:
         result["step_s"] = [round(line["step_time"], 2) for line in lines if "step_time" in line]
         result["gap"] = [line.get("sampling/sampling_logp_difference/mean") for line in lines]
         result["cells"] = slow_cells(run)
-        for line in told(run):
-            print("  log:", line)
         result["notices"], result["warnings"] = manifest.get("notices"), manifest.get("warnings")
         print(json.dumps(result), flush=True)
     finally:

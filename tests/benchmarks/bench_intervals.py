@@ -9,30 +9,53 @@ import argparse
 import time
 
 import numpy as np
+from scipy.stats import norm, t
 
 from nbhelpers.evaluation.statistics import cluster_interval, difference_over_seeds, holm, mcnemar
 
-CHANGES, CHANCES = np.array([-1.0, 0.0, 1.0]), (0.05, 0.8, 0.15)  # the true difference is 10 points
-TRUTH = 0.1
+CHANGES = np.array([-1.0, 0.0, 1.0])
+USUAL, RARE, MOST = (0.05, 0.8, 0.15), (0.01, 0.97, 0.02), (0.0, 0.1, 0.9)  # chances of a change for each question
+TRUTH = 0.1  # of USUAL
 
 
-def differences(rng, sizes, share):
-    """A change of verdict per question; with chance `share` a question does what its picture does."""
-    of_picture = np.repeat(rng.choice(CHANGES, len(sizes), p=CHANCES), sizes)
-    alone = rng.choice(CHANGES, sum(sizes), p=CHANCES)
+def drawn(rng, sizes, share, chances):
+    """A change of verdict per question, or a verdict where `chances` is one number; with chance `share` a question does
+    what its picture does.
+    """
+
+    def draw(count):
+        one = isinstance(chances, float)
+        return (rng.random(count) < chances) * 1.0 if one else rng.choice(CHANGES, count, p=chances)
+
+    of_picture, alone = np.repeat(draw(len(sizes)), sizes), draw(sum(sizes))
     return np.where(rng.random(sum(sizes)) < share, of_picture, alone)
 
 
-def coverage(trials, pictures, most, share):
-    """Shares of trials in which the interval holds the truth: clusters drawn whole, and questions drawn alone."""
-    rng, held = np.random.default_rng(0), np.zeros(2)
+def bootstrap_interval(values, labels, rng, resamples=999):
+    """What was used before: whole clusters drawn with replacement, Hesterberg's expanded percentiles."""
+    sums, sizes = np.bincount(labels, weights=values), np.bincount(labels)
+    count = len(sums)
+    tail = norm.cdf(t.ppf(0.025, count - 1) * np.sqrt(count / (count - 1)))
+    chosen = rng.integers(0, count, (resamples, count))
+    return np.quantile(sums[chosen].sum(1) / sizes[chosen].sum(1), [tail, 1 - tail])
+
+
+def coverage(trials, pictures, most, share, chances):
+    """Of three intervals the share of trials in which it holds the truth, and its mean width."""
+    rng, held, width = np.random.default_rng(0), np.zeros(3), np.zeros(3)
+    rates = isinstance(chances, float)
+    truth, bounds = (chances, (0.0, 1.0)) if rates else (chances[2] - chances[0], (-1.0, 1.0))
     for _ in range(trials):
         sizes = rng.integers(1, most + 1, pictures)
-        values = differences(rng, sizes, share)
-        for place, labels in enumerate((np.repeat(np.arange(pictures), sizes), np.arange(len(values)))):
-            low, high = cluster_interval(values, labels, resamples=999)
-            held[place] += low <= TRUTH <= high
-    return held / trials
+        values, labels = drawn(rng, sizes, share, chances), np.repeat(np.arange(pictures), sizes)
+        ends = np.array([
+            cluster_interval(values, labels, bounds),
+            cluster_interval(values, np.arange(len(values)), bounds),
+            bootstrap_interval(values, labels, rng),
+        ])  # fmt: skip
+        held += (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+        width += ends[:, 1] - ends[:, 0]
+    return held / trials, width / trials
 
 
 def seeds_coverage(trials, seeds, problems, spread):
@@ -68,18 +91,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=2000)
     trials, started = parser.parse_args().trials, time.perf_counter()
-    print("| pictures | questions each | share | clusters drawn | questions drawn |")
-    for pictures, most, share in (
-        (20, 4, 0.9),
-        (60, 1, 0.0),
-        (60, 4, 0.9),
-        (200, 4, 0.9),
-        (200, 4, 0.3),
-        (512, 1, 0.0),
-    ):
-        whole, alone = coverage(trials, pictures, most, share)
-        print(f"| {pictures} | 1 to {most} | {share} | {100 * whole:.1f} % | {100 * alone:.1f} % |", flush=True)
-    for seeds, spread in ((2, 0.02), (5, 0.0), (5, 0.02), (5, 0.05)):
+    print("| pictures | questions each | share | chances | by pictures (width) | by questions | bootstrap (width) |")
+    for pictures, most, share, chances in (
+        (20, 4, 0.9, USUAL), (60, 1, 0.0, USUAL), (60, 4, 0.9, USUAL), (200, 4, 0.9, USUAL), (200, 4, 0.3, USUAL),
+        (512, 1, 0.0, USUAL), (36, 1, 0.0, RARE), (200, 1, 0.0, RARE), (36, 1, 0.0, MOST), (20, 4, 0.9, 0.8),
+        (64, 1, 0.0, 0.95),
+    ):  # fmt: skip
+        held, width = 100 * np.array(coverage(trials, pictures, most, share, chances))
+        print(
+            f"| {pictures} | 1 to {most} | {share} | {chances} | {held[0]:.1f} % ({width[0]:.1f}) "
+            f"| {held[1]:.1f} % | {held[2]:.1f} % ({width[2]:.1f}) |", flush=True
+        )  # fmt: skip
+    for seeds, spread in ((2, 0.02), (2, 0.05), (3, 0.02), (5, 0.0), (5, 0.02), (5, 0.05)):
         held = seeds_coverage(trials, seeds, 300, spread)
         print(f"{seeds} seeds, spread {100 * spread:.0f} points: {100 * held:.1f} %", flush=True)
     plain, corrected = false_alarms(trials // 4, 14, 36)

@@ -61,10 +61,12 @@ def test_a_file_asks_for_no_logger_and_the_command_line_may(file, value):
     assert RunParams.load(file(training={"grpo": {"report_to": "none"}})).training.grpo["report_to"] == "none"
 
 
-@pytest.mark.parametrize("key", ["vllm_server_base_url", "vllm_server_host"])
-def test_a_file_names_no_server(file, key):
-    with pytest.raises(ParamsError, match=f"training.grpo.{key} names"):
-        RunParams.load(file(training={"grpo": {key: "203.0.113.1"}}))
+def test_a_file_names_no_server_and_the_command_line_may(file):
+    address = {"vllm_server": "http://203.0.113.1:8000", "fast_inference": True}
+    with pytest.raises(ParamsError, match=r"model.vllm_server names http.* connects this run"):
+        RunParams.load(file(model=address))
+    assert RunParams.load("smoke", model=address).model.served
+    assert RunParams.load(file(model={"vllm_server": "auto", "fast_inference": True})).model.served
 
 
 def test_every_field_of_trl_that_publishes_is_refused_whoever_asks():

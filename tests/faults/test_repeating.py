@@ -49,7 +49,7 @@ def test_what_differs_is_named_with_its_place(first, tmp_path):
     lines = first.read_jsonl(first.metrics_path)
     again.write_jsonl(again.metrics_path, [{**line, "time": 0} for line in lines])
     said = report_differences(first.manifest_path, again)
-    assert "versions trl: " in said and "9.9 now" in said and "hardware cores: " in said and "64 now" in said
+    assert "versions.trl: " in said and '"9.9" now' in said and "hardware.cores: " in said and "64 now" in said
     assert "samples.jsonl: differs from step 2 on" in said and "metrics.jsonl" not in said
 
 

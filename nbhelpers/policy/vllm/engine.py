@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +14,17 @@ from typing import Any
 from nbhelpers.params import ModelParams, TrainingParams
 from nbhelpers.policy.memory import COMPLETIONS, COMPLETIONS_ALONE, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
-from nbhelpers.policy.policy import Completion, Policy
+from nbhelpers.policy.policy import Completion, Policy, weights_source
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
 from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
+from nbhelpers.policy.vllm.served import ServedEngine, served_engine, url_of_server
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
-from nbhelpers.runs import stage
+from nbhelpers.runs import gpu_processes, stage
+
+PATIENCE = (5.0, 10.0)  # seconds before another attempt to start
+
+SERVED_COMPLETIONS = 256  # that a server generates at once, for all processes
 
 
 @dataclass
@@ -96,9 +103,9 @@ class Engine:
 def start_engine(
     policy: Policy, params: ModelParams, training: TrainingParams | None = None, *, completions: int | None = None,
     **changes: Any,
-) -> Engine:  # fmt: skip
+) -> Engine | ServedEngine:  # fmt: skip
     """Start vLLM for the policy (a minute for Gemma-3 4B), or take the engine that runs already, and let
-    `policy.sample` use it.
+    `policy.sample` use it. With `model.vllm_server` that is a server.
 
     Args:
         training: what will be trained beside it, for `gpu_memory_utilization: auto`.
@@ -112,7 +119,8 @@ def start_engine(
     if policy.engine is None:
         completions = completions or (COMPLETIONS if training else COMPLETIONS_ALONE)
         with stage("starting vLLM"):
-            policy.engine = _start_engine(policy, params, training, completions, changes)
+            start = _connect if params.served else _start_engine
+            policy.engine = start(policy, params, training, completions, changes)
             policy.sampler = functools.partial(sample_with_engine, policy, policy.engine)
     return policy.engine
 
@@ -133,6 +141,48 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     if policy.has_adapter:
         engine.take_adapter(policy.model)
     return engine
+
+
+def _connect(policy: Policy, params: ModelParams, *_: Any) -> ServedEngine:
+    """The server that `model.vllm_server` names, started now where it is `auto` and none runs yet."""
+    url = params.vllm_server
+    if url == "auto":
+        url = serve(
+            params.model_copy(update={"name": policy.source}),
+            policy.model.peft_config["default"].r if policy.has_adapter else 16,
+        )
+    stop_ids, image_id = end_of_turn_ids(policy.processor, policy.model), policy.processor.tokenizer.image_token_id
+    return served_engine(url, stop_ids, never_sampled_ids(policy.processor), image_id)
+
+
+def serve(params: ModelParams, lora_rank: int) -> str:
+    """Serve the base weights by a vLLM on this machine's last GPU, where no process of this run does already.
+
+    Args:
+        lora_rank: of the largest adapter that it will be given.
+
+    Returns:
+        Its address, which processes that are started later find by themselves.
+
+    Raises:
+        GenerationError: there is one GPU only, or the server did not start.
+    """
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",")
+    if len(gpus) < 2:
+        raise GenerationError(
+            f"model.vllm_server=auto takes a GPU of its own, and there is {'one' if visible else 'none'} here. Leave "
+            "it out, so that vLLM runs beside the policy, or name the address of a server."
+        )
+    share = 0.9 if params.gpu_memory_utilization == "auto" else params.gpu_memory_utilization
+    room = params.model_copy(update={"gpu_memory_utilization": share})
+    source = weights_source(params.name)
+    arguments = engine_arguments(source, room, completions=SERVED_COMPLETIONS, lora_rank=lora_rank)
+    del arguments["distributed_executor_backend"]
+    with stage("starting the vLLM server"):
+        return url_of_server(source, arguments | {"max_cpu_loras": 2}, gpus[-1])
 
 
 def _start_beside(policy: Policy, params: ModelParams, completions: int, changes: dict) -> tuple[Any, Any]:
@@ -210,19 +260,39 @@ def engine_arguments(
 
 
 def _start(llm_class: Any, arguments: dict[str, Any]) -> Any:
-    """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set."""
-    try:
-        return llm_class(**arguments)
-    except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
-        if "memory" not in str(error).lower():
-            raise
-        share = arguments["gpu_memory_utilization"]
-        raise GenerationError(
-            f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where "
-            f"other work holds the GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where "
-            "the completions do not fit, raise it, or lower model.max_seq_length. `nbhelpers doctor` estimates what a "
-            "preset needs."
-        ) from error
+    """`LLM(**arguments)`; where the GPU's memory does not suffice, a sentence on what to set.
+
+    vLLM 0.26 gives up where the card gets emptier while it measures, as when another process ends: then it is tried
+    again.
+    """
+    for wait in (*PATIENCE, None):
+        try:
+            return llm_class(**arguments)
+        except AssertionError as error:
+            if "memory profiling" not in str(error):
+                raise
+            if wait is None:
+                raise GenerationError(
+                    "vLLM could not start: other processes gave memory back each time that it measured what is free. "
+                    f"On the card: {', '.join(gpu_processes()) or 'none that can be named'}. Run this again once they "
+                    "have ended."
+                ) from error
+        except (ValueError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
+            if "memory" not in str(error).lower():
+                raise
+            raise GenerationError(_too_little(error, arguments["gpu_memory_utilization"])) from error
+        print("Another process gave GPU memory back while vLLM measured it; vLLM starts again.", flush=True)
+        time.sleep(wait)
+        gc.collect()  # what the first attempt held
+
+
+def _too_little(error: Exception, share: float) -> str:
+    return (
+        f"vLLM could not start with model.gpu_memory_utilization={share} ({str(error).splitlines()[0]}). Where "
+        f"other work holds the GPU, lower it (--set model.gpu_memory_utilization={round(share * 0.7, 2)}); where "
+        "the completions do not fit, raise it, or lower model.max_seq_length. `nbhelpers doctor` estimates what a "
+        "preset needs."
+    )
 
 
 def _rendezvous() -> None:

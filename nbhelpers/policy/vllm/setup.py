@@ -19,20 +19,27 @@ def prepare_environment() -> None:
     """Settings that vLLM, Triton and Unsloth read from the environment; call it before they are imported. The user's
     own values stay.
 
-    Compiled graphs and kernels stay between runs in `NBHELPERS_CACHE`, or `nbhelpers` in the user's cache folder.
+    Compiled graphs and kernels stay between runs in `cache_folder()`.
     """
-    base = os.environ.get("NBHELPERS_CACHE")
-    cache = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nbhelpers"
+    cache = cache_folder()
     for variable, value in {
         "VLLM_CACHE_ROOT": cache / "vllm",
         "TRITON_CACHE_DIR": cache / "triton",
         "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
         "UNSLOTH_COMPILE_LOCATION": cache / "unsloth",  # otherwise a folder beside the notebook
+        # What one start has measured of the memory, the next of the same kind need not: it stays in the folder above.
+        "VLLM_ENABLE_STARTUP_PLAN": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         # Its sampler is compiled with nvcc at the first use and is not used with processed log-probs anyway.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
     }.items():
         os.environ.setdefault(variable, str(value))
+
+
+def cache_folder() -> Path:
+    """`NBHELPERS_CACHE`, or `nbhelpers` in the user's cache folder."""
+    base = os.environ.get("NBHELPERS_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nbhelpers"
 
 
 def capture_sizes(completions: int) -> list[int]:

@@ -3,7 +3,7 @@
 // hands them over (page_source.js from the page itself, kernel_source.js from a kernel).
 // Every text of a model or a data set reaches the page through textContent; nothing here parses markup.
 
-const HTML_TAGS = new Set(["b", "i", "code", "pre"]);
+const HTML_TAGS = new Set(["b", "i", "code", "pre", "table", "tr", "th", "td"]);
 const MATHML = new Set(("math mrow mi mn mo mtext mspace mfrac msqrt mroot mstyle msub msup msubsup munder mover munderover "
   + "mtable mtr mtd mpadded mphantom menclose").split(" "));
 const ATTRIBUTES = new Set(["display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class"]);
@@ -171,7 +171,8 @@ function completionCard(row, info) {
   return card;
 }
 
-function problemCard([, , question, choices, answer, unit], picture, square) {
+function problemCard([, , question, choices, answer, unit, trees], picture, square) {
+  const written = (text, place, limit) => (trees && trees[place] ? built(trees[place]) : clipped(text, limit));
   const card = element("div", "problem");
   if (!picture) card.append(element("p", "noimage", "no picture"));
   else {
@@ -183,9 +184,9 @@ function problemCard([, , question, choices, answer, unit], picture, square) {
     card.append(zoom);
     if (square) card.append(button("what the model sees", `${square} × ${square} pixels, whatever the picture's shape`, (event) => seeAsModel(event.target, image, square), "link"));
   }
-  const asked = element("div", "", element("div", "label", "question"), textBox("div", "question", clipped(question, 700)));
-  if (choices) asked.append(element("ul", "choices", ...choices.map((choice, place) => element("li", "", `(${String.fromCharCode(65 + place)}) `, textBox("span", "", clipped(choice, 200))))));
-  const gold = element("div", "gold", element("div", "label", "gold answer"), textBox("b", "", clipped(answer, 200)));
+  const asked = element("div", "", element("div", "label", "question"), textBox("div", "question", written(question, 0, 700)));
+  if (choices) asked.append(element("ul", "choices", ...choices.map((choice, place) => element("li", "", `(${String.fromCharCode(65 + place)}) `, textBox("span", "", written(choice, place + 1, 200))))));
+  const gold = element("div", "gold", element("div", "label", "gold answer"), textBox("b", "", written(answer, choices ? choices.length + 1 : 1, 200)));
   if (unit) gold.append(" ", visible(unit));
   card.append(asked, gold);
   return card;
