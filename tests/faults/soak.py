@@ -97,7 +97,7 @@ def to_the_end(folder: Path, notebooks: str | None, kills: int, longest: float, 
         process = begin(folder, notebooks=some or notebooks, resume=begun)
         if len(struck) < kills:
             at_a_step = next(kinds) and last_step(run) < TRAINING["max_steps"]
-            if place := until_killed(folder, process, longest, at_a_step):
+            if place := until_killed(folder, process, longest / 2 if some else longest, at_a_step):
                 struck.append(place)
                 print(f"{folder.name} killed: {place}", flush=True)
                 continue
