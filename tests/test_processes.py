@@ -5,6 +5,7 @@ Without GPUs they are CPU processes that talk over gloo, started as `nbhelpers r
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -144,6 +145,18 @@ def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     launching.take_place()
     assert taken == [3]
+
+
+def test_a_process_on_a_cpu_loads_what_it_kept(monkeypatch):
+    """Where the first load succeeds, torch knows cpu:0 and the line in `take_place` can go."""
+    shipped = [entry for entry in torch.serialization._package_registry if "nbhelpers" not in entry[2].__module__]
+    monkeypatch.setattr(torch.serialization, "_package_registry", shipped)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    torch.save(torch.ones(2), kept := io.BytesIO())
+    with pytest.raises(RuntimeError, match="cpu:0"):
+        torch.load(io.BytesIO(kept.getvalue()), map_location=torch.device("cpu", 0))
+    launching.take_place()
+    assert torch.load(io.BytesIO(kept.getvalue()), map_location=torch.device("cpu", 0)).tolist() == [1, 1]
 
 
 def ranks_of(starter):
