@@ -125,6 +125,15 @@ def test_differences_of_two_records_are_sentences(whole):
     assert "1 of 10 are gone" in said and f"1 are not as they were, such as {pid}" in said
 
 
+def test_whether_vllm_computed_each_text_alone_is_part_of_the_record(policy, small, monkeypatch):
+    params, _ = small("invariant")
+    problems, found = loading.load_problems(params.dataset), []
+    for value in ("0", "1"):
+        monkeypatch.setenv("VLLM_BATCH_INVARIANT", value)
+        found.append(protocol.conditions(policy, problems, problems.evaluation.select([0]), params, []))
+    assert protocol.differences(*found) == ["decoding.batch_invariant: false then, true now."]
+
+
 def test_a_problem_that_is_asked_or_graded_otherwise_has_another_digest(small):
     params, _ = small("digest")
     row = dict(loading.load_problems(params.dataset).evaluation[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,8 @@ def conditions(
             "max_new_tokens": params.training.max_completion_length,
             "seed": params.training.seed,
             "problems_per_batch": batch_of(params),
+            # vLLM's own switch: a text then depends on its prompt alone, not on what is computed beside it.
+            "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT") == "1",
         },
         "grader": {"version": GRADER_VERSION, "protocol": settings.protocol},
         "versions": versions(),

@@ -113,7 +113,7 @@ def cluster_interval(
     moves = (sums - centre * sizes) / (whole - sizes)
     freedom = whole**2 / (sizes**2).sum() - 1
     reach = float(t.ppf(0.975, freedom)) * math.sqrt((count - 1) / count * float((moves**2).sum()))
-    return max(centre - reach, bounds[0]), min(centre + reach, bounds[1])
+    return float(max(centre - reach, bounds[0])), float(min(centre + reach, bounds[1]))
 
 
 def mcnemar(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sections of a parameter file: their keys, what each may be, and its default."""
+"""The sections of a parameter file: keys, what each may be, its default. `params/full.yaml` says what each means."""
 
 from __future__ import annotations
 
@@ -34,18 +34,7 @@ class Section(BaseModel):
 
 
 class ModelParams(Section):
-    """Which policy is trained and how it is loaded.
-
-    `name` is a hub id, a local folder, or `embedded` for the tiny Gemma-3 that ships with the package. `revision`: the
-    commit of a hub id, null for its newest; a run's record names the one that it got. `backend` is `unsloth`,
-    `transformers`, or `auto` (`policy/memory.py` has the rule). `fast_inference` generates with vLLM, which takes
-    `gpu_memory_utilization` of the GPU's memory; `auto` gives it what the run needs beside the policy. `vllm_server`:
-    one vLLM for all processes instead of one in each, at this address (`http://...`) or, with `auto`, started on the
-    last GPU, which then trains nothing.
-    `max_seq_length` counts image, prompt and completion tokens together.
-    `use_gradient_checkpointing`: `unsloth` is Unsloth's own on its backend and, on the transformers backend, recomputes
-    activations only where the memory does not hold them.
-    """
+    """Which policy is trained and how it is loaded. The rule of `backend: auto` is in `policy/memory.py`."""
 
     name: str = Field("unsloth/gemma-3-4b-it", min_length=1)
     revision: str | None = Field(None, min_length=1)
@@ -100,15 +89,7 @@ AnswerType = Literal["text", "integer", "float", "list"]
 
 
 class DatasetParams(Section):
-    """Where the problems come from and how they are cut.
-
-    `path`: a hub id, `embedded`, or a local folder, parquet or JSONL file. `split`: null takes every split.
-    `max_samples` limits the rows before the cut into training and evaluation. `image_size` is the longest side in
-    pixels; smaller pictures are left alone. Without `eval_path` or `eval_split`, `eval_fraction` of the rows is held
-    back for evaluation; with either, that source is the evaluation set and every row of `path` trains. `eval_samples`
-    limits the evaluation set. `answer_types` keeps only these types of answer. `revision` and `eval_revision`: the
-    commits of `path` and `eval_path` on the hub, null for the newest.
-    """
+    """Where the problems come from and how they are cut."""
 
     path: str = Field("AI4Math/MathVista", min_length=1)
     revision: str | None = Field(None, min_length=1)
@@ -143,12 +124,7 @@ DEFAULT_DELIMITERS = Delimiters()
 
 
 class RewardParams(Section):
-    """The output format that is asked for and what it earns.
-
-    `formatting_reward` is paid for each of the two well-formed blocks, `correctness_reward` for a right answer.
-    `functions` names the rewards that are summed, each times its entry in `weights` (null: all 1). `timeout`: seconds
-    that a call of a function of your own may take.
-    """
+    """The output format that is asked for and what it earns."""
 
     reasoning_start: str = Field(DEFAULT_DELIMITERS.reasoning_start, min_length=1)
     reasoning_end: str = Field(DEFAULT_DELIMITERS.reasoning_end, min_length=1)
@@ -229,15 +205,7 @@ class BatchPlan:
 
 
 class TrainingParams(Section):
-    """The GRPO run. Names and meanings are those of TRL's `GRPOConfig`, whose other fields go into `grpo`.
-
-    Exactly one of `max_steps` (optimiser steps) and `num_train_epochs` says how long to train.
-    `per_device_train_batch_size` counts completions. `resume`: true continues from the last whole checkpoint in the
-    output folder, where there is one, with the settings of the run; `extend` also with another length; false starts
-    anew. `probes`: problems that are kept out of training and answered every `probe_steps` steps, so that one problem
-    can be seen early and late; 0 for none.
-    `num_processes`: processes that share each step, on a GPU each; `auto` takes all GPUs, or as many as can share it.
-    """
+    """The GRPO run. Names and meanings are those of TRL's `GRPOConfig`, whose other fields go into `grpo`."""
 
     per_device_train_batch_size: int = Field(1, ge=1)
     gradient_accumulation_steps: int = Field(2, ge=1)
@@ -349,16 +317,7 @@ def _shared(completions: int, generated: int, device: int, processes: int) -> tu
 
 
 class EvaluationParams(Section):
-    """How the policy is judged before (`baseline`) and after training.
-
-    `num_samples`: problems of the evaluation set, null takes all. `temperature` 0 is greedy. `protocol` `strict` is
-    this project's grader; `mathvista`, `mathverse`, `mathvision` and `wemath` are the benchmarks' own rules. `pass_k`:
-    also sample so many answers to each of the first `pass_problems` problems, at training's temperature, for pass@1 to
-    pass@k; null leaves that out.
-    `plain_problems`: of so many problems (null: of all) the base model is also asked without the output format.
-    `select_on`: a number (or, below 1, a share) of training problems that are not trained on but answered every
-    `training.eval_steps` steps; the policy that does best on them is evaluated, null: the last.
-    """
+    """How the policy is judged before (`baseline`) and after training."""
 
     num_samples: int | None = Field(None, ge=1)
     temperature: Number = Field(0.0, ge=0)
