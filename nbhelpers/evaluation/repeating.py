@@ -43,9 +43,7 @@ def evaluate_run(folder: str | Path, *, checkpoint: str | None = None, progress:
         EvaluationError: there is no such checkpoint.
     """
     run = RunDirectory(folder)
-    if not run.params_path.is_file():
-        raise FileNotFoundError(f"{run.path} is no run directory: it holds no params.yaml.")
-    params = RunParams.load(str(run.params_path), output_dir=run.path, trust_code=True)  # no reward is run
+    params = run.recorded_params()
     record = (run.read_json(run.evaluation_path) or {}).get("conditions")
     if checkpoint is not None:
         weights = _checkpoint(run, checkpoint)

@@ -20,7 +20,7 @@ from nbhelpers.runs.metrics import (
     reward_functions,
     seconds_left,
 )
-from nbhelpers.runs.one_writer import RunError, writing
+from nbhelpers.runs.one_writer import RunError, who_writes, writing
 from nbhelpers.runs.samples import (
     CHANGES,
     FILTERS,

@@ -123,6 +123,16 @@ class RunDirectory:
         }
         self.write_json(self.manifest_path, manifest)
 
+    def recorded_params(self) -> RunParams:
+        """The parameters in `params.yaml`, of this folder wherever it has been moved to; for what runs no reward.
+
+        Raises:
+            FileNotFoundError: this is no run directory.
+        """
+        if not self.params_path.is_file():
+            raise FileNotFoundError(f"{self.path} is no run directory: it holds no params.yaml.")
+        return RunParams.load(str(self.params_path), output_dir=self.path, trust_code=True)
+
     def add_warning(self, sentence: str) -> None:
         """Something that may make the result other than it looks. Said once, however often it is added."""
         self._add("warnings", sentence)

@@ -17,6 +17,7 @@ from nbhelpers.params import (
     settings_digest,
     settings_table,
 )
+from nbhelpers.policy import Policy, adapter_norm
 from nbhelpers.runs import RunDirectory, flaw, read_seal
 from nbhelpers.training.configuration import TrainingError
 from nbhelpers.training.configuration import check as check_settings
@@ -122,6 +123,21 @@ def refuse_other_data(run: RunDirectory, where: Standing, fingerprint: str, plan
         raise TrainingRefused(
             f"{run.path} was begun with {then} completions a step, and would go on with {plan.completions_per_step}: "
             "start as many processes as before, or begin another run with --output-dir."
+        )
+
+
+def refuse_a_trained_policy(policy: Policy, run: RunDirectory) -> None:
+    """A run that begins at step 1 begins with a fresh adapter, or its record would not say what it began with: the cell
+    that trains may be run again in a kernel whose policy has learnt already.
+
+    Raises:
+        TrainingRefused: the adapter is not a fresh one.
+    """
+    if norm := adapter_norm(policy):
+        raise TrainingRefused(
+            f"This policy has learnt already (norm of its adapter's B matrices {norm:.3f}, 0 when fresh), and training "
+            f"would begin at step 1 with it. To train anew, load it again first (the cell with load_policy). To go on "
+            f"with what is in {run.path}: training.resume=true, or extend with more steps."
         )
 
 

@@ -40,12 +40,23 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Inside, SIGINT and SIGTERM ask instead of interrupting; only on the main thread, where signals arrive."""
-    request = StopRequest()
+def stops_go_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call `handler`; off the main thread, where none arrive, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Inside, SIGINT and SIGTERM ask instead of interrupting."""
+    request = StopRequest()
 
     def ask(number: int, frame: Any) -> None:
         if request.by and number == signal.SIGINT:
@@ -54,12 +65,8 @@ def stop_request() -> Iterator[StopRequest]:
         with contextlib.suppress(RuntimeError):  # it came in the middle of another print
             print("Training stops after this step, with a checkpoint; a second interrupt stops it at once.", flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stops_go_to(ask):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def stopping_callback(request: StopRequest, between_rollouts: Callable[[], bool]) -> Any:

@@ -63,6 +63,7 @@ from nbhelpers.training.resuming import (
     Standing,
     check,
     is_trained,
+    refuse_a_trained_policy,
     refuse_other_data,
     run_facts,
     standing,
@@ -105,8 +106,8 @@ def train(
 
     Raises:
         ParamsError: the batch arithmetic or `training.grpo` does not work out (before anything is computed).
-        TrainingError: the GPU's memory does not suffice, no problem fits, TRL is not as it was tested, or the run that
-            is to go on was begun with other settings.
+        TrainingError: the GPU's memory does not suffice, no problem fits, TRL is not as it was tested, the run that is
+            to go on was begun with other settings, or one that begins at step 1 was given a policy that has learnt.
         TrainingStopped: it was interrupted, by SIGINT or SIGTERM.
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
@@ -120,6 +121,8 @@ def train(
             print(sentence, flush=True)
         if where.trained:
             return _take_what_was_trained(policy, params, run, where)
+        if where.checkpoint is None:
+            refuse_a_trained_policy(policy, run)
         with ending_in_words(run) if is_first_process() else contextlib.nullcontext():
             return _train(policy, problems, params, run, where, on_log)
 

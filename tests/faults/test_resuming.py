@@ -227,6 +227,19 @@ def test_a_final_model_is_written_whole_or_not_at_all(embedded_policy, tmp_path,
     assert read_seal(run.final_model_dir)["step"] == 1 and not flaw(run.final_model_dir)
 
 
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_policy_that_has_learnt_does_not_begin_at_step_1(finished, params_of, trained_run, mode):
+    """The cell that trains, run again in one kernel; and after an interruption before the first checkpoint."""
+    if mode:
+        shutil.rmtree(finished.final_model_dir)
+        shutil.rmtree(finished.checkpoints_dir)
+    before = contents(finished)
+    params = params_of(finished, training={"resume": mode})
+    with pytest.raises(TrainingError, match=r"has learnt already \(norm .*load it again first .*load_policy"):
+        train(trained_run["policy"], load_problems(params.dataset), params, finished)
+    assert contents(finished) == before
+
+
 def test_what_moves_to_previous_is_announced(finished, params_of, capsys):
     go_on(finished, params_of(finished, training={"max_steps": 1}))
     said = capsys.readouterr().out
