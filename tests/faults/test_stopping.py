@@ -129,6 +129,7 @@ def test_sigterm_to_a_process_ends_it_with_a_checkpoint_and_one_sentence(tmp_pat
     assert len(whole) == 1 and step <= int(whole[0].name.rpartition("-")[2]) < 200
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(tmp_path):
     """A limit on a file's size stands for the full disk: the optimiser's state does not fit any more."""
     process = tiny_training(tmp_path, max_steps=60, save_steps=2)
