@@ -228,12 +228,12 @@ def test_a_step_in_which_no_group_learns_is_a_step(policy, tmp_path):
 def test_a_length_is_compiled_when_the_time_lost_without_it_has_paid_for_it(monkeypatch):
     monkeypatch.setattr(fused, "PAYS", 10_000)
     lengths = fused.Lengths(4100)
-    assert lengths.ladder == [640, 1280, 1920, 2560, 3200, 3840, 4224]
-    assert [lengths.pad(3000) for _ in range(4)] == [None, None, None, 3200]
-    assert lengths.pad(3100) == 3200 and lengths.pad(4100) is None
-    assert [lengths.pad(1000) for _ in range(5)] == [3200] * 5  # 1,920 tokens of padding each
-    assert lengths.pad(1000) == 1280 and lengths.compiled == {1280, 3200}
-    assert [lengths.pad(600) for _ in range(3)] == [1280] * 3
+    assert lengths.ladder == [384, 1024, 1664, 2304, 2944, 3584, 4224]
+    assert [lengths.pad(3000) for _ in range(4)] == [None, None, None, 3584]
+    assert lengths.pad(3100) == 3584 and lengths.pad(4100) is None
+    assert [lengths.pad(1000) for _ in range(3)] == [3584] * 3  # 2,560 tokens of padding each
+    assert lengths.pad(1000) == 1024 and lengths.compiled == {1024, 3584}
+    assert [lengths.pad(600) for _ in range(3)] == [1024] * 3
     tight = fused.Lengths(4100, at_once=True)
     assert tight.pad(100) == 4224 and tight.pad(4100) == 4224
 

@@ -35,8 +35,8 @@ class Lengths:
             longest: tokens of the longest row that can come.
             at_once: compile that length from the start, because uncompiled layers keep more than the memory holds.
         """
-        step = _blocks(-(-longest // STEPS))
-        self.ladder = [step * place for place in range(1, -(-longest // step))] + [_blocks(longest)]
+        top, step = _blocks(longest), _blocks(-(-longest // STEPS))
+        self.ladder = sorted(range(top, 0, -step))
         self.compiled = {self.ladder[-1]} if at_once else set()
         self._lost = dict.fromkeys(self.ladder, 0)
 

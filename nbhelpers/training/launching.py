@@ -52,7 +52,7 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("rank-*.log"):
         old.unlink()
-    if params.model.served and params.model.vllm_server == "auto":
+    if params.model.starts_server:
         serve(params.model, params.lora.r)
     words = _FirstRank(logs / "rank-0.log")
     with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:

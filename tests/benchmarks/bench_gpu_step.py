@@ -33,7 +33,7 @@ IDEAS = (
     "without compiled layers", "and row by row, with gradient checkpointing", "and without the vision cache",
     "and without prepared pictures", "and with TRL's extra forward",
 )  # fmt: skip
-IDEA_STEPS = 4
+IDEA_STEPS = 3
 
 
 def arguments() -> argparse.Namespace:
