@@ -265,7 +265,7 @@ class TestPreparedPictures:
         rows = [[picture] for picture in pictures for _ in range(4)]
         made = processor.image_processor(images=rows, return_tensors="pt")["pixel_values"]
         assert made.shape == (12, 3, 32, 32) and made.device.type == "meta"
-        assert moved.count(("meta",)) == len(pictures)
+        assert moved.count(("meta",)) == 2 * len(pictures)  # pixels and the number of crops
         prepared.detach()
 
     def test_the_cache_is_bounded_and_can_be_detached(self, processor, pictures, looked_at):

@@ -174,7 +174,8 @@ class PreparedPictures:
         rows = self._prepared.answer([(fingerprints[id(picture)], options) for picture in pictures], compute)
         batch = {name: [row[name] for row in rows] for name in rows[0]}
         for name in [name for name, values in batch.items() if isinstance(values[0], torch.Tensor)]:
-            there = {id(value): value.to(self._device or value.device) for value in batch[name]}
+            distinct = {id(value): value for value in batch[name]}
+            there = {place: value.to(self._device or value.device) for place, value in distinct.items()}
             batch[name] = torch.stack([there[id(value)] for value in batch[name]])
         return BatchFeature(batch)
 
