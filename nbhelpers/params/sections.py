@@ -191,6 +191,14 @@ _OWN_PLACE = {
     "gradient_checkpointing": "model.use_gradient_checkpointing",
 }
 
+# And those that would break what a run promises, with the reason.
+_NEVER_ON = {
+    "trust_remote_code": "a model's code comes from transformers alone",
+    "save_only_model": "a run could not go on from a checkpoint without the optimiser's state",
+    "ignore_data_skip": "a run that goes on would ask again what it has just asked",
+    "auto_find_batch_size": "training would begin again inside a run, with groups cut in half",
+}
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -249,8 +257,8 @@ class TrainingParams(Section):
                 raise ValueError(f"{key} has its own place, {place}: set it there")
             if publishes(key):
                 raise ValueError(f"{key} would publish the run, which is done by hand, from what it leaves")
-            if key == "trust_remote_code":
-                raise ValueError("trust_remote_code is never on: a model's code comes from transformers alone")
+            if key in _NEVER_ON and grpo[key]:
+                raise ValueError(f"{key} is never on: {_NEVER_ON[key]}")
         # YAML leaves 1e-3 as text here too, and TRL would fail on it long after the model has been loaded.
         return {key: _exponent_to_float(value) for key, value in grpo.items()}
 

@@ -23,6 +23,7 @@ from nbhelpers.runs import (
     seal,
 )
 from nbhelpers.training.alarm_rules import alarms
+from nbhelpers.training.configuration import TrainingError
 from nbhelpers.training.resuming import Standing, run_facts
 
 
@@ -166,6 +167,11 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, f
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "loss" not in logs:
                 return  # the summary at the end of training is of no step; a step on an old rollout has no rewards
+            if not run.manifest_path.is_file():
+                raise TrainingError(
+                    f"{run.path} was moved or deleted while training wrote there: its manifest.json has gone. What has "
+                    "been written since lies there alone."
+                )
             line = {"step": state.global_step, "time": time.time(), **logs, **fresh}
             fresh.clear()
             run.append_jsonl(run.metrics_path, line)

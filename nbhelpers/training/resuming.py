@@ -172,7 +172,7 @@ def check_trained(params: RunParams, run: RunDirectory) -> None:
         if sealed or steps:
             raise TrainingError(f"{run.final_model_dir} cannot be used: {wrong}. {how_to_go_on(run)}")
         return  # an adapter of another origin, with no records that could contradict it
-    if steps and steps[-1] != sealed["step"]:
+    if steps and not 0 <= sealed["step"] - steps[-1] < _steps_of_a_line(run, sealed):
         raise TrainingError(
             f"{run.final_model_dir} is of step {sealed['step']}, but the run has come to step {steps[-1]}: its adapter "
             f"is not evaluated as that step's. {how_to_go_on(run)}"
@@ -186,6 +186,12 @@ def check_trained(params: RunParams, run: RunDirectory) -> None:
             "another model its result would not be this run's, and pictures that it was trained on could be among "
             "the evaluated ones. Give back the run's values, or train in another --output-dir."
         )
+
+
+def _steps_of_a_line(run: RunDirectory, sealed: Mapping[str, Any]) -> float:
+    """Steps between two lines of the metrics: 1, or what `training.grpo` asks for, which may be a share of all."""
+    every = run.read_manifest().get("grpo_config", {}).get("logging_steps", 1)
+    return max(1, every if every >= 1 else every * sealed["max_steps"])
 
 
 def is_trained(params: RunParams, run: RunDirectory) -> bool:

@@ -82,8 +82,9 @@ def test_every_field_of_trl_that_publishes_is_refused_whoever_asks():
 
 
 def test_remote_code_is_never_on():
-    with pytest.raises(ParamsError, match="trust_remote_code is never on"):
-        RunParams.load("smoke", training={"grpo": {"trust_remote_code": True}})
+    for name in ("trust_remote_code", "save_only_model", "ignore_data_skip", "auto_find_batch_size"):
+        with pytest.raises(ParamsError, match=f"{name} is never on: "):
+            RunParams.load("smoke", training={"grpo": {name: True}})
 
 
 # files that are no parameter file

@@ -135,6 +135,30 @@ def test_an_adapter_is_not_evaluated_as_that_of_a_later_step(finished, params_of
     assert not finished.evaluation_path.exists()
 
 
+def test_a_run_with_a_line_every_few_steps_is_evaluated(finished, params_of):
+    finished.write_jsonl(finished.metrics_path, finished.read_jsonl(finished.metrics_path)[:2])
+    with pytest.raises(TrainingError, match="is of step 3, but the run has come to step 2"):
+        train_if_missing(params_of(finished), finished)
+    for every in (2, 0.5):
+        finished.update_manifest(grpo_config={"logging_steps": every})
+        assert train_if_missing(params_of(finished), finished) is False
+
+
+def test_training_whose_directory_is_moved_away_stops_instead_of_keeping_half(tmp_path, params_of):
+    run, away = RunDirectory(tmp_path / "run"), tmp_path / "away"
+    params = params_of(run, training={"max_steps": 6})
+
+    def move(line):
+        if line["step"] == 3:
+            run.path.rename(away)
+
+    with pytest.raises(TrainingError, match="run was moved or deleted while training wrote there"):
+        train(fresh_policy(params), load_problems(params.dataset), params, run, on_log=move)
+    assert steps_of(RunDirectory(away)) == [1, 2, 3]
+    result, _ = go_on(RunDirectory(away), params_of(RunDirectory(away), training={"max_steps": 6, **RESUME}))
+    assert (result.resumed_from, result.steps) == (2, 6)
+
+
 @pytest.mark.parametrize(
     "sections",
     [{"dataset": {"seed": 7}}, {"reward": {"solution_start": "<A>", "solution_end": "</A>"}}, {"lora": {"r": 4}}],
