@@ -13,6 +13,9 @@ from nbhelpers import __version__
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = make_parser().parse_args(argv)
+    from nbhelpers.runs import words_end_nothing
+
+    words_end_nothing()
     try:
         return arguments.command(arguments)
     except KeyboardInterrupt:
@@ -166,7 +169,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from nbhelpers.doctor import refuse_what_cannot_run
     from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit
+    from nbhelpers.runs import RunDirectory
     from nbhelpers.show import evaluation_progress
+    from nbhelpers.training import is_trained
 
     if (arguments.run_dir is None) == (arguments.model is None):
         raise EvaluationError("evaluate takes a run directory or --model PATH_OR_HUB_ID, one of the two.")
@@ -184,6 +189,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         if arguments.overrides:
             raise EvaluationError("a run is evaluated with its own settings: --set goes with --model.")
+        run = RunDirectory(arguments.run_dir)
+        params = run.recorded_params()
+        refuse_what_cannot_run(params)
+        if not arguments.checkpoint and not is_trained(params, run):
+            raise EvaluationError(f"{run.path} has no trained adapter yet: nbhelpers run {run.params_path} trains one.")
         print(evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=evaluation_progress()))
     return 0
 
@@ -203,14 +213,11 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from nbhelpers.params import RunParams
     from nbhelpers.policy import export_final_model
     from nbhelpers.runs import RunDirectory
 
-    if not (arguments.run_dir / "params.yaml").is_file():
-        raise FileNotFoundError(f"{arguments.run_dir} is no run directory: it holds no params.yaml.")
     run = RunDirectory(arguments.run_dir)
-    params = RunParams.load(str(run.params_path), trust_code=True)  # no reward is run
+    params = run.recorded_params()
     output = arguments.output or run.path / "merged"
     print(export_final_model(run.final_model_dir, params.model, output, gguf=arguments.gguf))
     return 0

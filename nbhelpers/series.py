@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import SECTIONS, PlainError, RunParams, trusting
 from nbhelpers.runs import RunDirectory, writing
-from nbhelpers.training import is_trained, standing, what_is_kept
+from nbhelpers.training import is_trained, standing, stops_go_to, what_is_kept
 
 if TYPE_CHECKING:
     from traitlets.config import Config
@@ -148,7 +147,10 @@ def _execute(
         why = f"failed in cell {error.exec_count or error.cell_index} ({error.ename}: {error.evalue})."
         kept = what_is_kept(run) if error.ename == "KeyboardInterrupt" else ""
     except DeadKernelError:
-        why = "ended because its kernel died: it was killed, often by the system for want of memory."
+        why = (
+            "ended because its kernel died: it was killed, often by the system for want of memory, or a reward did not "
+            "come back to Python (then its lines stand above)."
+        )
         kept = what_is_kept(run)
     except KeyboardInterrupt:
         why, kept = "was interrupted.", what_is_kept(run)
@@ -199,21 +201,16 @@ def _signals_to_the_kernel() -> Iterator[_Kernels]:
     stops it at once, and a third one ends the series without waiting for the kernel.
     """
     kernels, times = _Kernels(), itertools.count(1)
-    if threading.current_thread() is not threading.main_thread():
-        yield kernels
-        return
 
     def hand_on(number: int, frame: Any) -> None:
+        if kernels.stopped_by == "SIGHUP" == signal.Signals(number).name:
+            return  # the shell and the terminal both send it
         kernels.stopped_by = signal.Signals(number).name
         if next(times) > 2 or not kernels.interrupt():
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stops_go_to(hand_on):
         yield kernels
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _edited_sections(path: Path, echo) -> dict[str, dict]:

@@ -400,7 +400,7 @@ def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"gradient_accumulation_steps": 2}, {"vllm_importance_sampling_mode": "token_truncate"}]
+    "arguments", [{}, {"gradient_accumulation_steps": 2, "vllm_importance_sampling_mode": "token_truncate"}]
 )
 def test_importance_weights_from_the_loss_train_as_trls_own(policy, tmp_path, arguments):
     engine = engine_for(policy)

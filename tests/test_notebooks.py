@@ -11,7 +11,6 @@ import papermill
 import pytest
 from tiny_run import REPOSITORY, TINY_TRAINING
 
-from nbhelpers.params.places import available_presets
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sections import SECTIONS
 from nbhelpers.series import notebook_paths
@@ -105,8 +104,3 @@ def test_a_notebook_runs_alone_from_any_folder(path, tmp_path):
         assert (tmp_path / "run" / name).is_file() or any((tmp_path / "run" / name).iterdir()), name
     left = {file.name for file in (tmp_path / "run").glob("*")}
     assert left_by(path.stem) or left <= {"libraries.log"}
-
-
-@pytest.mark.parametrize("preset", available_presets())
-def test_every_shipped_parameter_file_loads(preset):
-    assert RunParams.load(preset).preset == preset

@@ -12,7 +12,7 @@ import yaml
 from nbhelpers.params.files import parse_overrides
 from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
 from nbhelpers.params.run_params import RunParams
-from nbhelpers.params.sections import _OWN_PLACE, REWARD_FUNCTIONS, SECTIONS, TrainingParams
+from nbhelpers.params.sections import _OWN_PLACE, SECTIONS, TrainingParams
 from nbhelpers.params.sentences import ParamsError
 
 
@@ -155,12 +155,6 @@ def test_every_wrong_value_of_a_section_is_named_at_once():
 def test_a_users_own_reward_is_named_by_module_and_function():
     reward = RunParams.load("smoke", reward={"functions": ["my.rewards:brevity"], "weights": [2]}).reward
     assert (reward.functions, reward.weights) == (["my.rewards:brevity"], [2.0])
-
-
-def test_the_reward_names_are_those_that_the_package_has():
-    from nbhelpers.rewards.functions import BUILT_IN
-
-    assert set(REWARD_FUNCTIONS) == set(BUILT_IN)
 
 
 def test_an_unknown_preset_names_the_nearest():

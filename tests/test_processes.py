@@ -5,6 +5,7 @@ Without GPUs they are CPU processes that talk over gloo, started as `nbhelpers r
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -21,7 +22,15 @@ from nbhelpers.params import ParamsError, RunParams
 from nbhelpers.policy import draws, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, read_seal
-from nbhelpers.training import TrainingError, TrainingStopped, launching, num_processes, train
+from nbhelpers.training import (
+    TrainingError,
+    TrainingStopped,
+    first_answers,
+    first_problems,
+    launching,
+    num_processes,
+    train,
+)
 from nbhelpers.training.resuming import last_whole_checkpoint
 
 # Three prompts x 4 completions; two processes share a group. Plain gradient descent from B = 0: the adapter's B after
@@ -138,6 +147,18 @@ def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
     assert taken == [3]
 
 
+def test_a_process_on_a_cpu_loads_what_it_kept(monkeypatch):
+    """Where the first load succeeds, torch knows cpu:0 and the line in `take_place` can go."""
+    shipped = [entry for entry in torch.serialization._package_registry if "nbhelpers" not in entry[2].__module__]
+    monkeypatch.setattr(torch.serialization, "_package_registry", shipped)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    torch.save(torch.ones(2), kept := io.BytesIO())
+    with pytest.raises(RuntimeError, match="cpu:0"):
+        torch.load(io.BytesIO(kept.getvalue()), map_location=torch.device("cpu", 0))
+    launching.take_place()
+    assert torch.load(io.BytesIO(kept.getvalue()), map_location=torch.device("cpu", 0)).tolist() == [1, 1]
+
+
 def ranks_of(starter):
     """Process numbers of the ranks below a process, in order."""
     found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
@@ -189,6 +210,17 @@ def test_evaluation_in_two_processes_writes_the_file_that_one_writes(alone, tmp_
         files = (there.predictions_path, there.pass_path, there.plain_path)
         written.append([path.read_bytes() for path in files] + [result, asked])
     assert written[0] == written[1]
+
+
+@pytest.mark.slow
+def test_the_first_look_of_two_processes_is_that_of_one(tmp_path):
+    params = parameters(tmp_path, 1)
+    problems, counted = first_problems(load_problems(params.dataset)), []
+    alone = first_answers(params, problems, progress=counted.append)
+    together = first_answers(parameters(tmp_path, 2), problems, progress=counted.append)
+    assert len(alone) == 64 and {len(group) for group in alone} == {4} and sum(counted) == 2 * 64
+    assert len({completion.text for group in alone for completion in group}) > 64
+    assert together == alone and not list((tmp_path / "logs").glob("first-answers*"))
 
 
 @pytest.mark.slow

@@ -76,6 +76,10 @@ def test_a_picture_is_prepared_once_and_a_group_is_one_request(policy, server):
     ids, logps = policy.engine.generate([*prompts, prompts[0]], [*images, images[0]], n=3, max_tokens=5)
     paths = [path for path, _ in server.asked[before:]]
     assert paths.count("/v1/chat/completions/render") == 2 and paths.count("/inference/v1/generate") == 3
+    seeds = [5, 6, 7]
+    policy.engine.generate([*prompts, prompts[0]], [*images, images[0]], seeds=seeds, max_tokens=2)
+    sent = [body["sampling_params"]["seed"] for path, body in server.asked[before:] if path.endswith("generate")]
+    assert sorted(sent[3:]) == seeds and set(sent[:3]) == {None}
     assert len(ids) == 9 and all(len(row) == len(tokens) for row, tokens in zip(logps, ids, strict=True))
 
 

@@ -9,19 +9,14 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import load_final_model
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
-from nbhelpers.training import in_processes
+from nbhelpers.training import in_processes, meeting
 
 
 def _evaluate(params: RunParams) -> None:
-    import torch
-    from accelerate import PartialState
-
-    together = PartialState(cpu=not torch.cuda.is_available())  # on CPUs they meet only where it is told so
     run = RunDirectory(params.output_dir)
-    policy = load_final_model(run.final_model_dir, params.model)
-    evaluate(policy, load_problems(params.dataset), params, run, progress=_say)
-    together.wait_for_everyone()  # one that goes while another still talks can abort it
-    together.destroy_process_group()
+    with meeting():
+        policy = load_final_model(run.final_model_dir, params.model)
+        evaluate(policy, load_problems(params.dataset), params, run, progress=_say)
 
 
 def _say(what: str, done: int, count: int) -> None:

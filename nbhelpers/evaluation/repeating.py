@@ -15,6 +15,7 @@ from nbhelpers.params import RunParams, did_you_mean
 from nbhelpers.policy import Policy, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
+from nbhelpers.training import refuse_other_problems
 
 _REPEAT = "repeat"
 Progress = Callable[[str, int, int], None] | None
@@ -43,16 +44,16 @@ def evaluate_run(folder: str | Path, *, checkpoint: str | None = None, progress:
         EvaluationError: there is no such checkpoint.
     """
     run = RunDirectory(folder)
-    if not run.params_path.is_file():
-        raise FileNotFoundError(f"{run.path} is no run directory: it holds no params.yaml.")
-    params = RunParams.load(str(run.params_path), output_dir=run.path, trust_code=True)  # no reward is run
+    params = run.recorded_params()
     record = (run.read_json(run.evaluation_path) or {}).get("conditions")
     if checkpoint is not None:
         weights = _checkpoint(run, checkpoint)
         place = _beside(run, weights.name)
     else:
         weights, place = run.final_model_dir, _beside(run, _REPEAT) if record else run
-    policy, problems = load_final_model(weights, params.model), load_problems(params.dataset)
+    problems = load_problems(params.dataset)
+    refuse_other_problems(params, run, problems.fingerprint)
+    policy = load_final_model(weights, params.model)
     result = evaluate(policy, problems, params, place, progress=progress)
     said = [] if record is None else _compared(run, place, record, result["conditions"], same_policy=checkpoint is None)
     return Evaluated(result, place, said)

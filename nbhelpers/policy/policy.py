@@ -155,6 +155,7 @@ class Policy:
         temperature: float = 0.0,
         samples_per_problem: int = 1,
         seed: int = 0,
+        first: int = 0,
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
@@ -166,6 +167,8 @@ class Policy:
             temperature: 0 for greedy decoding; otherwise plain sampling (no top-k, no top-p), as in training.
             samples_per_problem: completions per prompt; more than one needs a temperature.
             seed: of the sampling; torch's own generators are left as they were.
+            first: the place of the first of them among all that are sampled with this seed, where another process has
+                those before it.
             progress: called with the number of prompts finished since its last call.
 
         Returns:
@@ -186,13 +189,15 @@ class Policy:
             temperature=temperature,
             samples_per_problem=samples_per_problem,
             seed=seed,
+            first=first,
             batch_size=batch_size,
             progress=progress,
         )
 
     def _sample_with_transformers(
-        self, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size, progress
-    ) -> list[list[Completion]]:
+        self, conversations, images, *, max_new_tokens, temperature, samples_per_problem, seed, batch_size, progress,
+        first=0,
+    ) -> list[list[Completion]]:  # fmt: skip
         import torch
 
         device = self.model.device
@@ -216,7 +221,7 @@ class Policy:
                 for start in range(0, len(conversations), batch_size):
                     end = start + batch_size
                     inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
-                    places = range(start, min(end, len(conversations)))
+                    places = range(first + start, first + min(end, len(conversations)))
                     drawn = draws(seed, places, samples_per_problem, max_new_tokens) if temperature > 0 else None
                     output = self._generate(inputs, samples_per_problem, drawn, **decoding)
                     tokens = output[:, inputs["input_ids"].shape[1] :].tolist()

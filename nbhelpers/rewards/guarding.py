@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import inspect
 import math
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +17,8 @@ from typing import Any
 
 from nbhelpers.params import PlainError
 from nbhelpers.rewards.functions import Reward, completion_text
+
+GRACE = 10.0  # seconds after its time is up in which a call may still come back
 
 
 class RewardError(PlainError, RuntimeError):
@@ -29,7 +33,9 @@ def guarded(name: str, function: Callable[..., Any], seconds: float) -> Reward:
     """The function with its result checked, as a `RewardError` where it is none; asynchronous as the function is.
 
     A call that takes longer than `seconds` is ended by SIGALRM, which reaches Python code and regular expressions, on
-    the main thread (where notebooks and commands train); an asynchronous one is cancelled.
+    the main thread (where notebooks and commands train); an asynchronous one is cancelled. Code in C that never comes
+    back to Python can only be ended with its process: that happens `GRACE` seconds later, after the lines of Python
+    that it was called from are printed. A call on another thread, or one that blocks asynchronously, has no limit.
     """
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
@@ -69,7 +75,7 @@ def _named_errors(name: str, seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """End what runs inside after so many seconds, and again every second where it would not end."""
+    """End what runs inside after so many seconds, again each second where it would not end, and the process at last."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -79,12 +85,15 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    if last := sys.__stderr__:  # a notebook's own stderr is no file
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=last)
     try:
         yield
     finally:
         try:
             signal.setitimer(signal.ITIMER_REAL, 0)
         finally:
+            faulthandler.cancel_dump_traceback_later()
             signal.signal(signal.SIGALRM, before)
 
 

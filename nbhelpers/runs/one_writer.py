@@ -63,6 +63,28 @@ def writing(folder: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def who_writes(folder: Path) -> str | None:
+    """What is writing in a folder now, in words ("training, process 4711 on a-host, since ..."); None: nobody is."""
+    folder = folder.resolve()
+    if folder in _HELD:  # opening and closing the file here would give up the lock
+        return f"this process, {os.getpid()}"
+    try:
+        descriptor = os.open(folder / ".writer", os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return None
+    except OSError as error:
+        return _named(descriptor) if error.errno in _BUSY else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _take(descriptor: int, folder: Path) -> None:
     try:
         import fcntl  # not on Windows, where nothing is locked
@@ -83,9 +105,13 @@ def _about(what: str) -> dict[str, str | int]:
 
 
 def _busy(descriptor: int, folder: Path) -> str:
+    who = _named(descriptor)
+    return f"another process is writing in {folder} ({who}). Wait for its end, stop it, or give another --output-dir."
+
+
+def _named(descriptor: int) -> str:
     try:
         first = json.loads(os.pread(descriptor, 4096, 0))
-        who = f"{first['what']}, process {first['pid']} on {first['host']}, since {first['since']}"
+        return f"{first['what']}, process {first['pid']} on {first['host']}, since {first['since']}"
     except (ValueError, KeyError, TypeError):
-        who = "it has not said who it is"
-    return f"another process is writing in {folder} ({who}). Wait for its end, stop it, or give another --output-dir."
+        return "it has not said who it is"

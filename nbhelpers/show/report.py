@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from nbhelpers.runs import ROLES, RunDirectory, SampleStore, duration, logged, metrics_shown
+from nbhelpers.runs import ROLES, RunDirectory, SampleStore, duration, logged, metrics_shown, who_writes
 from nbhelpers.show.browser import write_sample_browser
 from nbhelpers.show.evaluation_plots import before_after, forest_plot
 from nbhelpers.show.packing import read_marks
@@ -18,7 +18,7 @@ from nbhelpers.show.samples import change_cards, count_changes, group_card, sort
 from nbhelpers.show.standalone import figure_uri, render, run_of
 from nbhelpers.show.text import percent, visible
 from nbhelpers.show.training_plots import training_overview
-from nbhelpers.training import alarms
+from nbhelpers.training import alarms, what_is_kept
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -36,6 +36,8 @@ def write_report(run_dir: str | Path) -> Path:
     store = SampleStore(run.path)
     changes = sort_changes(run.read_jsonl(run.predictions_path))
     warnings, notes = _what_matters(manifest, metrics, evaluation)
+    if unfinished := _unfinished(run, manifest):
+        warnings = [unfinished, *dict.fromkeys([*warnings, *alarms(metrics, manifest.get("max_steps"))])]
     page = render(
         "report.html",
         ("page.css", "samples.css"),
@@ -88,6 +90,19 @@ def _outcome(evaluation: Mapping, metrics: Sequence[Mapping]) -> str:
     return "Neither trained nor evaluated yet."
 
 
+def _unfinished(run: RunDirectory, manifest: Mapping) -> str | None:
+    """How training stands where it has not come to its end; None where it has, or never began."""
+    found = manifest.get("training") or {}
+    state, why = found.get("state"), found.get("why") or ""
+    if state in (None, "finished"):
+        return None
+    if state == "running" and (who := who_writes(run.path)):
+        return f"Training is not finished: it goes on ({who})."
+    said = "was killed, or its machine went down" if state == "running" else f"{state} at {found.get('at')}"
+    why = "" if why in (manifest.get("warnings") or ()) else f" {why}"
+    return f"Training is not finished: it {said}.{why} {what_is_kept(run)}".strip()
+
+
 def _what_matters(manifest: Mapping, metrics: Sequence[Mapping], evaluation: Mapping) -> tuple[list[str], list[str]]:
     """The warnings that stand at the top, and notes on how it ran.
 
@@ -123,7 +138,7 @@ def _results(evaluation: Mapping, metrics: Sequence[Mapping]) -> list[Fact]:
             was = f"{percent(before[key])} \u2192 " if before.get(key) is not None else ""
             facts.append((name, was + percent(after[key]), True))
     ends = _ends(metrics)
-    if ends and logged(metrics[0], "reward") and logged(metrics[-1], "reward"):
+    if ends and all(any(logged(row, "reward") for row in rows) for rows in ends):
         first, last = (_mean_of(rows, "reward") for rows in ends)
         facts.append((f"mean reward, {_said(ends)}", f"{first:.2f} \u2192 {last:.2f}", True))
     return facts

@@ -19,10 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
 from nbhelpers.policy import Policy, serve
-from nbhelpers.runs import RunDirectory
+from nbhelpers.runs import RunDirectory, words_end_nothing
 from nbhelpers.training.configuration import TrainingError, is_first_process, launched
 from nbhelpers.training.stopping import TrainingStopped
 
@@ -51,7 +52,7 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("rank-*.log"):
         old.unlink()
-    if params.model.served and params.model.vllm_server == "auto":
+    if params.model.starts_server:
         serve(params.model, params.lora.r)
     words = _FirstRank(logs / "rank-0.log")
     with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
@@ -174,6 +175,7 @@ def in_processes(name: str, work: Callable[[RunParams], None], argv: list[str] |
     parser.add_argument("--output-dir")
     parser.add_argument("--trust-code", action="store_true", help="let the parameter file bring code of its own")
     arguments = parser.parse_args(argv)
+    words_end_nothing()
     if launched():
         take_place()
     try:
@@ -201,6 +203,29 @@ def take_place() -> None:
         threading.Thread(target=_end_without, args=(int(starter),), daemon=True).start()
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # accelerate 1.15 names the CPU of a process cpu:0 and transformers 5.17 loads the optimiser's state to there, which
+    # torch up to 2.13 does not know: no run in several CPU processes could go on (2026-11-24).
+    torch.serialization.register_package(15, _no_name, _as_it_is)
+
+
+def _no_name(storage: Any) -> None:
+    """Storages are named as before when they are saved."""
+
+
+def _as_it_is(storage: Any, place: str) -> Any:
+    return storage if place == "cpu:0" else None
+
+
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """Inside, the processes of a launcher can talk to each other without a trainer; none leaves before all are done."""
+    import torch
+    from accelerate import PartialState
+
+    together = PartialState(cpu=not torch.cuda.is_available())  # on CPUs they meet only where it is told so
+    yield
+    together.wait_for_everyone()  # one that goes while another still talks can abort it
+    together.destroy_process_group()
 
 
 def is_followed() -> bool:

@@ -1,7 +1,7 @@
 """Training that ends before its last step: a checkpoint where there is time for one, one sentence on how it goes on.
 
-The first SIGINT (Ctrl-C, Kernel > Interrupt) or SIGTERM asks: the step is finished, a checkpoint is written, and
-training ends. A second SIGINT ends it at once.
+The first SIGINT (Ctrl-C, Kernel > Interrupt), SIGTERM or SIGHUP asks: the step is finished, a checkpoint is written,
+and training ends. A second SIGINT ends it at once.
 """
 
 from __future__ import annotations
@@ -40,12 +40,28 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Inside, SIGINT and SIGTERM ask instead of interrupting; only on the main thread, where signals arrive."""
-    request = StopRequest()
+def stops_go_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, SIGINT, SIGTERM and SIGHUP (a terminal that was closed, a connection that broke) call `handler`; off the
+    main thread, where none arrive, nothing changes, nor does SIGHUP under `nohup`, which ignores it.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
+    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+    ignored = signal.getsignal(hangup) == signal.SIG_IGN
+    taken = {signal.SIGINT, signal.SIGTERM} | (set() if ignored else {hangup})
+    before = {number: signal.signal(number, handler) for number in taken}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Inside, the signals of `stops_go_to` ask instead of ending the process."""
+    request = StopRequest()
 
     def ask(number: int, frame: Any) -> None:
         if request.by and number == signal.SIGINT:
@@ -54,12 +70,8 @@ def stop_request() -> Iterator[StopRequest]:
         with contextlib.suppress(RuntimeError):  # it came in the middle of another print
             print("Training stops after this step, with a checkpoint; a second interrupt stops it at once.", flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stops_go_to(ask):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def stopping_callback(request: StopRequest, between_rollouts: Callable[[], bool]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import subprocess
@@ -75,16 +76,59 @@ def test_a_run_that_cannot_work_is_refused_and_the_finished_one_stays(fault, cap
     assert kept == [finished.notebooks_dir / "01_dataset_exploration.ipynb"] and kept[0].read_text() == "{}"
 
 
-def test_the_refusal_comes_in_two_seconds(tmp_path):
+def without_a_model(run):
+    shutil.rmtree(run.final_model_dir)
+
+
+def interrupted(run):
+    run.append_jsonl(run.metrics_path, {"step": 9, "loss": 0.0})
+
+
+def cut_adapter(run):
+    path = run.final_model_dir / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+NOT_EVALUATED = {
+    "never trained": (lambda run: (without_a_model(run), run.metrics_path.unlink()), {}, "has no trained adapter yet"),
+    "interrupted": (without_a_model, {}, "Training in .* was interrupted after step 3. To go on: "),
+    "an adapter of an earlier step": (interrupted, {}, "final_model is of step 3, but the run has come to step 9"),
+    "a damaged adapter": (cut_adapter, {}, "adapter_model.safetensors has 1,000 bytes instead of"),
+    "data that has gone": (lambda run: None, {"dataset": {"path": "gone.jsonl"}}, "no file or folder 'gone.jsonl'"),
+    "no GPU": (lambda run: None, {"model": {"fast_inference": True}}, "GPU: nvidia-smi shows none"),
+}
+
+
+@pytest.mark.parametrize("fault", NOT_EVALUATED)
+def test_a_run_that_cannot_be_evaluated_is_refused_before_a_model_is_loaded(
+    fault, capsys, no_gpu, trained_run, tiny_params, tmp_path, monkeypatch
+):
+    spoil, sections, says = NOT_EVALUATED[fault]
+    shutil.copytree(trained_run["run"].path, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint*"))
+    run = RunDirectory(tmp_path / "run")
+    spoil(run)
+    run.write_text(run.params_path, tiny_params(run.path, **sections).to_yaml())
+    monkeypatch.setattr("nbhelpers.evaluation.repeating.load_final_model", lambda *_: pytest.fail("loaded"))
+    assert re.search(says, refused(capsys, "evaluate", str(run.path)))
+
+
+COMMANDS = {"run": ["gemma3_smoke", "--output-dir"], "evaluate": []}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_refusal_comes_in_two_seconds(tmp_path, name):
     """Of processor time: the time on the wall is the same on a machine with nothing else to do."""
-    command = [sys.executable, "-m", "nbhelpers.cli", "run", "gemma3_smoke", "--output-dir", str(tmp_path / "run")]
+    if name == "evaluate":
+        run = RunDirectory(tmp_path / "run")
+        run.write_text(run.params_path, RunParams.load("gemma3_smoke", output_dir=run.path).to_yaml())
+    command = [sys.executable, "-m", "nbhelpers.cli", name, *COMMANDS[name], str(tmp_path / "run")]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": ""})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if "GPU: nvidia-smi shows none" not in done.stderr:
         pytest.skip("this machine has a GPU")
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
-    assert done.returncode == 1 and not (tmp_path / "run").exists()
+    assert done.returncode == 1 and (name == "evaluate" or not (tmp_path / "run").exists())
 
 
 def test_no_room_on_the_disk_and_no_right_to_write_are_named(tmp_path, monkeypatch):

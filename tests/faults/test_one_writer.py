@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from nbhelpers.runs import RunError, writing
+from nbhelpers.runs import RunError, who_writes, writing
 
 HOLDER = (
     "import sys, time, pathlib; from nbhelpers.runs import writing\n"
@@ -66,6 +66,18 @@ def test_the_lock_is_held_while_something_is_written_and_no_longer(tmp_path):
             pass
         assert b"another process is writing" in subprocess.run(command, capture_output=True).stderr
     assert subprocess.run(command, capture_output=True).returncode == 0  # this process is idle now, and still alive
+
+
+def test_who_writes_is_said_without_taking_or_giving_up_the_lock(holder, tmp_path):
+    assert who_writes(tmp_path / "elsewhere") is None and not (tmp_path / "elsewhere").exists()
+    assert who_writes(tmp_path).startswith(f"training, process {holder.pid} on ")
+    holder.kill()
+    holder.wait()
+    assert who_writes(tmp_path) is None
+    with writing(tmp_path, "training"):
+        assert str(os.getpid()) in who_writes(tmp_path)
+        command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+        assert b"another process is writing" in subprocess.run(command, capture_output=True).stderr
 
 
 def test_a_place_that_cannot_be_written_in_is_a_sentence(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -109,6 +110,21 @@ def test_a_reward_that_hangs_is_ended_at_its_limit(function):
         call(function, seconds=0.3)
     assert time.monotonic() - begun < 2
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+NEVER_BACK = """
+import itertools, sys
+from nbhelpers.rewards import guarding
+guarding.GRACE = 0.5
+def counts_in_c(**_):
+    return [sum(itertools.repeat(0))]
+guarding.guarded("mine", counts_in_c, 0.3)(completions=["a"])
+"""
+
+
+def test_c_code_that_never_comes_back_ends_with_its_process_and_is_named():
+    done = subprocess.run([sys.executable, "-c", NEVER_BACK], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Timeout" in done.stderr and "in counts_in_c" in done.stderr
 
 
 def test_a_reward_in_time_leaves_no_alarm_behind():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from tiny_process import tiny_training, wait_for_step
 
 from nbhelpers.policy import load_policy
 from nbhelpers.problems import load_problems
-from nbhelpers.runs import RunDirectory, flaw, read_seal
-from nbhelpers.training import TrainingError, TrainingStopped, train
+from nbhelpers.runs import RunDirectory, flaw, read_seal, writing
+from nbhelpers.show import write_report
+from nbhelpers.training import TrainingError, TrainingStopped, stops_go_to, train
+from nbhelpers.training.recording import note_state
 from nbhelpers.training.resuming import last_whole_checkpoint
 from nbhelpers.training.stopping import disk_trouble
 
@@ -51,6 +54,49 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(train_until, tm
     result = train_until(resume=True)
     assert (result.resumed_from, result.steps) == (3, 6)
     assert run.read_manifest()["training"]["state"] == "finished"
+
+
+def test_a_terminal_that_is_closed_asks_as_ctrl_c_does_and_what_nohup_ignores_stays_ignored():
+    asked, before = [], signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        for _ in range(2):
+            with stops_go_to(lambda number, frame: asked.append(number)):
+                signal.raise_signal(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert asked == [signal.SIGHUP]
+
+
+def test_training_goes_on_where_nobody_reads_its_words_any_more(tmp_path):
+    process = tiny_training(tmp_path, max_steps=6, save_steps=100)
+    assert process.stdout.readline()
+    process.stdout.close()  # `| head -1`, or a terminal that has gone
+    said = process.stderr.read()
+    assert process.wait(timeout=120) == 0 and "rror" not in said and not flaw(tmp_path / "final_model")
+
+
+def warnings_of(run):
+    page = write_report(run.path).read_text()
+    return html.unescape(page[: page.index("<h2")])
+
+
+def test_the_report_says_how_training_ended_that_has_not_come_to_its_end(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.append_jsonl(run.metrics_path, *({"step": step, "loss": 0.0, "grad_norm": 0.0} for step in (1, 2, 3)))
+    note_state(run, "stopped", "Training was stopped by SIGTERM after step 3 of 6.")
+    said = warnings_of(run)
+    assert "Training is not finished: it stopped at 20" in said and "by SIGTERM after step 3 of 6." in said
+    assert "steps up to 3 are recorded, and there is no checkpoint yet" in said
+    assert "Every gradient was 0" in said, "what the end of training would have warned of"
+    note_state(run, "failed", "ZeroDivisionError: division by zero")
+    assert "it failed at 20" in (said := warnings_of(run)) and "ZeroDivisionError: division" in said
+    note_state(run, "running")
+    assert "it was killed, or its machine went down" in warnings_of(run)
+    with writing(run.path, "training"):
+        assert "Training is not finished: it goes on" in warnings_of(run)
+    note_state(run, "finished")
+    assert "not finished" not in warnings_of(run)
 
 
 def test_a_second_interrupt_ends_training_at_once(train_until, tmp_path):
@@ -103,6 +149,7 @@ def test_sigterm_to_a_process_ends_it_with_a_checkpoint_and_one_sentence(tmp_pat
     assert len(whole) == 1 and step <= int(whole[0].name.rpartition("-")[2]) < 200
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(tmp_path):
     """A limit on a file's size stands for the full disk: the optimiser's state does not fit any more."""
     process = tiny_training(tmp_path, max_steps=60, save_steps=2)

@@ -146,7 +146,7 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
 def _connect(policy: Policy, params: ModelParams, *_: Any) -> ServedEngine:
     """The server that `model.vllm_server` names, started now where it is `auto` and none runs yet."""
     url = params.vllm_server
-    if url == "auto":
+    if params.starts_server:
         url = serve(
             params.model_copy(update={"name": policy.source}),
             policy.model.peft_config["default"].r if policy.has_adapter else 16,
@@ -336,7 +336,7 @@ def prompt_seeds(seed: int, prompts: int) -> list[int]:
 
 def sample_with_engine(
     policy: Policy, engine: Engine, conversations, images, *, samples_per_problem, max_new_tokens, batch_size, progress,
-    seed, **sampling,
+    seed, first=0, **sampling,
 ) -> list[list[Completion]]:  # fmt: skip
     """`Policy.sample` with vLLM: the adapter as it is now, or the base model inside `policy.without_adapter()`."""
     if policy.has_adapter and not adapter_is_off(policy.model):
@@ -344,7 +344,7 @@ def sample_with_engine(
     else:
         engine.drop_adapter()
     prompts = policy.prompt_ids(conversations)
-    seeds = prompt_seeds(seed, len(prompts))
+    seeds = prompt_seeds(seed, first + len(prompts))[first:]
     batch_size = batch_size or 256
     completions: list[list[Completion]] = []
     for start in range(0, len(prompts), batch_size):

@@ -95,17 +95,20 @@ class ServedEngine:
         self.request = None
 
     def generate(
-        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1, **sampling: Any
-    ) -> tuple[list[list[int]], list[list[float]]]:
+        self, prompts: Sequence[list[int]], images: Sequence[Any] | None, *, n: int = 1,
+        seeds: Sequence[int] | None = None, **sampling: Any,
+    ) -> tuple[list[list[int]], list[list[float]]]:  # fmt: skip
         """Complete each prompt `n` times; as `Engine.generate`."""
         options = {"logprobs": 0, "detokenize": False, "output_kind": _FINAL_ONLY, "stop_token_ids": self.stop_ids}
         options |= {"logit_bias": {str(token): -100.0 for token in self.banned_ids} or None, **sampling, "n": n}
+        seeds = seeds or [options.pop("seed", None)] * len(prompts)
         images = [None] * len(prompts) if images is None else list(images)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             pictures = {id(image): image for image in images if image is not None}
             prepared = dict(zip(pictures, pool.map(self._prepared, pictures.values()), strict=True))
             features = [prepared.get(id(image)) for image in images]
-            answers = list(pool.map(lambda row: self._complete(*row, options), zip(prompts, features, strict=True)))
+            asked = zip(prompts, features, seeds, strict=True)
+            answers = list(pool.map(lambda row: self._complete(*row, options), asked))
         choices = [choice for answer in answers for choice in answer]
         ids = [choice["token_ids"] for choice in choices]
         logps = [[place["logprob"] for place in choice["logprobs"]["content"]] for choice in choices]
@@ -123,11 +126,11 @@ class ServedEngine:
         asked = {"model": self.base, "messages": messages, "max_tokens": 1}
         return self._post("/v1/chat/completions/render", asked)["features"]
 
-    def _complete(self, ids: list[int], features: dict | None, options: dict) -> list[dict]:
+    def _complete(self, ids: list[int], features: dict | None, seed: int | None, options: dict) -> list[dict]:
         if features is not None:
             features = {**features, "mm_placeholders": {"image": [place_of_picture(ids, self.image_id)]}}
         asked = {"model": self.request or self.base, "token_ids": list(ids), "features": features}
-        answer = self._post("/inference/v1/generate", {**asked, "sampling_params": options})
+        answer = self._post("/inference/v1/generate", {**asked, "sampling_params": {**options, "seed": seed}})
         return sorted(answer["choices"], key=lambda choice: choice["index"])
 
     def _post(self, path: str, body: dict) -> Any:
