@@ -42,7 +42,7 @@ class Source:
 
 
 def open_source(path: str, split: str | None, key: str = "dataset.path", revision: str | None = None) -> Source:
-    """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet, JSONL or JSON file (a list).
+    """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet, JSONL or JSON file.
 
     `split` null takes every split. A source without splits, or with a single one, is read whole whatever `split` says,
     and a notice tells so. `key` is the parameter that an error names, `revision` a commit on the hub. Raises
