@@ -1,6 +1,8 @@
 # The GPU series in a container:
 #   docker build -t vision-grpo .
 #   docker run --gpus all --ipc=host -v "$PWD/outputs:/app/outputs" -v vision-grpo-cache:/cache vision-grpo gemma3_smoke
+#   docker run ... vision-grpo full --set training.num_processes=auto --set training.gradient_accumulation_steps=16
+# The last line takes all GPUs of the host; --ipc=host is for NCCL.
 # /app/outputs has to be writable for the user id 1000; /cache keeps downloaded weights and compiled kernels.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 

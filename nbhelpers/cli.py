@@ -13,6 +13,9 @@ from nbhelpers import __version__
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = make_parser().parse_args(argv)
+    from nbhelpers.runs import words_end_nothing
+
+    words_end_nothing()
     try:
         return arguments.command(arguments)
     except KeyboardInterrupt:

@@ -114,7 +114,8 @@ def diagnose(
     checks += _touched_checks(params, backend)
     if needs and gpus:
         checks += _together(params, gpus, find_links() if links is None else links)
-        checks.append(_memory_check(params, min(_taken(params, gpus), key=lambda gpu: gpu.free), backend))
+        training = _taken(params, _that_train(params, gpus)) or gpus
+        checks.append(_memory_check(params, min(training, key=lambda gpu: gpu.free), backend))
     return Diagnosis(params.preset, tuple(checks))
 
 
@@ -137,6 +138,11 @@ def _gpu_checks(params: RunParams, gpus: Sequence[Gpu], needs: list[str]) -> lis
     return checks
 
 
+def _that_train(params: RunParams, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
+    """All but the last one where that serves."""
+    return gpus[:-1] if params.model.starts_server else gpus
+
+
 def _taken(params: RunParams, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
     """The GPUs that `training.num_processes` takes, `auto` as many as can share a step."""
     asked = params.training.num_processes
@@ -145,15 +151,19 @@ def _taken(params: RunParams, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
 
 def _together(params: RunParams, gpus: Sequence[Gpu], links: Sequence[str]) -> list[Check]:
     """How many of several GPUs the preset takes, whether a step can be shared so, and how they are linked."""
-    asked = params.training.num_processes
-    if len(gpus) == 1 and asked == 1:
+    asked, serves, gpus = params.training.num_processes, params.model.starts_server, _that_train(params, gpus)
+    if not gpus:
+        remedy = "Leave model.vllm_server out, or take two GPUs."
+        return [Check("vLLM server", False, "the only GPU would serve, and none train", remedy)]
+    if len(gpus) == 1 and asked == 1 and not serves:
         return []
     fitting = params.training.processes_that_share(len(gpus))
     most = max(fitting)
     remedy = (
         "" if asked not in (1, "auto") or len(gpus) == 1 else "--set training.num_processes=auto takes all of them."
     )
-    found = f"{len(gpus)}; training.num_processes={asked} takes {len(_taken(params, gpus))}"
+    there = f"{len(gpus)}{' beside the one that serves' * serves}"
+    found = f"{there}; training.num_processes={asked} takes {len(_taken(params, gpus))}"
     if asked != "auto" and asked not in fitting:
         named = ", ".join(map(str, fitting))
         checks = [Check("processes", False, found, f"--set training.num_processes={most} (allowed here: {named}).")]

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.evaluation import differences
 from nbhelpers.params import ParamsError
-from nbhelpers.runs import RunDirectory, read_seal
+from nbhelpers.runs import RunDirectory, environment_differences, read_seal
 
 # What differs between two equal runs: times, and what is counted from the last start.
 _CLOCK = {"time", "step_time", "seconds_per_step"}
@@ -57,16 +56,6 @@ def report_differences(manifest: Path, again: RunDirectory) -> str:
     for name, lines in (("Environment", environment), ("Result", result)):
         parts.append(f"{name}: " + ("the same." if not lines else "".join(f"\n  {line}" for line in lines)))
     return "\n".join(parts)
-
-
-def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each version, part of the machine, data set or grader that is another one."""
-    made_with = [
-        {key: manifest.get(key) for key in ("versions", "hardware", "grader")}
-        | {"data": (manifest.get("dataset") or {}).get("fingerprint")}
-        for manifest in (then, now)
-    ]
-    return differences(*made_with)
 
 
 def result_differences(first: RunDirectory, again: RunDirectory) -> list[str]:

@@ -203,6 +203,8 @@ def _signals_to_the_kernel() -> Iterator[_Kernels]:
     kernels, times = _Kernels(), itertools.count(1)
 
     def hand_on(number: int, frame: Any) -> None:
+        if kernels.stopped_by == "SIGHUP" == signal.Signals(number).name:
+            return  # the shell and the terminal both send it
         kernels.stopped_by = signal.Signals(number).name
         if next(times) > 2 or not kernels.interrupt():
             raise KeyboardInterrupt

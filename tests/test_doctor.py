@@ -284,3 +284,14 @@ def test_several_gpus_are_counted_and_what_is_taken_is_said_per_gpu():
     assert not look(2, [H200, less], ["SYS"]).can_run, "the GPU with the least free memory decides"
     three = look(3, [H200] * 4, [])
     assert not three.can_run and "num_processes=4 (allowed here: 1, 2, 4)" in str(three)
+
+
+def test_the_gpu_that_serves_is_left_out_of_what_trains():
+    def diagnosis(gpus):
+        model = {"vllm_server": "auto", "backend": "transformers"}
+        params = RunParams.load("gemma3_smoke", model=model, training={"num_processes": "auto"})
+        return diagnose(params, gpus=[H200] * gpus, links=[], installed=pinned("gpu").get)
+
+    assert check(diagnosis(5), "processes").found == "4 beside the one that serves; training.num_processes=auto takes 4"
+    alone = diagnosis(1)
+    assert not alone.can_run and "Leave model.vllm_server out" in str(alone)

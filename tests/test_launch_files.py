@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from tiny_policy import policy_with_adapter
 from tiny_run import REPOSITORY
 
+from nbhelpers.params import ModelParams
+from nbhelpers.policy.vllm import served
+from nbhelpers.policy.vllm.engine import engine_arguments
+from nbhelpers.policy.vllm.setup import GenerationError
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training import expected_rate
 
@@ -62,6 +70,39 @@ def test_slurm_with_a_stand_in_for_its_commands(tmp_path):
         (tmp_path / "bin" / name).chmod(0o755)
     given = {"SLURM_JOB_NODELIST": "x", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7", "PORT": "29614", "GPUS": "1"}
     assert trained(tmp_path, start("slurm.sh", tmp_path, **given)) == ONE_END
+
+
+@pytest.mark.slow
+def test_a_server_that_serves(tmp_path):
+    """`vllm` is the tests' stand-in, which wants vLLM's own words."""
+    (tmp_path / "bin").mkdir()
+    stand_in = (
+        f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" > {tmp_path}/words\nexec {sys.executable} -m vllm_server "$@"\n'
+    )
+    (tmp_path / "bin" / "vllm").write_text(stand_in)
+    (tmp_path / "bin" / "vllm").chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PORT": port, "PYTHONPATH": path}
+    server = subprocess.Popen([str(LAUNCH / "serve.sh"), "a/model", "--seed", "3"], env=env)
+    try:
+        engine, deadline = None, time.monotonic() + 120
+        while engine is None and time.monotonic() < deadline:
+            with contextlib.suppress(GenerationError):
+                engine = served.served_engine(f"http://127.0.0.1:{port}", [], [], 0)
+            time.sleep(0.3)
+        engine.take_adapter(policy_with_adapter().model)
+        assert engine.request
+    finally:
+        server.kill()
+        server.wait()
+    words = (tmp_path / "words").read_text().split("\n")
+    assert words[:2] == ["serve", "a/model"] and "processed_logprobs" in words and words[-3:-1] == ["--seed", "3"]
+    ours = set(served.serve_command("m", engine_arguments("m", ModelParams(), completions=4, lora_rank=8), 1))
+    names = {word for word in words if word.startswith("--")} - {"--seed"}
+    assert names <= ours, "vLLM knows the names that the run's own server is started with"
 
 
 def test_readme_has_the_expected_rates():

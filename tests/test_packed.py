@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_policy import policy_with_adapter, two_steps
+from tiny_policy import by_length, policy_with_adapter, two_steps
 
 from nbhelpers.params import RewardParams
 from nbhelpers.policy import completions_as_inputs
 from nbhelpers.problems import conversation
 from nbhelpers.problems.drawn import make_problems
-from nbhelpers.training import inside_trl, packed
+from nbhelpers.training import fused, inside_trl, log_softmax, packed
+from nbhelpers.training.log_softmax import chosen_log_probs
 from nbhelpers.training.packed import packed_log_probs
 
 GROUPS, SIZE = 3, 4
@@ -19,6 +20,13 @@ GROUPS, SIZE = 3, 4
 @pytest.fixture
 def policy():
     return policy_with_adapter(std=0.02)
+
+
+@pytest.fixture
+def flex_on_the_cpu(monkeypatch):
+    """FlexAttention as plain arithmetic, which PyTorch refuses a gradient on a CPU, in layers that are not compiled."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    monkeypatch.setattr(fused, "compiled", lambda layer: layer.forward)
 
 
 def a_batch(policy, seed=0):
@@ -32,6 +40,12 @@ def a_batch(policy, seed=0):
     batch |= {"completion_ids": ids, "completion_mask": mask}
     order = torch.randperm(len(problems), generator=generator)
     return {name: values[order] for name, values in batch.items()}, order // SIZE
+
+
+def prompt_tokens(batch, groups, of):
+    firsts = [(groups == group).nonzero()[0, 0] for group in of]
+    width = batch["input_ids"].shape[1] - batch["completion_ids"].shape[1]
+    return sum(int(batch["attention_mask"][first, :width].sum()) for first in firsts)
 
 
 def plain_log_probs(policy, batch, temperature):
@@ -57,15 +71,21 @@ def short_windows(policy, window):
         layer.self_attn.sliding_window = window if layer.self_attn.is_sliding else None
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("window", [512, 40, 9])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_entropies_and_gradients_are_those_of_the_rows_apart(policy, window, temperature):
+@pytest.mark.parametrize(("temperature", "through_flex"), [(1.0, False), (0.7, False), (0.7, True)])
+def test_log_probs_entropies_and_gradients_are_those_of_the_rows_apart(
+    policy, flex_on_the_cpu, window, temperature, through_flex
+):
     short_windows(policy, window)
     batch, groups = a_batch(policy)
     weights = torch.randn(len(groups), generator=torch.Generator().manual_seed(1))
     plain, plain_entropies = plain_log_probs(policy, batch, temperature)
     expected = gradients_of(policy, plain, weights)
-    ours, entropies = packed_log_probs(policy.model, batch, groups, weights != 0, temperature)
+    ours, entropies = packed_log_probs(
+        policy.model, batch, groups, weights != 0, temperature,
+        lengths=fused.Lengths(256, at_once=True) if through_flex else None,
+    )  # fmt: skip
     found = gradients_of(policy, ours, weights)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=2e-4)
     torch.testing.assert_close(entropies, plain_entropies, rtol=1e-4, atol=2e-4)
@@ -95,9 +115,7 @@ def test_only_real_tokens_go_through_and_a_prompt_goes_once(policy, monkeypatch)
     hook = embeddings.register_forward_hook(lambda module, args, out: seen.append(out.shape[0] * out.shape[1]))
     packed_log_probs(policy.model, batch, groups, groups >= 0, 1.0)
     hook.remove()
-    firsts = [(groups == group).nonzero()[0, 0] for group in range(GROUPS)]
-    width = batch["input_ids"].shape[1] - batch["completion_ids"].shape[1]
-    prompts = sum(int(batch["attention_mask"][first, :width].sum()) for first in firsts)
+    prompts = prompt_tokens(batch, groups, range(GROUPS))
     assert sum(seen) == prompts + int(batch["completion_mask"].sum()) < int(batch["attention_mask"].sum())
 
 
@@ -114,6 +132,64 @@ def test_a_group_without_advantage_has_log_probs_and_no_gradient(policy):
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
     assert not packed_log_probs(policy.model, batch, groups, groups < 0, 1.0)[0].requires_grad
+
+
+def test_a_row_without_advantage_is_left_out_where_the_sampler_told_its_log_probs(policy):
+    batch, groups = a_batch(policy)
+    weights = torch.randn(len(groups), generator=torch.Generator().manual_seed(1))
+    weights[::3] = 0.0  # some of a group
+    weights[groups == 1] = 0.0  # and a whole one
+    whole, entropies = packed_log_probs(policy.model, batch, groups, groups >= 0, 1.0)
+    expected = gradients_of(policy, whole, weights)
+    known, seen = torch.full_like(whole, -2.0), []
+    known[0, 0] = torch.nan
+    hook = policy.model.get_input_embeddings().register_forward_hook(
+        lambda *given: seen.append(given[1][0].ne(0).sum())
+    )
+    ours, ours_entropies = packed_log_probs(policy.model, batch, groups, weights != 0, 1.0, known=known)
+    hook.remove()
+    found = gradients_of(policy, ours, weights)
+    learns, is_token = weights != 0, batch["completion_mask"].bool()
+    torch.testing.assert_close(ours[learns], whole[learns], rtol=1e-5, atol=2e-4)
+    torch.testing.assert_close(ours_entropies[learns], entropies[learns], rtol=1e-4, atol=2e-4)
+    left_out = ours_entropies[~learns].flatten()[1:][is_token[~learns].flatten()[1:]]
+    assert torch.equal(ours[~learns], -ours_entropies[~learns]) and set(left_out.tolist()) == {2.0}
+    assert ours[0, 0].item() == 0.0  # unknown even to the sampler
+    assert sum(seen) == prompt_tokens(batch, groups, (0, 2)) + int(batch["completion_mask"][learns].sum())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 20])
+def test_chosen_log_probs_are_those_of_the_whole_softmax(monkeypatch, tokens):
+    monkeypatch.setattr(log_softmax, "CHUNK", 32)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(tokens, 16, requires_grad=True), torch.randn(50, 16)
+    chosen, weights = torch.randint(50, (tokens,)), torch.randn(tokens)
+    every = (hidden @ head.t() / 0.7).log_softmax(dim=-1)
+    expected = every.gather(-1, chosen[:, None])[:, 0]
+    (gradient,) = torch.autograd.grad((expected * weights).sum(), hidden)
+    found, entropies = chosen_log_probs(hidden, head, chosen, 0.7)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(entropies, -(every.exp() * every).sum(dim=-1))
+    torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), hidden)[0], gradient)
+    assert not entropies.requires_grad and not chosen_log_probs(hidden.detach(), head, chosen, 0.7)[0].requires_grad
+
+
+def test_in_bfloat16_a_token_that_is_almost_sure_has_the_gradient_of_float32():
+    """Its gradient is a difference of nearly equal vectors, which must not be taken after rounding."""
+    torch.manual_seed(0)
+    head = torch.randn(50, 64).bfloat16()
+    hidden = (0.2 * head[:8].float()).bfloat16().requires_grad_()
+    chosen = torch.arange(8)
+    exact = hidden.detach().float().requires_grad_()
+    known, _ = chosen_log_probs(exact, head.float(), chosen, 1.0)
+    (expected,) = torch.autograd.grad(known.sum(), exact)
+    assert known.exp().min() > 0.95
+    found, _ = chosen_log_probs(hidden, head, chosen, 1.0)
+    (gradient,) = torch.autograd.grad(found.sum(), hidden)
+    off = (gradient.float() - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert off.max() < 0.2  # the logits themselves are rounded
 
 
 @pytest.mark.parametrize("loss_type", ["dr_grpo", "grpo", "dapo"])
@@ -149,14 +225,88 @@ def test_a_step_in_which_no_group_learns_is_a_step(policy, tmp_path):
     assert all(torch.equal(value, start[name]) for name, value in adapter.items())
 
 
-@pytest.mark.parametrize(
-    ("other", "is_used"),
-    [({}, True), ({"gradient_checkpointing": True}, False), ({"world_size": 2}, False)],
-)
-def test_where_the_packed_loss_is_used(policy, other, is_used):
-    from types import SimpleNamespace
+def test_a_length_is_compiled_when_the_time_lost_without_it_has_paid_for_it(monkeypatch):
+    monkeypatch.setattr(fused, "PAYS", 10_000)
+    lengths = fused.Lengths(4100)
+    assert lengths.ladder == [384, 1024, 1664, 2304, 2944, 3584, 4224]
+    assert [lengths.pad(3000) for _ in range(4)] == [None, None, None, 3584]
+    assert lengths.pad(3100) == 3584 and lengths.pad(4100) is None
+    assert [lengths.pad(1000) for _ in range(3)] == [3584] * 3  # 2,560 tokens of padding each
+    assert lengths.pad(1000) == 1024 and lengths.compiled == {1024, 3584}
+    assert [lengths.pad(600) for _ in range(3)] == [1024] * 3
+    tight = fused.Lengths(4100, at_once=True)
+    assert tight.pad(100) == 4224 and tight.pad(4100) == 4224
 
-    config = SimpleNamespace(**{"world_size": 1, "gradient_checkpointing": False, **other})
-    assert packed.packs(policy, config) is is_used
+
+@pytest.mark.parametrize("longest", [1, 127, 128, 129, 1000, 4546])
+def test_every_row_finds_a_length(longest):
+    ladder = fused.Lengths(longest).ladder
+    assert ladder == sorted(set(ladder)) and ladder[-1] >= longest and all(length % 128 == 0 for length in ladder)
+    assert len(ladder) <= fused.STEPS
+
+
+def test_the_packed_loss_is_for_the_model_as_transformers_has_it(policy):
+    assert packed.packs(policy)
     policy.backend = "unsloth"
-    assert not packed.packs(policy, config)
+    assert not packed.packs(policy)
+
+
+def trained_over_an_engine(policy, folder, trainer_class, reward, **arguments):
+    """Two steps of plain gradient descent with vLLM's stand-in: what was logged, and how far the adapter moved."""
+    from test_generation import engine_for
+
+    start = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
+    engine = engine_for(policy)
+    engine.noise = 0.02
+    trainer, adapter = two_steps(
+        policy, folder, trainer_class=trainer_class, reward=reward, built_inside=inside_trl.generating_with(engine),
+        before=lambda trainer: setattr(trainer, "on_rollout", lambda *_: None), use_vllm=True, vllm_mode="colocate",
+        gradient_checkpointing=False, optim="sgd", vllm_importance_sampling_mode="token_truncate", **arguments,
+    )  # fmt: skip
+    return trainer.state.log_history[:2], {name: value - start[name] for name, value in adapter.items()}
+
+
+def mostly_equal(completions, **_):
+    """The first group of each step earns nothing, and the first completion of every other what its group does."""
+    return [0.0 if place < 4 else float([1, 0, 2, 1][place % 4]) for place in range(len(completions))]
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "reward"),
+    [("dr_grpo", by_length), ("dr_grpo", mostly_equal), ("grpo", mostly_equal), ("dapo", mostly_equal),
+     ("bnpo", mostly_equal)],
+)  # fmt: skip
+def test_in_parts_and_beside_vllm_a_step_goes_where_trls_goes(policy, tmp_path, loss_type, reward):
+    """Micro-batches of whole groups instead of shuffled rows, rows without advantage left out: the same sum."""
+    parts = {"gradient_accumulation_steps": 2, "loss_type": loss_type}
+    rollout = inside_trl.rollout_trainer_class()
+    ours_class = inside_trl.weights_from_the_loss(inside_trl.scoring_in_groups(rollout))
+    plain, expected = trained_over_an_engine(policy, tmp_path, rollout, reward, **parts)
+    ours, found = trained_over_an_engine(policy, tmp_path, ours_class, reward, **parts)
+    for theirs, line in zip(plain, ours, strict=True):
+        for name in ("reward", "completions/mean_length", "grad_norm"):
+            assert line[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-6), name
+    for name, move in expected.items():
+        assert float(move.abs().max()) > 0
+        torch.testing.assert_close(found[name], move, rtol=0, atol=3e-8 + 2e-3 * float(move.abs().max()), msg=name)
+    for name in ("sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/mean"):
+        assert ours[0][name] == pytest.approx(plain[0][name], rel=0.3 if reward is mostly_equal else 1e-3)
+
+
+@pytest.mark.parametrize(("loss_type", "stays"), [("dr_grpo", True), ("bnpo", False)])
+def test_a_group_stays_together_where_any_order_will_do(policy, tmp_path, loss_type, stays):
+    seen = []
+
+    def watch(trainer):
+        compute = trainer.compute_loss
+        trainer.on_rollout = lambda *_: None
+        trainer.compute_loss = lambda model, inputs, **more: (
+            seen.append(inputs["group"]) or compute(model, inputs, **more)
+        )
+
+    two_steps(
+        policy, tmp_path, trainer_class=inside_trl.scoring_in_groups(inside_trl.rollout_trainer_class()), before=watch,
+        gradient_accumulation_steps=2, gradient_checkpointing=False, loss_type=loss_type,
+    )  # fmt: skip
+    whole = [group.tolist() == sorted(group.tolist()) and len(set(group.tolist())) == 2 for group in seen]
+    assert len(whole) == 4 and all(whole) is stays

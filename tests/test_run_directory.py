@@ -64,7 +64,7 @@ def test_a_torn_line_longer_than_the_read_buffer_is_cut_off(run):
 def test_a_broken_line_elsewhere_is_named(run):
     run.append_jsonl(run.metrics_path, {"step": 1})
     run.metrics_path.write_bytes(b"{broken\n" + run.metrics_path.read_bytes())
-    with pytest.raises(ValueError, match="metrics.jsonl, line 1 is not JSON"):
+    with pytest.raises(ValueError, match="metrics.jsonl is damaged: line 1 is not JSON"):
         run.read_jsonl(run.metrics_path)
 
 

@@ -18,7 +18,8 @@ from nbhelpers.problems import asking, loading
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.training import configuration, inside_trl
 from nbhelpers.training.configuration import TrainingError, grpo_arguments
-from nbhelpers.training.trainer import _must_recompute, _out_of_memory, drop_overlong, train
+from nbhelpers.training.fitting import must_recompute, out_of_memory, row_lengths
+from nbhelpers.training.trainer import drop_overlong, train
 
 
 def test_every_trained_parameter_moved_and_no_frozen_one_did(trained_run):
@@ -221,14 +222,14 @@ def test_no_problem_that_fits_is_an_error(embedded_policy):
 
 def test_out_of_memory_names_the_settings_that_would_fit():
     params = RunParams.load("full", model={"gpu_memory_utilization": 0.5})
-    sentence = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=True)
+    sentence = out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=True)
     assert "step 8" in sentence
     assert "training.num_generations=2" in sentence and "model.gpu_memory_utilization" in sentence
     assert "load_in_4bit" not in sentence  # full uses 4-bit already
     assert "gradient_checkpointing" not in sentence
-    kept = _out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=False)
+    kept = out_of_memory(RuntimeError("CUDA out of memory"), params, 7, recomputes=False)
     assert "in this order: --set model.use_gradient_checkpointing=true, " in kept
-    auto = _out_of_memory(RuntimeError("CUDA out of memory"), RunParams.load("full"), 7, recomputes=True)
+    auto = out_of_memory(RuntimeError("CUDA out of memory"), RunParams.load("full"), 7, recomputes=True)
     assert "gpu_memory_utilization" not in auto and "training.num_generations=2" in auto
 
 
@@ -239,7 +240,7 @@ def test_out_of_memory_names_the_settings_that_would_fit():
 def test_activations_are_kept_where_the_memory_holds_them(
     embedded_policy, tmp_path, monkeypatch, setting, free, recomputes
 ):
-    """Gemma-3 4B's shape with 4 completions of 512 tokens needs some 22 GiB."""
+    """Gemma-3 4B's shape with 4 completions of 512 tokens needs some 9 GiB compiled and 14 not."""
     from transformers import Gemma3TextConfig
 
     params = RunParams.load("full", output_dir=tmp_path, model={"use_gradient_checkpointing": setting})
@@ -249,8 +250,29 @@ def test_activations_are_kept_where_the_memory_holds_them(
     policy = SimpleNamespace(backend="transformers", model=SimpleNamespace(config=config))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
     told = []
-    assert _must_recompute(policy, params, params.training.batch_plan(), 330, told.append) is recomputes
+    assert must_recompute(policy, params, params.training.batch_plan(), 330, told.append) is recomputes
     assert bool(told) == (setting == "unsloth" and not recomputes)
+
+
+@pytest.mark.parametrize(("free", "at_once"), [(60, False), (14, True)])
+def test_layers_are_compiled_from_the_start_where_uncompiled_ones_keep_too_much(monkeypatch, free, at_once):
+    from transformers import Gemma3TextConfig
+
+    params = RunParams.load("full")
+    text = Gemma3TextConfig(num_hidden_layers=34, hidden_size=2560, intermediate_size=10240, num_attention_heads=8)
+    text._attn_implementation = "sdpa"
+    config = SimpleNamespace(text_config=text, get_text_config=lambda: text)
+    model = SimpleNamespace(config=config, device=torch.device("cuda"))
+    policy = SimpleNamespace(backend="transformers", model=model)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
+    plan, arguments = params.training.batch_plan(), {"gradient_checkpointing": False, "bf16": True}
+    lengths = row_lengths(policy, params, SimpleNamespace(**arguments), plan, 330)
+    assert lengths.ladder[-1] == 2432 and lengths.compiled == ({2432} if at_once else set())
+    for other in ("gradient_checkpointing", "bf16"):
+        changed = SimpleNamespace(**arguments | {other: not arguments[other]})
+        assert row_lengths(policy, params, changed, plan, 330) is None
+    model.device = torch.device("cpu")
+    assert row_lengths(policy, params, SimpleNamespace(**arguments), plan, 330) is None
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from nbhelpers.evaluation.evaluating import evaluate, headline, power_sentence
 from nbhelpers.evaluation.exporting import export_vlmevalkit
 from nbhelpers.evaluation.gain import readings
 from nbhelpers.evaluation.majority_at_k import sampling_table
-from nbhelpers.evaluation.protocol import EvaluationError, differences
+from nbhelpers.evaluation.protocol import EvaluationError
 from nbhelpers.evaluation.repeating import evaluate_model, evaluate_run
 from nbhelpers.evaluation.statistics import (
     detectable_difference,

@@ -26,6 +26,7 @@ from nbhelpers.training import (
     looking_once,
     num_processes,
     out_of_the_way,
+    refuse_other_problems,
     write_card,
 )
 
@@ -66,6 +67,7 @@ def evaluate(
     lock = writing(run.path, "evaluation") if is_first_process() else contextlib.nullcontext()
     with lock, _interrupted_in_words(run):
         check_trained(params, run)
+        refuse_other_problems(params, run, problems.fingerprint)
         chosen, left_out = choose_problems(policy, problems, params)
         passes = plan_passes(params, len(chosen), adapter=policy.has_adapter, run=run)
         record = conditions(policy, problems, chosen, params, passes)

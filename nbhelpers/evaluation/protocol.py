@@ -10,7 +10,7 @@ from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, batch_of
 from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
-from nbhelpers.params import PlainError, RunParams, flat
+from nbhelpers.params import PlainError, RunParams, then_and_now
 from nbhelpers.policy import Policy, weights_digests, which_fit
 from nbhelpers.problems import ProblemSets, conversation, prompt_text
 from nbhelpers.runs import RunDirectory, hardware, versions
@@ -115,12 +115,9 @@ def begin(run: RunDirectory, record: Mapping[str, Any]) -> bool:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A sentence for each thing in which two records differ; none where an evaluation is repeated as it was."""
-    one, other = (flat({key: part for key, part in record.items() if key != "problems"}) for record in (then, now))
-    sentences = [
-        f"{key}: {_shown(one.get(key))} then, {_shown(other.get(key))} now."
-        for key in dict.fromkeys([*one, *other])
-        if one.get(key) != other.get(key)
-    ]
+    sentences = then_and_now(
+        *({key: part for key, part in record.items() if key != "problems"} for record in (then, now))
+    )
     asked, again = then.get("problems", {}), now.get("problems", {})
     gone, new = len(asked.keys() - again.keys()), len(again.keys() - asked.keys())
     changed = [pid for pid in asked.keys() & again.keys() if asked[pid] != again[pid]]
@@ -129,8 +126,3 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if changed:
         sentences.append(f"problems: {len(changed)} are not as they were, such as {min(changed)}.")
     return sentences
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:60]}\u2026 ({len(text)} characters)"

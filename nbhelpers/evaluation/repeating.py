@@ -15,6 +15,7 @@ from nbhelpers.params import RunParams, did_you_mean
 from nbhelpers.policy import Policy, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
+from nbhelpers.training import refuse_other_problems
 
 _REPEAT = "repeat"
 Progress = Callable[[str, int, int], None] | None
@@ -50,7 +51,9 @@ def evaluate_run(folder: str | Path, *, checkpoint: str | None = None, progress:
         place = _beside(run, weights.name)
     else:
         weights, place = run.final_model_dir, _beside(run, _REPEAT) if record else run
-    policy, problems = load_final_model(weights, params.model), load_problems(params.dataset)
+    problems = load_problems(params.dataset)
+    refuse_other_problems(params, run, problems.fingerprint)
+    policy = load_final_model(weights, params.model)
     result = evaluate(policy, problems, params, place, progress=progress)
     said = [] if record is None else _compared(run, place, record, result["conditions"], same_policy=checkpoint is None)
     return Evaluated(result, place, said)

@@ -1,6 +1,6 @@
 """Parameters of a run: sections, presets, overrides, and sentences for what cannot be used."""
 
-from nbhelpers.params.differing import differing_settings, extends, flat, settings_digest, settings_table
+from nbhelpers.params.differing import differing_settings, extends, flat, settings_digest, settings_table, then_and_now
 from nbhelpers.params.files import parse_overrides, read_yaml
 from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
 from nbhelpers.params.run_params import RunParams

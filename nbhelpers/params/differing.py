@@ -35,6 +35,21 @@ def differing_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[s
     return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
 
 
+def then_and_now(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence for each value in which two records differ, whatever they are records of."""
+    one, other = flat(then), flat(now)
+    return [
+        f"{key}: {_shown(one.get(key))} then, {_shown(other.get(key))} now."
+        for key in dict.fromkeys([*one, *other])
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:60]}\u2026 ({len(text)} characters)"
+
+
 def extends(keys: Iterable[str]) -> bool:
     """Whether a run may go on (`training.resume: extend`) although these settings differ."""
     return all(key in _EXTENDABLE or key.startswith(_EXTENDABLE_BEGINNINGS) for key in keys)

@@ -56,6 +56,11 @@ class ModelParams(Section):
         """Whether one vLLM elsewhere generates for every process."""
         return self.fast_inference and self.vllm_server is not None
 
+    @property
+    def starts_server(self) -> bool:
+        """Whether that one is started by the run, on a GPU of its own."""
+        return self.served and self.vllm_server == "auto"
+
     @model_validator(mode="after")
     def _served_by_vllm_alone(self) -> ModelParams:
         if self.vllm_server is not None and not self.fast_inference:

@@ -14,11 +14,11 @@ from nbhelpers.policy.loading import (
 )
 from nbhelpers.policy.memory import (
     GIB,
-    TextShape,
     better_backend,
     fits,
-    kept_activations,
     memory_estimate,
+    packed_activations,
+    packed_tokens,
     parameter_count,
     ways_to_fit,
 )

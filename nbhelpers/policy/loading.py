@@ -137,11 +137,7 @@ def needs_gpu(params: ModelParams, backend: str) -> dict[str, str]:
     """The settings that work on an NVIDIA GPU alone, each with what to set without one."""
     asked = [
         (backend == "unsloth", "model.backend=unsloth", "model.backend=transformers"),
-        (
-            params.fast_inference and params.vllm_server in (None, "auto"),
-            "model.fast_inference=true (vLLM)",
-            "model.fast_inference=false",
-        ),
+        (params.colocated or params.starts_server, "model.fast_inference=true (vLLM)", "model.fast_inference=false"),
         (params.load_in_4bit, "model.load_in_4bit=true", "model.load_in_4bit=false"),
     ]
     return {setting: instead for wanted, setting, instead in asked if wanted}

@@ -22,6 +22,7 @@ PROMPT = 512  # tokens of a picture with its question, as vLLM's keys are planne
 # That vLLM generates at once; more beside nothing that is trained, as a preview and an evaluation have.
 UNSLOTH_COMPLETIONS, COMPLETIONS, COMPLETIONS_ALONE = 32, 64, 256
 LOGIT_BYTES = 12  # bfloat16 logits, their float32 copy, and the gradient of each at its largest
+CHUNK_BYTES = 2048  # per word of the vocabulary, what `training.log_softmax` makes of a chunk; twice that if compiled
 
 PUBLISHED = Path(__file__).with_suffix(".json")  # of Gemma-3, by the size in the name, as their config.json says
 # What the language model's part of a config.json may leave out.
@@ -48,20 +49,24 @@ class TextShape:
         return cls(*(given[name] for name in names), *heads, given["vocab_size"])
 
 
-def kept_activations(shape: TextShape, sequences: int, tokens: int, completion: int) -> float:
-    """Bytes of a training forward with LoRA on every layer that keeps its activations for the backward pass.
+def kept_activations(shape: TextShape, tokens: int, *, row: int = 0, fused: bool = False) -> float:
+    """Bytes that a training forward with LoRA on every layer keeps for the backward pass.
 
     Args:
-        sequences: completions in one forward.
-        tokens: of the longest prompt with its completion.
-        completion: tokens of the longest completion, which get logits.
+        tokens: that go through the layers together, a packed group's prompt counted once.
+        row: tokens of a packed row, whose mask every layer keeps where it is not compiled.
+        fused: whether the layers are compiled (`training.fused`).
 
-    A layer keeps, in bfloat16, the input of each of its seven LoRA matrices, of its norms, of the activation and of
-    attention. Counted that way Gemma-3 4B takes 139 KB per token and layer: 12.8 GiB for 4 completions of 256 tokens
-    and 40.6 GiB for 8 of 512, where 13.0 and 40.8 were measured beside weights and vLLM (NVIDIA H200, 2026-11-23).
+    Counted from the operations: compiled layers keep seven tensors as wide as the hidden states, three as wide as the
+    MLP, queries, keys, values and what attention makes of them, in 16 bit; others keep copies in float32 beside them,
+    for norms and adapters. Gemma-3 4B, per layer and token: 110 KB compiled and 181 KB not, where 111 and 190 were
+    measured on an NVIDIA H100 (2026-11-24; the rows and totals stand in the test).
     """
-    layer = 16 * shape.hidden + 8 * shape.intermediate + 8 * shape.attention
-    return sequences * (tokens * shape.layers * layer + completion * shape.vocabulary * LOGIT_BYTES)
+    if fused:
+        layer = 14 * shape.hidden + 6 * shape.intermediate + 4 * (shape.attention + shape.groups)
+    else:
+        layer = 26 * shape.hidden + 8 * shape.intermediate + 14 * shape.attention + 4 * shape.groups + 2 * row
+    return tokens * shape.layers * layer
 
 
 def fits(needed: float, free: float, total: float) -> bool:
@@ -207,16 +212,39 @@ def _budget(
 def _training_parts(model, rank: int, training: TrainingParams, backend: str, shape: TextShape) -> dict[str, float]:
     processes = max(training.processes_that_share(1 if training.num_processes == "auto" else training.num_processes))
     completions = training.batch_plan(processes).per_device_train_batch_size
-    tokens, logits = model.max_seq_length, training.max_completion_length * shape.vocabulary * LOGIT_BYTES
     recomputed = bool(model.use_gradient_checkpointing)
-    kept = completions * tokens * shape.hidden * shape.layers * 2
-    if backend == "transformers":  # `training.log_probs_in_chunks` goes with recomputed activations
-        logits *= 0 if recomputed else completions
+    tokens, logits = completions * model.max_seq_length, LOGIT_BYTES * training.max_completion_length
+    if packed := backend == "transformers":
+        prompt = model.max_seq_length - training.max_completion_length
+        tokens, logits = packed_tokens(training, completions, prompt), CHUNK_BYTES * (1 if recomputed else 2)
+    inputs = tokens * shape.hidden * shape.layers * 2  # of each layer
+    kept = inputs if recomputed else kept_activations(shape, tokens, fused=packed)
     return {
         "adapter and optimiser": shape.layers * rank * 75_000 * 16 / GIB,
-        "logits": logits / GIB,
-        "activations": (kept if recomputed else kept_activations(shape, completions, tokens, 0)) / GIB,
+        "logits": logits * shape.vocabulary / GIB,
+        "activations": kept / GIB,
     }
+
+
+def packed_tokens(training: TrainingParams, completions: int, prompt: int) -> int:
+    """Tokens of so many completions of full length in rows that hold each group's prompt once."""
+    return -(-completions // training.num_generations) * prompt + completions * training.max_completion_length
+
+
+def packed_activations(
+    text: Mapping[str, Any], training: TrainingParams, completions: int, prompt: int, *, fused: bool
+) -> float:
+    """Bytes that a forward pass over a micro-batch of packed groups keeps, beside weights and gradients.
+
+    Args:
+        text: a `Gemma3TextConfig` as the dictionary in a config.json.
+        completions: of full length, in one micro-batch.
+        prompt: tokens of the longest.
+        fused: as in `kept_activations`.
+    """
+    shape, row = TextShape.of(text), packed_tokens(training, min(completions, training.num_generations), prompt)
+    kept = kept_activations(shape, packed_tokens(training, completions, prompt), row=row, fused=fused)
+    return kept + CHUNK_BYTES * (2 if fused else 1) * shape.vocabulary
 
 
 def memory_estimate(params: RunParams, gpu: Gpu, backend: str) -> dict[str, float] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbhelpers.policy.memory import GIB, TextShape, fits, kept_activations, this_gpu
+from nbhelpers.policy.memory import GIB, LOGIT_BYTES, TextShape, fits, kept_activations, this_gpu
 from nbhelpers.policy.policy import Policy
 
 TOKENS = 64  # whose logits are held in float32 at once
@@ -77,7 +77,9 @@ def short_of_memory(policy: Policy, inputs: dict[str, Any], tokens: int) -> bool
     if policy.model.device.type != "cuda":
         return False
     shape, gpu = TextShape.of(policy.model.config.text_config.to_dict()), this_gpu()
-    return not fits(kept_activations(shape, *inputs["input_ids"].shape, tokens), gpu.free * GIB, gpu.total * GIB)
+    ids = inputs["input_ids"]
+    needed = kept_activations(shape, ids.numel()) + LOGIT_BYTES * len(ids) * tokens * shape.vocabulary
+    return not fits(needed, gpu.free * GIB, gpu.total * GIB)
 
 
 def with_little_memory(policy: Policy, function: Callable[..., Any], inputs: dict[str, Any], ids: Any) -> Any:

@@ -1,8 +1,10 @@
 """The run directory, the samples on disk, and what machine this is."""
 
 from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.runs.files import RecordError
 from nbhelpers.runs.machine import (
     Gpu,
+    environment_differences,
     find_gpus,
     find_links,
     gpu_processes,
@@ -33,5 +35,5 @@ from nbhelpers.runs.samples import (
     read_log_probs,
 )
 from nbhelpers.runs.seals import flaw, read_seal, seal
-from nbhelpers.runs.stages import is_interactive, log_into, shown_by, stage
+from nbhelpers.runs.stages import is_interactive, log_into, shown_by, stage, words_end_nothing
 from nbhelpers.runs.tested import check_libraries, compare_library

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import RunParams, differing_settings
-from nbhelpers.runs.files import to_json, without_collecting, write_whole
+from nbhelpers.runs.files import RecordError, to_json, without_collecting, write_whole
 from nbhelpers.runs.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class RunDirectory:
     def read_jsonl(self, path: Path) -> list[dict[str, Any]]:
         """All rows; none where the file does not exist yet. A line that is still being written is left out.
 
-        Raises `ValueError` with the line's number for a broken line elsewhere.
+        Raises `RecordError` with the line's number for a broken line elsewhere.
         """
         rows: list[dict[str, Any]] = []
         if not path.is_file():
@@ -80,7 +80,10 @@ class RunDirectory:
                 try:
                     rows.append(json.loads(line))
                 except ValueError as error:
-                    raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+                    raise RecordError(
+                        f"{path} is damaged: line {number} is not JSON ({error}). Bring the file back from a copy, or "
+                        "take that line out."
+                    ) from None
         return rows
 
     def write_jsonl(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -160,9 +163,9 @@ class RunDirectory:
         A second run in the same directory thus loses nothing of the first. Pictures stay where they are: they are named
         by their content and shared. Returns the folder, None where there was nothing to move.
         """
-        results = paths or (
-            self.metrics_path, *self.path.glob("samples.*"), *self.evaluation_files, self.dropped_path,
-            self.marks_path, self.report_path, self.checkpoints_dir, self.final_model_dir,
+        results = paths or (  # what a run could go on from first: a kill in between leaves nothing that goes on
+            self.checkpoints_dir, self.final_model_dir, self.metrics_path, *self.path.glob("samples.*"),
+            *self.evaluation_files, self.dropped_path, self.marks_path, self.report_path,
         )  # fmt: skip
         there = [path for path in results if path.exists()]
         if not there:
@@ -180,8 +183,19 @@ class RunDirectory:
     # files
 
     def read_json(self, path: Path) -> Any:
-        """A JSON file, None where it does not exist."""
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        """A JSON file, None where it does not exist.
+
+        Raises `RecordError` where it is no JSON.
+        """
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_bytes())
+        except ValueError as error:
+            raise RecordError(
+                f"{path} is damaged: it is not JSON ({error}). Bring it back from a copy, or begin another run with "
+                "--output-dir."
+            ) from None
 
     def write_json(self, path: Path, value: Any) -> None:
         """Replace a JSON file; a reader sees the old one or the new one, never a part."""

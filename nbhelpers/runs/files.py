@@ -12,6 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nbhelpers.params import PlainError
+
+
+class RecordError(PlainError, ValueError):
+    """A file of a run directory is damaged; the message says which, and where."""
+
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
     """A JSON text and its newline, in UTF-8; a value in JSON's own types, see `json_value`.

@@ -9,10 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from nbhelpers.params import then_and_now
 
 # What a result may depend on; the set that was run together is in pyproject.toml.
 _PACKAGES = (
@@ -33,6 +36,16 @@ def installed_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each version, part of the machine, data set or grader that differs between two manifests."""
+    made_with = [
+        {key: manifest.get(key) for key in ("versions", "hardware", "grader")}
+        | {"data": (manifest.get("dataset") or {}).get("fingerprint")}
+        for manifest in (then, now)
+    ]
+    return then_and_now(*made_with)
 
 
 def hardware() -> dict[str, Any]:

@@ -27,6 +27,37 @@ LAST_LINES = 15  # of the log, shown with an error
 _SHOWN_AFTER = 1.0  # seconds; a shorter stage is not worth a line
 _ANNOUNCED_AFTER = 5.0  # seconds until a line of a stage that goes on, where lines cannot be written over
 
+
+class _Words:
+    """A stream whose failures end nothing: of a terminal that was closed, or a pipe that nobody reads any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+def words_end_nothing() -> None:
+    """From now on what this process prints is lost where it cannot be written, and the work goes on; a character that
+    the terminal has not is spelt out.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, _Words(stream))
+
+
 Show = Callable[[str, float, bool], None]  # a stage's name, its seconds so far, whether it is over
 
 

@@ -15,7 +15,14 @@ from nbhelpers.training.configuration import (
 from nbhelpers.training.first_look import first_answers, first_problems
 from nbhelpers.training.launching import beside_processes, in_processes, launch, meeting, out_of_the_way
 from nbhelpers.training.recording import log_line
-from nbhelpers.training.resuming import check, check_trained, is_trained, standing, what_is_kept
+from nbhelpers.training.resuming import (
+    check,
+    check_trained,
+    is_trained,
+    refuse_other_problems,
+    standing,
+    what_is_kept,
+)
 from nbhelpers.training.scaling import expected_rate
 from nbhelpers.training.stopping import TrainingStopped, stops_go_to
 from nbhelpers.training.trainer import TrainingResult, load_and_train, train, train_if_missing

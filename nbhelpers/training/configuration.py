@@ -127,7 +127,7 @@ def num_processes(params: RunParams) -> int:
 
     if launched():
         return int(os.environ["WORLD_SIZE"])
-    serves = params.model.served and params.model.vllm_server == "auto"
+    serves = params.model.starts_server
     asked, gpus = params.training.num_processes, max(0, torch.cuda.device_count() - serves)
     if asked == "auto":
         return max(params.training.processes_that_share(gpus))

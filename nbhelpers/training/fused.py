@@ -1,6 +1,10 @@
 """The packed forward pass on a GPU: attention that skips what no token sees (FlexAttention), decoder layers compiled.
 
-A decoder layer is compiled once per row length, forward and backward, so rows are padded to few lengths.
+One group of 8 completions of 512 tokens after a prompt of 450, Gemma-3 4B's shape in 16 bit on one NVIDIA H100
+(2026-11-24): forward and backward 0.66 s row by row, 0.51 s packed, 0.23 s packed and compiled, with 57, 32 and 18 GiB
+beside the weights.
+
+A decoder layer is compiled anew for each row length, forward and backward, so rows are padded to few lengths.
 """
 
 from __future__ import annotations
@@ -13,18 +17,51 @@ from typing import Any
 from nbhelpers.policy import replaced
 
 BLOCK = 128  # tokens; FlexAttention leaves out whole blocks of the (L, L) matrix
+STEPS = 8  # lengths between nothing and the longest row
+# Tokens whose computing takes as long as compiling: 15 to 30 s, 5 with warm caches, against 50 microseconds for a token
+# of padding or one that is not compiled (4B shape, H100).
+PAYS = 300_000
 
 
-def padded_length(tokens: int) -> int:
-    """The length that a row of so many tokens is padded to."""
+class Lengths:
+    """Which row lengths are compiled: another one as soon as the time lost without it is what compiling it takes, so
+    that compiling never costs more than twice what the best choice in hindsight had cost. It depends on the rows alone
+    and not on a clock, so a run repeats.
+    """
+
+    def __init__(self, longest: int, *, at_once: bool = False):
+        """
+        Args:
+            longest: tokens of the longest row that can come.
+            at_once: compile that length from the start, because uncompiled layers keep more than the memory holds.
+        """
+        top, step = _blocks(longest), _blocks(-(-longest // STEPS))
+        self.ladder = sorted(range(top, 0, -step))
+        self.compiled = {self.ladder[-1]} if at_once else set()
+        self._lost = dict.fromkeys(self.ladder, 0)
+
+    def pad(self, tokens: int) -> int | None:
+        """The length that a row of so many tokens is padded to; None: it goes through layers that are not compiled."""
+        taken = min((length for length in self.compiled if length >= tokens), default=None)
+        shorter = [length for length in self.ladder if tokens <= length < (taken or self.ladder[-1] + 1)]
+        for length in shorter:
+            self._lost[length] += tokens if taken is None else taken - length
+        if paid := [length for length in shorter if self._lost[length] >= PAYS]:
+            taken = paid[0]
+            self.compiled.add(taken)
+            self._lost |= dict.fromkeys(shorter, 0)  # it would have served those rows as well as any of them
+        return taken
+
+
+def _blocks(tokens: int) -> int:
     return -(-tokens // BLOCK) * BLOCK
 
 
 def block_masks(positions: Any, parts: Any, types: Any, window: int) -> dict[str, Any]:
-    """`packed.masks` of one row, (L,) each, as FlexAttention takes it."""
+    """`packed.masks` of one row, (1, L) each, as FlexAttention takes it."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    positions, parts, picture = positions.int(), parts.int(), types == 1
+    positions, parts, picture = positions[0].int(), parts[0].int(), types[0] == 1
 
     def what_is_seen(reach: Any) -> Any:
         """Tokens see nothing whose position is not beyond `reach` (L,)."""

@@ -6,9 +6,10 @@
 * `_step`: micro-batches of the whole training, from which TRL tells when a rollout is used up; it counts on after a
   resume.
 * `_metrics`: what a rehearsed loss adds to it is taken out again.
-* `_compute_loss`, `_get_per_token_logps_and_entropies`: the importance weights of vLLM from the loss's own forward;
-  the log-probs of a group's completions after one common prompt.
-* `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: log-probs without all logits.
+* `_compute_loss`, `_get_per_token_logps_and_entropies`, `_ForwardRedirection`: the importance weights of vLLM from the
+  loss's own forward; the log-probs of a group's completions after one common prompt.
+* `shuffle_sequence_dict`, which `_prepare_inputs` calls: a group's completions stay together.
+* `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: TRL's log-probs without all logits.
 * `_setup_devices` of the arguments: the device of several CPU processes, by a name that `torch.load` knows.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nbhelpers.policy import Engine, draws, in_groups, replaced
+from nbhelpers.training.fused import Lengths
 from nbhelpers.training.packed import packed_log_probs
 
 
@@ -154,45 +156,100 @@ def sampling_in_groups(trainer_class: type) -> type:
 
 
 @functools.cache
+def keeping_groups_together(trainer_class: type) -> type:
+    """`trainer_class` whose micro-batches hold whole groups.
+
+    TRL shuffles what was generated before it cuts it into micro-batches. Where all of them go into one update, and none
+    has a divisor or a threshold of its own, any order gives the same gradient, and what was generated stays in order.
+    """
+    import trl.trainer.grpo_trainer as module
+
+    class KeepingGroupsTogether(trainer_class):
+        def _prepare_inputs(self, generation_batch):
+            of_its_own = self.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+            cut = self.model.training and self.args.steps_per_generation > 1
+            in_order = cut and _one_update_a_batch(self) and not of_its_own
+            with replaced(module, "shuffle_sequence_dict", _in_order) if in_order else contextlib.nullcontext():
+                return super()._prepare_inputs(generation_batch)
+
+    return KeepingGroupsTogether
+
+
+@functools.cache
 def scoring_in_groups(trainer_class: type) -> type:
     """`trainer_class` whose loss takes the log-probs of a group from one row (`packed`), where it has a picture a row.
 
-    A group that earned the same throughout has advantages of 0, and so no part in the gradient: it is left out of the
-    backward pass, and every average and divisor stays as it was.
+    A completion whose advantage is 0 has no part in the gradient: a group of them is left out of the backward pass, and
+    where vLLM has told its log-probs, each of them out of the forward pass too. Averages and divisors stay as they are.
+
+    `row_lengths` of the trainer: the `lengths` of `packed_log_probs`.
     """
     import torch
+    from trl.models.utils import _ForwardRedirection
 
-    class ScoringInGroups(trainer_class):
-        _loss_inputs: dict | None = None
+    class ScoringInGroups(keeping_groups_together(trainer_class)):
+        row_lengths: Lengths | None = None
+        _grouped_inputs: dict | None = None
 
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
-            if self.model.training:  # TRL shuffles the rows before the loss
-                output["group"] = torch.arange(len(output["prompt_ids"])) // self.num_generations
+            if self.model.training:
+                rows, device = len(output["prompt_ids"]), output["prompt_ids"].device
+                places = torch.arange(rows, device=device) + rows * self.accelerator.process_index
+                output["group"] = places // self.num_generations
             return output
 
         def _compute_loss(self, model, inputs):
-            self._loss_inputs = inputs if "group" in inputs else None
+            self._grouped_inputs = inputs if "group" in inputs else None
             try:
                 return super()._compute_loss(model, inputs)
             finally:
-                self._loss_inputs = None
+                self._grouped_inputs = None
 
         def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
-            inputs = self._loss_inputs
+            inputs = self._grouped_inputs
             alone = inputs is None or len(inputs["pixel_values"]) != len(inputs["group"])
             if alone or self._entropy_bonus_enabled:  # which asks for the entropies' gradient
                 return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-            input_ids, attention_mask = args[:2]
-            batch = {**inputs, "input_ids": input_ids, "attention_mask": attention_mask}
-            learning = inputs["advantages"] != 0 if self.beta == 0 else torch.ones(len(input_ids), dtype=torch.bool)
-            with self.accelerator.autocast():
-                log_probs, entropies = packed_log_probs(model, batch, inputs["group"], learning, self.temperature)
-            if torch.is_grad_enabled() and not log_probs.requires_grad:  # no group learns: a gradient of 0, as TRL's
-                log_probs = log_probs + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
-            return log_probs, entropies, None
+            batch = {**inputs, "input_ids": args[0], "attention_mask": args[1]}
+            batch["learning"] = inputs["advantages"] != 0 if self.beta == 0 else inputs["advantages"].isfinite()
+            known = inputs.get("sampling_per_token_logps")
+            if known is not None and self.beta == 0 and self.top_entropy_quantile == 1.0:
+                batch["known"], inputs["scored"] = known, batch["learning"]
+            unwrapped = self.accelerator.unwrap_model(model)
+            if model is unwrapped:
+                return _packed(self, model, batch)
+            # Several processes: through the wrapper, which adds up their gradients.
+            return _ForwardRedirection()(model, unwrapped, _packed, self, unwrapped, batch)
 
     return ScoringInGroups
+
+
+def _packed(trainer: Any, model: Any, batch: dict[str, Any]) -> tuple[Any, Any, None]:
+    """What `_get_per_token_logps_and_entropies` gives, from `packed_log_probs`."""
+    import torch
+
+    with trainer.accelerator.autocast():
+        log_probs, entropies = packed_log_probs(
+            model, batch, batch["group"], batch["learning"], trainer.temperature, known=batch.get("known"),
+            lengths=trainer.row_lengths,
+        )  # fmt: skip
+    if torch.is_grad_enabled() and not log_probs.requires_grad:  # no group learns: a gradient of 0, as TRL's
+        log_probs = log_probs + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+    return log_probs, entropies, None
+
+
+def _in_order(rows: dict[str, Any]) -> dict[str, Any]:
+    """`shuffle_sequence_dict` of TRL, which takes as many random numbers, and leaves the rows where they are."""
+    import torch
+
+    torch.randperm(len(next(values for values in rows.values() if values is not None)))
+    return rows
+
+
+def _one_update_a_batch(trainer: Any) -> bool:
+    """Whether all that is generated at once goes into one update."""
+    return trainer.args.gradient_accumulation_steps % (trainer.args.steps_per_generation * trainer.num_iterations) == 0
 
 
 @functools.cache
@@ -275,6 +332,19 @@ def _repeats(prompts: Sequence[list[int]], group: int) -> bool:
     )
 
 
+def log_probs_in_chunks(trainer: Any) -> None:
+    """Let TRL take the log-probs without ever holding all logits, whose (tokens, 262208) matrix and copies are 6 GiB
+    for four completions of 512 tokens: exact, a little slower, and for where memory is short.
+
+    TRL 1.14.2 offers it as `use_liger_kernel`, which asks for the package liger-kernel, replaces parts of the model,
+    and needs none of that for this (`GRPOTrainer._chunked_logps`). It is switched on here after the trainer is built.
+    """
+    from trl.models.utils import _ForwardRedirection
+
+    trainer.use_liger_kernel = True
+    trainer._forward_redirection = _ForwardRedirection()
+
+
 @functools.cache
 def weights_from_the_loss(trainer_class: type) -> type:
     """`trainer_class` with the vLLM importance weights computed in the loss's own forward.
@@ -283,18 +353,14 @@ def weights_from_the_loss(trainer_class: type) -> type:
     the whole batch for them; where each batch is used for one update, that forward gives the log-probs that the loss
     computes anyway (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
     """
+    import torch
 
     class ImportanceWeightsFromTheLoss(trainer_class):
-        _loss_inputs: dict | None = None
-
-        @property
-        def _one_update_a_batch(self) -> bool:
-            generate_every = self.args.steps_per_generation * self.num_iterations
-            return self.use_vllm and self.args.gradient_accumulation_steps % generate_every == 0
+        _weighed_inputs: dict | None = None
 
         def _generate_and_score_completions(self, inputs):
             corrected = self.vllm_importance_sampling_correction
-            later = self.model.training and self._one_update_a_batch
+            later = self.use_vllm and self.model.training and _one_update_a_batch(self)
             self.vllm_importance_sampling_correction = corrected and not later
             try:
                 return super()._generate_and_score_completions(inputs)
@@ -303,21 +369,25 @@ def weights_from_the_loss(trainer_class: type) -> type:
 
         def _compute_loss(self, model, inputs):
             wanted = self.use_vllm and self.vllm_importance_sampling_correction and self.model.training
-            self._loss_inputs = inputs if wanted and "importance_sampling_ratio" not in inputs else None
+            self._weighed_inputs = inputs if wanted and "importance_sampling_ratio" not in inputs else None
             try:
                 return super()._compute_loss(model, inputs)
             finally:
-                self._loss_inputs = None
+                self._weighed_inputs = None
 
         def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
             result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-            if self._loss_inputs is not None:
-                self._weigh(result[0].detach(), self._loss_inputs)
+            if self._weighed_inputs is not None:
+                self._weigh(result[0].detach(), self._weighed_inputs)
             return result
 
         def _weigh(self, logps, inputs) -> None:
-            """Put the weights into the loss's inputs, and into the metrics what TRL logs about them."""
+            """Put the weights into the loss's inputs, and into the metrics what TRL logs about them. A row that the
+            loss left out (`scored`) has the weight 1 and stands in no metric.
+            """
             mask = inputs["completion_mask"]
+            if "scored" in inputs:
+                mask = mask * inputs["scored"][:, None]
             ratio, gaps = importance_weights(
                 logps,
                 inputs["sampling_per_token_logps"],
@@ -327,15 +397,22 @@ def weights_from_the_loss(trainer_class: type) -> type:
                 high=self.vllm_importance_sampling_clip_max,
             )
             inputs["importance_sampling_ratio"] = ratio
-            if not gaps.numel():
-                return
             weights = ratio.flatten() if ratio.shape[1] == 1 else ratio[mask.bool()]
-            metrics, gather = self._metrics["train"], self.accelerator.gather
-            metrics["sampling/sampling_logp_difference/mean"].append(gather(gaps.mean()).mean().item())
-            metrics["sampling/sampling_logp_difference/max"].append(gather(gaps.max()).max().item())
-            metrics["sampling/importance_sampling_ratio/mean"].append(gather(weights.mean()).mean().item())
+            _log_over_processes(self, "sampling/sampling_logp_difference/mean", gaps, torch.mean)
+            _log_over_processes(self, "sampling/sampling_logp_difference/max", gaps, torch.max)
+            _log_over_processes(self, "sampling/importance_sampling_ratio/mean", weights, torch.mean)
 
     return ImportanceWeightsFromTheLoss
+
+
+def _log_over_processes(trainer: Any, name: str, values: Any, summary: Callable[[Any], Any]) -> None:
+    """The summary of the summaries of all processes that have any values."""
+    import torch
+
+    own = summary(values) if len(values) else torch.full((), torch.nan, device=values.device)
+    every = trainer.accelerator.gather(own)
+    if len(known := every[~every.isnan()]):
+        trainer._metrics["train"][name].append(summary(known).item())
 
 
 def importance_weights(
@@ -362,16 +439,3 @@ def importance_weights(
     inside = ratio.clamp(*bounds)
     ratio = inside if mode.endswith("truncate") else ratio.masked_fill(ratio != inside, 0.0)
     return ratio, raw.abs()[mask.bool() & ~torch.isnan(raw)]
-
-
-def log_probs_in_chunks(trainer: Any) -> None:
-    """Let TRL take the log-probs without ever holding all logits, whose (tokens, 262208) matrix and copies are 6 GiB
-    for four completions of 512 tokens: exact, a little slower, and for where memory is short.
-
-    TRL 1.14.2 offers it as `use_liger_kernel`, which asks for the package liger-kernel, replaces parts of the model,
-    and needs none of that for this (`GRPOTrainer._chunked_logps`). It is switched on here after the trainer is built.
-    """
-    from trl.models.utils import _ForwardRedirection
-
-    trainer.use_liger_kernel = True
-    trainer._forward_redirection = _ForwardRedirection()

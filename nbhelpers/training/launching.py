@@ -23,7 +23,7 @@ from typing import Any
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
 from nbhelpers.policy import Policy, serve
-from nbhelpers.runs import RunDirectory
+from nbhelpers.runs import RunDirectory, words_end_nothing
 from nbhelpers.training.configuration import TrainingError, is_first_process, launched
 from nbhelpers.training.stopping import TrainingStopped
 
@@ -52,7 +52,7 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("rank-*.log"):
         old.unlink()
-    if params.model.served and params.model.vllm_server == "auto":
+    if params.model.starts_server:
         serve(params.model, params.lora.r)
     words = _FirstRank(logs / "rank-0.log")
     with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
@@ -175,6 +175,7 @@ def in_processes(name: str, work: Callable[[RunParams], None], argv: list[str] |
     parser.add_argument("--output-dir")
     parser.add_argument("--trust-code", action="store_true", help="let the parameter file bring code of its own")
     arguments = parser.parse_args(argv)
+    words_end_nothing()
     if launched():
         take_place()
     try:

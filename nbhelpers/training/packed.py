@@ -10,25 +10,25 @@ backward pass, without a cache; log-probs and gradients are those of the rows ap
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.policy import Policy, merged_adapter
-from nbhelpers.training.fused import block_masks, fused_layers, padded_length
+from nbhelpers.training.fused import Lengths, block_masks, fused_layers
 from nbhelpers.training.log_softmax import chosen_log_probs
 
-ROWS_AT_ONCE = 4  # what they make stays in a core's cache, and rows of like length need little padding
+ROWS_AT_ONCE = 4  # on a CPU: what they make stays in a core's cache, and rows of like length need little padding
+TOKENS_AT_ONCE = 4096  # on a GPU, where they keep it busy
 
 
-def packs(policy: Policy, config: Any) -> bool:
-    """Whether training takes its log-probs from here: Gemma-3 on a CPU, one process that keeps its activations.
+def packs(policy: Policy) -> bool:
+    """Whether training takes its log-probs from here: Gemma-3 as transformers has it.
 
-    On a GPU the plain loss is faster until attention knows of common prefixes (measured 2026-11-24, one NVIDIA H100).
+    Unsloth puts a forward pass of its own in place, which takes no masks, and its trainer a loss of its own.
     """
-    model, text = policy.model, policy.model.config.get_text_config()
-    gemma = text.model_type == "gemma3_text" and text._attn_implementation == "sdpa"
-    alone = config.world_size == 1 and not config.gradient_checkpointing
-    return policy.decodes_in_groups and model.device.type == "cpu" and gemma and alone
+    text = policy.model.config.get_text_config()
+    return policy.backend == "transformers" and text.model_type == "gemma3_text" and text._attn_implementation == "sdpa"
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def masks(positions: Any, parts: Any, types: Any, window: int) -> dict[str, Any]
 
 
 def packed_log_probs(
-    model: Any, batch: dict[str, Any], groups: Any, learning: Any, temperature: float, *, fused: bool = False
-) -> tuple[Any, Any]:
+    model: Any, batch: dict[str, Any], groups: Any, learning: Any, temperature: float, *, known: Any = None,
+    lengths: Lengths | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
     """Log-probs and entropies of N completions, (N, T), 0 where there is no token.
 
     Args:
@@ -111,71 +112,76 @@ def packed_log_probs(
         batch: as for `pack`, with `pixel_values`, a picture a row.
         groups: (N,) the same number for rows of one prompt.
         learning: (N,) a group with no True gets no gradient: its log-probs are all that is asked for.
-        fused: whether `fused` computes it, a group at a time.
+        known: (N, T) the sampler's log-probs: rows that do not learn do not go through the model but get these, and as
+            entropies their negative, whose mean is the entropy's but for chance.
+        lengths: to which rows are padded for `fused`; None where nothing is compiled.
     """
     import torch
 
-    members = [(groups == group).nonzero()[:, 0].tolist() for group in groups.unique().tolist()]
-    wanted = [bool(learning[rows].any()) for rows in members]
     log_probs = batch["completion_mask"].new_zeros(batch["completion_mask"].shape, dtype=torch.float32)
-    entropies = log_probs.clone()
+    scored = torch.ones_like(learning)
+    if known is not None:
+        scored, told = learning, known.float().nan_to_num() * batch["completion_mask"]
+        log_probs = told.masked_fill(scored[:, None], 0.0)
+    entropies = -log_probs
+    members = [((groups == group) & scored).nonzero()[:, 0].tolist() for group in groups[scored].unique().tolist()]
+    wanted = [bool(learning[rows].any()) for rows in members]
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    score, together = (_score_fused, 1) if fused else (_score, ROWS_AT_ONCE)
     recomputes = inner.is_gradient_checkpointing  # in the backward pass, when the adapter is apart again
-    with contextlib.nullcontext() if fused or recomputes else merged_adapter(model):
+    with contextlib.nullcontext() if lengths or recomputes else merged_adapter(model):
         for learns in (False, True):
             rows = [pack(batch, group) for group, gets in zip(members, wanted, strict=True) if gets is learns]
             rows.sort(key=lambda row: len(row.ids))
-            for start in range(0, len(rows), together):
-                some = rows[start : start + together]
+            for some, fused in _batches(rows, lengths if learns else None):
                 with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-                    chosen, entropy = score(inner, some, batch["pixel_values"], temperature)
+                    chosen, entropy = _score(inner, some, batch["pixel_values"], temperature, fused)
                 where = tuple(torch.cat([row.where for row in some], dim=1))
                 log_probs = log_probs.index_put(where, chosen)
                 entropies[where] = entropy
     return log_probs, entropies
 
 
-def _score(inner: Any, rows: list[Row], pixel_values: Any, temperature: float) -> tuple[Any, Any]:
+def _batches(rows: list[Row], lengths: Lengths | None) -> Iterator[tuple[list[Row], int | None]]:
+    """Rows that go through together, and the length that one is padded to where it is compiled."""
+    waiting: list[Row] = []
+    for row in rows:
+        if lengths and (fused := lengths.pad(len(row.ids))):
+            yield [row], fused
+            continue
+        waiting.append(row)
+        if len(waiting) >= (TOKENS_AT_ONCE // len(row.ids) if row.ids.is_cuda else ROWS_AT_ONCE):
+            yield waiting, None
+            waiting = []
+    if waiting:
+        yield waiting, None
+
+
+def _score(inner: Any, rows: list[Row], pixel_values: Any, temperature: float, fused: int | None) -> tuple[Any, Any]:
     """Log-prob and entropy of every token of the completions in a few rows, in their order."""
     import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    def padded(name: str, value: int) -> Any:
-        return pad_sequence([getattr(row, name) for row in rows], batch_first=True, padding_value=value)
-
-    window = inner.config.get_text_config().sliding_window
-    positions = padded("positions", 0)
-    hidden = inner.base_model(
-        input_ids=padded("ids", 0),
-        position_ids=positions,
-        attention_mask=masks(positions, padded("parts", -1), padded("types", 0), window),
-        pixel_values=pixel_values[[row.picture for row in rows]],
-        use_cache=False,
-    ).last_hidden_state
-    before = torch.cat([hidden[place][row.before] for place, row in enumerate(rows)])
-    logits = inner.get_output_embeddings()(before).float() / temperature
-    every = logits.log_softmax(dim=-1)
-    chosen = every.gather(-1, torch.cat([row.after for row in rows])[:, None])[:, 0]
-    with torch.no_grad():
-        return chosen, -(every.exp() * every).sum(dim=-1)
-
-
-def _score_fused(inner: Any, rows: list[Row], pixel_values: Any, temperature: float) -> tuple[Any, Any]:
-    """`_score` of one row, padded to a length that is compiled."""
     from torch.nn.functional import pad
 
-    (row,) = rows
-    missing = padded_length(len(row.ids)) - len(row.ids)
-    ids, positions, types = (pad(values, (0, missing)) for values in (row.ids, row.positions, row.types))
-    parts, window = pad(row.parts, (0, missing), value=-1), inner.config.get_text_config().sliding_window
-    with fused_layers(inner):
+    length = fused or max(len(row.ids) for row in rows)
+
+    def padded(name: str, value: int = 0) -> Any:
+        of_rows = (getattr(row, name) for row in rows)
+        return torch.stack([pad(values, (0, length - len(values)), value=value) for values in of_rows])
+
+    window, what_is_seen = inner.config.get_text_config().sliding_window, block_masks if fused else masks
+    positions = padded("positions")
+    with fused_layers(inner) if fused else contextlib.nullcontext():
         hidden = inner.base_model(
-            input_ids=ids[None],
-            position_ids=positions[None],
-            attention_mask=block_masks(positions, parts, types, window),
-            pixel_values=pixel_values[row.picture : row.picture + 1],
+            input_ids=padded("ids"),
+            position_ids=positions,
+            attention_mask=what_is_seen(positions, padded("parts", -1), padded("types"), window),
+            pixel_values=pixel_values[[row.picture for row in rows]],
             use_cache=False,
         ).last_hidden_state
-    head = inner.get_output_embeddings().weight
-    return chosen_log_probs(hidden[0][row.before], head, row.after, temperature, compiled=hidden.is_cuda)
+    before = torch.cat([hidden[place][row.before] for place, row in enumerate(rows)])
+    after, head = torch.cat([row.after for row in rows]), inner.get_output_embeddings()
+    if hidden.is_cuda:  # where a vocabulary of 262,208 takes more than all the rest
+        return chosen_log_probs(before, head.weight, after, temperature, compiled=bool(fused))
+    every = (head(before).float() / temperature).log_softmax(dim=-1)
+    with torch.no_grad():
+        entropies = -(every.exp() * every).sum(dim=-1)
+    return every.gather(-1, after[:, None])[:, 0], entropies

@@ -13,7 +13,15 @@ from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
 from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
-from nbhelpers.runs import RunDirectory, SampleWriter, TokenLogProbs, progress_line, read_seal, seal
+from nbhelpers.runs import (
+    RunDirectory,
+    SampleWriter,
+    TokenLogProbs,
+    environment_differences,
+    progress_line,
+    read_seal,
+    seal,
+)
 from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.resuming import Standing, run_facts
 
@@ -106,8 +114,13 @@ def start_records(
         keep_records_up_to(run, where)
     elif any(path.exists() for path in results):
         _say_what_moved(run.set_aside())
+    earlier = run.read_manifest() if where.step else {}
     run.record_run(params, goes_on=where.step > 0)
     run.update_manifest(dataset=problems.as_manifest(), grader=GRADER_VERSION)
+    if other := environment_differences(earlier, run.read_manifest()) if earlier else ():
+        sentence = f"After step {where.step} the run went on in another environment: {'; '.join(other)}."
+        print(sentence, flush=True)
+        run.add_notice(sentence)
     run.write_jsonl(run.dropped_path, problems.dropped_rows)
     note_state(run, "running")
     for notice in [*notices, *where.notices]:

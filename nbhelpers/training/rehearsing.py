@@ -34,6 +34,7 @@ def rehearse(trainer: Any, policy: Policy, problems: Any, lengths: Sequence[int]
     )
     signs = torch.tensor([1.0, -1.0], device=ids_NT.device).repeat(size)[:size]
     inputs = loss_inputs(batch, ids_NT, mask_NT, signs)
+    inputs["group"] = torch.arange(size, device=ids_NT.device) // group
     if trainer.use_vllm:
         inputs["sampling_per_token_logps"] = torch.zeros_like(ids_NT, dtype=torch.float32)
         if policy.backend == "unsloth":  # its loss takes the weights from these two

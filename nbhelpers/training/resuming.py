@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,24 @@ def refuse_a_trained_policy(policy: Policy, run: RunDirectory) -> None:
         )
 
 
+def refuse_other_problems(params: RunParams, run: RunDirectory, fingerprint: str) -> None:
+    """See that the problems which are to be evaluated are of the cut that the run was trained with.
+
+    Raises:
+        TrainingRefused: the data behind the same settings have changed, so that pictures which were trained on may be
+            among the evaluated ones.
+    """
+    recorded = run.read_manifest()
+    was = recorded.get("dataset", {}).get("fingerprint", fingerprint)
+    other = differing_settings(recorded.get("parameters") or {}, params.as_dict())  # `check_trained` judges those
+    if was != fingerprint and not any(key.startswith("dataset.") for key in other):
+        raise TrainingRefused(
+            f"The problems are no longer those that {run.path} was trained with (fingerprint {was} then, {fingerprint} "
+            "now), so pictures that it was trained on could be among the evaluated ones. Bring the old data back, name "
+            "another evaluation set (dataset.eval_path), or train in another --output-dir."
+        )
+
+
 def check_trained(params: RunParams, run: RunDirectory) -> None:
     """See that `final_model/` belongs to the records beside it, and was trained with these settings.
 
@@ -200,11 +219,11 @@ def how_to_go_on(run: RunDirectory) -> str:
     if place.is_relative_to(Path.cwd()):
         place = place.relative_to(Path.cwd())
     recorded = run.read_manifest().get("parameters", {})
-    more = "" if recorded.get("output_dir") == str(run.path) else f" --output-dir {run.path}"
+    more = "" if recorded.get("output_dir") == str(run.path) else f" --output-dir {shlex.quote(str(run.path))}"
     more += " --trust-code" if any(not_only_data([Layer("", recorded, is_data=True)])) else ""
     return (
-        f"To go on: nbhelpers run {place} --notebooks 3-4 --set training.resume=true{more}, or in notebook 03 "
-        "training = {..., 'resume': True}. To begin anew, run notebook 03 with training.resume=false."
+        f"To go on: nbhelpers run {shlex.quote(str(place))} --notebooks 3-4 --set training.resume=true{more}, or in "
+        "notebook 03 training = {..., 'resume': True}. To begin anew, run notebook 03 with training.resume=false."
     )
 
 

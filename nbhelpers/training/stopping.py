@@ -1,7 +1,7 @@
 """Training that ends before its last step: a checkpoint where there is time for one, one sentence on how it goes on.
 
-The first SIGINT (Ctrl-C, Kernel > Interrupt) or SIGTERM asks: the step is finished, a checkpoint is written, and
-training ends. A second SIGINT ends it at once.
+The first SIGINT (Ctrl-C, Kernel > Interrupt), SIGTERM or SIGHUP asks: the step is finished, a checkpoint is written,
+and training ends. A second SIGINT ends it at once.
 """
 
 from __future__ import annotations
@@ -41,11 +41,16 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stops_go_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM call `handler`; off the main thread, where none arrive, nothing changes."""
+    """Inside, SIGINT, SIGTERM and SIGHUP (a terminal that was closed, a connection that broke) call `handler`; off the
+    main thread, where none arrive, nothing changes, nor does SIGHUP under `nohup`, which ignores it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+    ignored = signal.getsignal(hangup) == signal.SIG_IGN
+    taken = {signal.SIGINT, signal.SIGTERM} | (set() if ignored else {hangup})
+    before = {number: signal.signal(number, handler) for number in taken}
     try:
         yield
     finally:
@@ -55,7 +60,7 @@ def stops_go_to(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Inside, SIGINT and SIGTERM ask instead of interrupting."""
+    """Inside, the signals of `stops_go_to` ask instead of ending the process."""
     request = StopRequest()
 
     def ask(number: int, frame: Any) -> None:

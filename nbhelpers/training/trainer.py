@@ -8,22 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import BatchPlan, RunParams, extends
+from nbhelpers.params import RunParams
 from nbhelpers.policy import (
-    GIB,
     Policy,
-    TextShape,
     adapter_norm,
-    fits,
     keep_adapter_in_float32,
-    kept_activations,
     load_policy,
     load_weights,
     never_sampled_ids,
     save_final_model,
     start_engine,
     verify,
-    ways_to_fit,
     which_fit,
 )
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
@@ -38,10 +33,10 @@ from nbhelpers.training.configuration import (
     num_processes,
     record_configuration,
 )
+from nbhelpers.training.fitting import must_recompute, out_of_memory, row_lengths
 from nbhelpers.training.inside_trl import (
     generating_with,
     is_between_rollouts,
-    log_probs_in_chunks,
     name_the_cpu,
     rollout_trainer_class,
     rollouts_callback,
@@ -170,11 +165,13 @@ def _train(
         run.append_jsonl(run.dropped_path, *left_out)
         warn(f"{len(left_out)} of {len(learnt)} training problems were left out: {left_out[0]['reason']}")
     dataset = decode_once(dataset)
-    trainer_class, generating = _start_generation(policy, params, config, dataset, run if is_main else None)
-    if config.gradient_checkpointing and not _must_recompute(policy, params, plan, max(lengths), tell):
+    generating = _start_generation(policy, params, config, dataset, run if is_main else None)
+    if config.gradient_checkpointing and not must_recompute(policy, params, plan, max(lengths), tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
+    trainer_class = _trainer_class(policy, params)
     with generating, stage("preparing the trainer"):
         trainer = _build(trainer_class, policy, params, config, dataset)
+        trainer.row_lengths = row_lengths(policy, params, config, plan, max(lengths))
     recorder = Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
     trainer.on_rollout = recorder
     if is_main:
@@ -271,18 +268,12 @@ def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any
 
 def _start_generation(
     policy: Policy, params: RunParams, config: Any, dataset: Any, run: RunDirectory | None
-) -> tuple[type, contextlib.AbstractContextManager]:
+) -> contextlib.AbstractContextManager:
     """Start vLLM where it is asked for, and see on eight problems that it and the trainer agree; the first process
-    writes down how far.
-
-    Returns:
-        The trainer's class, and the context to build it in.
+    writes down how far. Returns the context to build the trainer in.
     """
-    trainer_class = rollout_trainer_class()
     if not params.model.fast_inference:
-        trainer_class = sampling_in_groups(trainer_class) if policy.decodes_in_groups else trainer_class
-        trainer_class = scoring_in_groups(trainer_class) if packs(policy, config) else trainer_class
-        return trainer_class, contextlib.nullcontext()
+        return contextlib.nullcontext()
     completions = max(64, config.per_device_train_batch_size * config.steps_per_generation)
     engine = start_engine(policy, params.model, params.training, completions=completions)
     full = {"length": config.max_completion_length, "mode": config.vllm_importance_sampling_mode}
@@ -291,32 +282,19 @@ def _start_generation(
         run.update_manifest(parity=report.as_manifest())
         if warning:
             run.add_warning(warning)
-    if policy.backend == "unsloth":
-        return trainer_class, contextlib.nullcontext()
-    return weights_from_the_loss(trainer_class), generating_with(engine)
+    return contextlib.nullcontext() if policy.backend == "unsloth" else generating_with(engine)
 
 
-def _must_recompute(
-    policy: Policy, params: RunParams, plan: BatchPlan, longest_prompt: int, tell: Callable[[str], None]
-) -> bool:
-    """Whether activations are recomputed in the backward pass: always or never where `model.use_gradient_checkpointing`
-    says so; with "unsloth" on the transformers backend, where the GPU's free memory does not hold them.
-    """
-    import torch
-
-    if params.model.use_gradient_checkpointing != "unsloth" or policy.backend != "transformers":
-        return bool(params.model.use_gradient_checkpointing)
-    completion = params.training.max_completion_length
-    shape = TextShape.of(policy.model.config.text_config.to_dict())
-    needed = kept_activations(shape, plan.per_device_train_batch_size, longest_prompt + completion, completion)
-    free, total = torch.cuda.mem_get_info()
-    if not fits(needed, free, total):
-        return True
-    tell(
-        f"Activations are kept for the backward pass, which saves a second forward pass: {needed / GIB:.1f} GiB of "
-        f"{free / GIB:.1f} GiB free. model.use_gradient_checkpointing=true recomputes them always."
-    )
-    return False
+def _trainer_class(policy: Policy, params: RunParams) -> type:
+    """TRL's trainer with what holds for this run."""
+    trainer_class = rollout_trainer_class()
+    if policy.decodes_in_groups:
+        trainer_class = sampling_in_groups(trainer_class)
+    if packs(policy):
+        trainer_class = scoring_in_groups(trainer_class)
+    if params.model.fast_inference and policy.backend == "transformers":
+        trainer_class = weights_from_the_loss(trainer_class)
+    return trainer_class
 
 
 def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, dataset: Any) -> Any:
@@ -331,8 +309,6 @@ def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, 
     )
     if params.model.load_in_4bit:
         keep_adapter_in_float32(policy.model)
-    if config.gradient_checkpointing and policy.backend == "transformers":
-        log_probs_in_chunks(trainer)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dictionary; ours is the one that is read
     return trainer
 
@@ -354,23 +330,10 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
                 trainer.add_callback(after_first_step(first.close))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
-        sentence = _out_of_memory(
+        sentence = out_of_memory(
             error, params, trainer.state.global_step, recomputes=trainer.args.gradient_checkpointing
         )
         raise TrainingError(sentence) from error
     step, last = trainer.state.global_step, trainer.state.max_steps
     if request.by and step < last:
         raise TrainingStopped(f"Training was stopped by {request.by} after step {step} of {last}.")
-
-
-def _out_of_memory(error: Exception, params: RunParams, step: int, *, recomputes: bool) -> str:
-    share = params.model.gpu_memory_utilization
-    lower = 0.0 if share == "auto" else share * 0.7
-    ways = ways_to_fit(params.model, params.training, lower, recomputes=recomputes)
-    same = [way for way in ways if extends([way.partition("=")[0]])]
-    goes_on = f" With {' or '.join(same)} the run itself can go on (training.resume=extend)." if same else ""
-    return (
-        f"The GPU ran out of memory at step {step + 1} ({str(error).splitlines()[0]}). Try, in this order: "
-        + ", ".join(f"--set {way}" for way in ways)
-        + f".{goes_on} The others make another run."
-    )

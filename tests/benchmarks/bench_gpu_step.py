@@ -1,14 +1,20 @@
 """Seconds a GRPO step of Gemma-3 4B's shape takes on one GPU: this project's path, Unsloth's, and stock TRL with
 colocated vLLM.
 
-usage: python bench_gpu_step.py {ours,unsloth,stock} --model DIR [--shapes 1x4x256 8x8x512] [--steps 8]
+usage: python bench_gpu_step.py {ours,unsloth,stock} --model DIR [--shapes 1x4x256 8x8x512] [--steps 8] [--idle 0.25]
+       [--spread]
 
-A shape is prompts x completions a prompt x tokens. Several shapes of one call share the engine, which is started for
+A shape is prompts x completions a prompt x tokens. Rewards are injected, because those of random weights would be the
+same throughout a group and make every step free: half of a group's completions earn 1, the others -1, and with --idle
+that share of the groups (of each group's completions where there are too few groups) has advantages of 0. Completions
+have their full length, or with --spread lengths as real runs have them: cut after generation to a log-normal draw
+around 0.45 of the limit, so generation itself takes as long as before.
+ Several shapes of one call share the engine, which is started for
 the largest batch of this project's and Unsloth's arms and for the first shape's batch of stock TRL's.
 
 Each arm is one process, because each sets up its own vLLM; run them one after the other on the same machine. The last
-line is JSON. `--ideas` takes this project's ideas away one at a time, a few steps each, in the same process. DIR is
-Gemma-3 4B or what `make_true_shape.py` writes.
+line is JSON. `--ideas` takes this project's ideas away one at a time, a few steps each, in the same process. Layers are
+compiled for each length as it comes, not when it has paid. DIR is Gemma-3 4B or what `make_true_shape.py` writes.
 """
 
 from __future__ import annotations
@@ -24,10 +30,10 @@ STARTED = time.perf_counter()
 LORA = {"r": 16, "alpha": 16}
 # What `--ideas` changes at the last shape, one after the other and for so many steps each.
 IDEAS = (
-    "with gradient checkpointing and log-probs in chunks", "and without the vision cache",
+    "without compiled layers", "and row by row, with gradient checkpointing", "and without the vision cache",
     "and without prepared pictures", "and with TRL's extra forward",
 )  # fmt: skip
-IDEA_STEPS = 4
+IDEA_STEPS = 3
 
 
 def arguments() -> argparse.Namespace:
@@ -44,6 +50,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--load-in-4bit", action="store_true")
     parser.add_argument("--no-checkpointing", action="store_true")
     parser.add_argument("--ideas", action="store_true")
+    parser.add_argument("--idle", type=float, default=0.0, help="share of completions with an advantage of 0")
+    parser.add_argument("--spread", action="store_true", help="completions of different lengths")
     parser.add_argument("--engine", type=json.loads, default={}, help="arguments of vllm.LLM to change, as JSON")
     args = parser.parse_args()
     args.completions = max(prompts * generations for prompts, generations, _ in args.shapes)
@@ -84,10 +92,34 @@ def dataset(args: argparse.Namespace):
     )
 
 
-def reward(completions, **_):
-    """Different for each completion, so that every step has a gradient."""
-    texts = [completion if isinstance(completion, str) else completion[0]["content"] for completion in completions]
-    return [float(sum(map(ord, text)) % 7) for text in texts]
+def rewards_for(args: argparse.Namespace):
+    """A reward function with `args.idle` of all advantages at 0."""
+    groups, group = args.prompts, args.generations
+    idle = round(args.idle * groups) if args.idle * groups % 1 == 0 else 0
+    alone = 0 if idle else round(args.idle * group)
+
+    def reward(completions, **_):
+        odd = (group - alone) % 2
+        live = [0.0] * alone + [2.0, -1.0, -1.0] * odd + [1.0, -1.0] * ((group - alone - 3 * odd) // 2)
+        return [0.0 if place // group < idle else live[place % group] for place in range(len(completions))]
+
+    return reward
+
+
+def cut(generation, args: argparse.Namespace, end: int) -> None:
+    """Cut what vLLM generates to lengths as real runs have them."""
+    import numpy as np
+
+    generate, random = generation.generate, np.random.default_rng(1)
+
+    def shorter(*given, **named):
+        prompts, ids, *told = generate(*given, **named)
+        drawn = args.tokens * 0.45 * np.exp(0.6 * random.standard_normal(len(ids)))
+        lengths = [int(length) for length in drawn.clip(8, args.tokens)]
+        ids = [[*row[: length - 1], end] for row, length in zip(ids, lengths, strict=True)]
+        return prompts, ids, *([row[: len(kept)] for row, kept in zip(rows, ids, strict=True)] for rows in told)
+
+    generation.generate = shorter
 
 
 class Clock:
@@ -211,7 +243,7 @@ def stock(args):
             model=model,
             processing_class=processor,
             args=config_of(args),
-            reward_funcs=reward,
+            reward_funcs=rewards_for(args),
             train_dataset=dataset(args),
             peft_config=adapter,
         )
@@ -232,55 +264,67 @@ def ours(args):
     from trl import GRPOTrainer
 
     from nbhelpers.problems.asking import decode_once
+    from nbhelpers.training import fused
     from nbhelpers.training.vision_cache import FrozenVisionCache, PreparedPictures
 
     vision, pictures = FrozenVisionCache(policy.model), PreparedPictures(policy.processor)
+    fused.PAYS = 0
     while True:
-        keep_activations(args, policy)
+        longest = keep_activations(args, policy)
         rows = decode_once(dataset(args))
         report = parity.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
         with inside_trl.generating_with(engine):
-            trainer = inside_trl.weights_from_the_loss(GRPOTrainer)(
+            trainer = inside_trl.weights_from_the_loss(inside_trl.scoring_in_groups(GRPOTrainer))(
                 model=policy.model,
                 processing_class=policy.processor,
                 args=config_of(args),
-                reward_funcs=reward,
+                reward_funcs=rewards_for(args),
                 train_dataset=rows,
             )
+        trainer.row_lengths = fused.Lengths(longest, at_once=True) if args.no_checkpointing else None
         changes = changes_for_ideas(policy.model.get_base_model(), trainer, vision, pictures)
         yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "changes": changes}
 
 
-def keep_activations(args, policy) -> None:
-    """Recompute activations only where the memory asks for it, as `nbhelpers.training` does."""
+def keep_activations(args, policy) -> int:
+    """Recompute activations only where the memory asks for it, as `nbhelpers.training` does. Returns the tokens of the
+    longest row.
+    """
     import torch
 
     from nbhelpers.policy.memory import GIB, TextShape, fits, kept_activations
 
     completions = min(args.micro_batch, args.prompts * args.generations)
-    needed = kept_activations(
-        TextShape.of(policy.model.config.text_config.to_dict()), completions, 300 + args.tokens, args.tokens
-    )
+    prompts = -(-completions // args.generations)
+    tokens = prompts * 400 + completions * args.tokens
+    needed = kept_activations(TextShape.of(policy.model.config.text_config.to_dict()), tokens, fused=True)
     free, total = torch.cuda.mem_get_info()
-    args.no_checkpointing = fits(needed, free, total)
+    args.no_checkpointing = fits(needed + GIB, free, total)
     decided = "kept" if args.no_checkpointing else "recomputed"
     log(f"activations would take {needed / GIB:.1f} of {free / GIB:.1f} GiB: {decided}")
+    return tokens // prompts
 
 
 def changes_for_ideas(base, trainer, vision, pictures) -> list:
     """What to call before the steps of each of `IDEAS`."""
-    from nbhelpers.training.inside_trl import log_probs_in_chunks
+    from trl import GRPOTrainer
 
-    def checkpoint() -> None:
+    from nbhelpers.training import inside_trl
+
+    def uncompiled() -> None:
+        trainer.row_lengths = None
+
+    def row_by_row() -> None:
+        packing = inside_trl.scoring_in_groups(GRPOTrainer)
+        packing._get_per_token_logps_and_entropies = GRPOTrainer._get_per_token_logps_and_entropies
         base.enable_input_require_grads()
         base.gradient_checkpointing_enable({"use_reentrant": False})
-        log_probs_in_chunks(trainer)
 
     def score_again() -> None:
-        type(trainer)._one_update_a_batch = False
+        inside_trl._one_update_a_batch = lambda trainer: False
 
-    return [checkpoint, vision.detach, pictures.detach, score_again]
+    return [uncompiled, row_by_row, vision.detach, pictures.detach, score_again]
 
 
 def unsloth(args):
@@ -300,7 +344,7 @@ def unsloth(args):
             model=policy.model,
             processing_class=policy.processor,
             args=config_of(args),
-            reward_funcs=reward,
+            reward_funcs=rewards_for(args),
             train_dataset=rows,
         )
         yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)]}
@@ -351,6 +395,9 @@ def measure(args, trainer, extra: dict) -> dict:
     clock.wrap(trainer, "_tokenize_prompts", "tokenize")
     clock.wrap(trainer, "_generate_and_score_completions", "rollout")
     clock.wrap(trainer, "compute_loss", "loss_forward")
+    clock.wrap(trainer.accelerator, "backward", "backward")
+    if args.spread:
+        cut(trainer.vllm_generation, args, trainer.processing_class.tokenizer.eos_token_id)
     changes = extra.pop("changes", [])
     starts = [args.first_steps + IDEA_STEPS * place for place in range(len(args.ideas_here))]
     watch(trainer, clock, steps, dict(zip(starts, changes, strict=False)))
@@ -358,7 +405,10 @@ def measure(args, trainer, extra: dict) -> dict:
     train_start = time.perf_counter()
     trainer.train()
     seconds = [step["seconds"] for step in steps]
-    median = statistics.median(seconds[args.warm_up : args.first_steps])
+    steady = steps[args.warm_up : args.first_steps]
+    median = statistics.median(step["seconds"] for step in steady)
+    names = dict.fromkeys(name for step in steady for name in step)
+    parts = {name: round(statistics.median(step.get(name, 0.0) for step in steady), 3) for name in names}
     free, total = torch.cuda.mem_get_info()
     result = {
         "arm": args.arm,
@@ -380,7 +430,9 @@ def measure(args, trainer, extra: dict) -> dict:
                 "sampling/importance_sampling_ratio/mean",
             )
         },
-        "parts": steps[args.first_steps - 1],
+        "idle": args.idle,
+        "spread": args.spread,
+        "parts": parts,
         **extra,
     }
     for name, start in zip(args.ideas_here, starts, strict=True):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
-from tiny_run import REPOSITORY, TINY_DATASET, TINY_TRAINING
+from tiny_process import settings
+from tiny_run import REPOSITORY, TINY_TRAINING
 
 SILENCED = ("HF_HUB_DISABLE_TELEMETRY", "VLLM_NO_USAGE_STATS", "UNSLOTH_DISABLE_STATISTICS")
 # Python runs a module of this name before anything else. Each name that is looked up and each address that is connected
@@ -63,9 +63,7 @@ def attempts(tmp_path):
 
 def training(tmp_path):
     """What follows `python -m nbhelpers.training`."""
-    sections = {"training": TINY_TRAINING | {"max_steps": 1, "save_steps": 1}, "dataset": TINY_DATASET}
-    settings = [f"{name}.{key}={json.dumps(value)}" for name, keys in sections.items() for key, value in keys.items()]
-    given = [part for setting in settings for part in ("--set", setting)]
+    given = settings(TINY_TRAINING | {"max_steps": 1, "save_steps": 1})
     return ["smoke", "--output-dir", str(tmp_path / "run"), *given]
 
 

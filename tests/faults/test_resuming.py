@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 
 import pytest
 import torch
 
-from nbhelpers.evaluation import evaluate
+from nbhelpers.cli import make_parser
+from nbhelpers.evaluation import evaluate, evaluate_run
+from nbhelpers.params import PlainError
 from nbhelpers.policy import load_policy, load_weights, save_final_model
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, flaw, read_seal
 from nbhelpers.training import TrainingError, check, train, train_if_missing
-from nbhelpers.training.resuming import standing
+from nbhelpers.training.resuming import how_to_go_on, standing
 
 RESUME = {"resume": True}
 
@@ -215,6 +219,58 @@ def test_other_data_behind_the_same_settings_stop(finished, params_of, trained_r
     params = params_of(finished, training=RESUME)
     with pytest.raises(TrainingError, match="fingerprint another then"):
         train(trained_run["policy"], load_problems(params.dataset), params, finished)
+
+
+def test_a_run_is_not_evaluated_with_another_cut_behind_the_same_settings(finished, params_of, trained_run):
+    """Rows were added to a file: the evaluated problems may be trained ones."""
+    finished.update_manifest(dataset={"fingerprint": "another"})
+    problems = load_problems(params_of(finished).dataset)
+    with pytest.raises(TrainingError, match="fingerprint another then, .*pictures that it was trained on"):
+        evaluate(trained_run["policy"], problems, params_of(finished), finished)
+    with pytest.raises(TrainingError, match="fingerprint another then"):
+        evaluate_run(finished.path, checkpoint="2")
+    assert not finished.evaluating_path.exists()
+
+
+def test_a_run_that_goes_on_in_another_environment_says_so(finished, params_of, capsys):
+    finished.update_manifest(versions={"trl": "1.0"}, hardware={"cores": 64})
+    go_on(finished, params_of(finished, training={"max_steps": 4, "resume": "extend"}))
+    (notice,) = [one for one in finished.read_manifest()["notices"] if "another environment" in one]
+    assert notice.startswith("After step 3 the run went on") and 'versions.trl: "1.0" then' in notice
+    assert "hardware.cores: 64 then" in notice and notice in capsys.readouterr().out
+
+
+def test_the_command_that_goes_on_is_right_for_a_folder_with_spaces(finished, tmp_path):
+    place = finished.path.rename(tmp_path / "my run's")
+    command = re.search("nbhelpers (run .*?), or in", how_to_go_on(RunDirectory(place)))[1]
+    arguments = make_parser().parse_args(shlex.split(command))
+    assert (arguments.preset, arguments.output_dir) == (str(place / "params.yaml"), str(place))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl"])
+def test_a_damaged_record_is_named(finished, params_of, name):
+    """An empty file is what a power failure leaves."""
+    (finished.path / name).write_text("" if name == "manifest.json" else "garbage\n")
+    with pytest.raises(PlainError, match=rf"{name} is damaged: "):
+        train_if_missing(params_of(finished), finished)
+
+
+def test_a_kill_while_results_move_away_leaves_nothing_that_goes_on_without_its_records(finished, params_of):
+    """What stands in the way of the second move stands for the kill."""
+    real, moved = type(finished.path).rename, []
+
+    def once(path, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(path)
+        return real(path, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(finished.path), "rename", once)
+        finished.set_aside()
+    shutil.rmtree(finished.final_model_dir, ignore_errors=True)
+    where = standing(params_of(finished, training=RESUME), finished)
+    assert where.step == 0 and "begins at step 1" in where.notices[0]
 
 
 def test_a_final_model_is_written_whole_or_not_at_all(embedded_policy, tmp_path, monkeypatch, trained_run):

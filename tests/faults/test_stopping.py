@@ -15,7 +15,7 @@ from nbhelpers.policy import load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, flaw, read_seal, writing
 from nbhelpers.show import write_report
-from nbhelpers.training import TrainingError, TrainingStopped, train
+from nbhelpers.training import TrainingError, TrainingStopped, stops_go_to, train
 from nbhelpers.training.recording import note_state
 from nbhelpers.training.resuming import last_whole_checkpoint
 from nbhelpers.training.stopping import disk_trouble
@@ -54,6 +54,26 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(train_until, tm
     result = train_until(resume=True)
     assert (result.resumed_from, result.steps) == (3, 6)
     assert run.read_manifest()["training"]["state"] == "finished"
+
+
+def test_a_terminal_that_is_closed_asks_as_ctrl_c_does_and_what_nohup_ignores_stays_ignored():
+    asked, before = [], signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        for _ in range(2):
+            with stops_go_to(lambda number, frame: asked.append(number)):
+                signal.raise_signal(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert asked == [signal.SIGHUP]
+
+
+def test_training_goes_on_where_nobody_reads_its_words_any_more(tmp_path):
+    process = tiny_training(tmp_path, max_steps=6, save_steps=100)
+    assert process.stdout.readline()
+    process.stdout.close()  # `| head -1`, or a terminal that has gone
+    said = process.stderr.read()
+    assert process.wait(timeout=120) == 0 and "rror" not in said and not flaw(tmp_path / "final_model")
 
 
 def warnings_of(run):

@@ -146,7 +146,7 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
 def _connect(policy: Policy, params: ModelParams, *_: Any) -> ServedEngine:
     """The server that `model.vllm_server` names, started now where it is `auto` and none runs yet."""
     url = params.vllm_server
-    if url == "auto":
+    if params.starts_server:
         url = serve(
             params.model_copy(update={"name": policy.source}),
             policy.model.peft_config["default"].r if policy.has_adapter else 16,
