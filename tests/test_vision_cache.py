@@ -258,6 +258,16 @@ class TestPreparedPictures:
         assert len(looked) == 2 and looked_at == [2]
         prepared.detach()
 
+    def test_a_batch_is_put_together_where_the_policy_is(self, processor, pictures, monkeypatch):
+        moved, original = [], torch.Tensor.to
+        monkeypatch.setattr(torch.Tensor, "to", lambda self, *to, **how: moved.append(to) or original(self, *to, **how))
+        prepared = PreparedPictures(processor, device="meta")
+        rows = [[picture] for picture in pictures for _ in range(4)]
+        made = processor.image_processor(images=rows, return_tensors="pt")["pixel_values"]
+        assert made.shape == (12, 3, 32, 32) and made.device.type == "meta"
+        assert moved.count(("meta",)) == 2 * len(pictures)  # pixels and the number of crops
+        prepared.detach()
+
     def test_the_cache_is_bounded_and_can_be_detached(self, processor, pictures, looked_at):
         prepared = PreparedPictures(processor, max_pictures=1)
         processor.image_processor(images=[[picture] for picture in pictures])

@@ -139,10 +139,13 @@ class PreparedPictures:
     Args:
         processor: `Gemma3Processor`.
         max_pictures: bound of the cache; a picture of Gemma-3 4B takes 3 x 896 x 896 float32 = 9.6 MB of main memory.
+        device: where a batch is put together, so that a picture that a group shares is copied there once; None: in main
+            memory.
     """
 
-    def __init__(self, processor: Any, max_pictures: int = 32):
+    def __init__(self, processor: Any, max_pictures: int = 32, device: Any = None):
         self._prepared = _Recent(max_pictures)
+        self._device = device
         self._image_processor = processor.image_processor
         self._class = type(self._image_processor)
         self._preprocess = self._image_processor.preprocess
@@ -170,14 +173,17 @@ class PreparedPictures:
         fingerprints = {identity: _fingerprint(picture) for identity, picture in distinct.items()}
         rows = self._prepared.answer([(fingerprints[id(picture)], options) for picture in pictures], compute)
         batch = {name: [row[name] for row in rows] for name in rows[0]}
-        tensors = {name: isinstance(values[0], torch.Tensor) for name, values in batch.items()}
-        return BatchFeature({name: torch.stack(batch[name]) if tensors[name] else batch[name] for name in batch})
+        for name in [name for name, values in batch.items() if isinstance(values[0], torch.Tensor)]:
+            distinct = {id(value): value for value in batch[name]}
+            there = {place: value.to(self._device or value.device) for place, value in distinct.items()}
+            batch[name] = torch.stack([there[id(value)] for value in batch[name]])
+        return BatchFeature(batch)
 
 
 @contextlib.contextmanager
 def looking_once(model: Any, processor: Any, *, pictures: int = 256) -> Iterator[None]:
     """Both caches inside; the features of so many pictures, only where the tower and the projector are frozen."""
-    caches: list[Any] = [PreparedPictures(processor)]
+    caches: list[Any] = [PreparedPictures(processor, device=model.device)]
     with contextlib.suppress(VisionCacheError):
         caches.append(FrozenVisionCache(model, pictures))
     try:

@@ -267,7 +267,7 @@ def ours(args):
     from nbhelpers.training import fused
     from nbhelpers.training.vision_cache import FrozenVisionCache, PreparedPictures
 
-    vision, pictures = FrozenVisionCache(policy.model), PreparedPictures(policy.processor)
+    vision, pictures = FrozenVisionCache(policy.model), PreparedPictures(policy.processor, device="cuda")
     fused.PAYS = 0
     while True:
         longest = keep_activations(args, policy)
