@@ -121,7 +121,9 @@ def _power(evaluation: Mapping) -> str:
 
     difference = evaluation.get("difference") or {}
     test, problems = difference.get("mcnemar"), difference.get("n_paired")
-    return power_sentence(problems, (test["fixed"] + test["broken"]) / problems) if test and problems else ""
+    if not (test and problems):
+        return ""
+    return power_sentence(problems, (test["fixed"] + test["broken"]) / problems, difference.get("n_clusters"))
 
 
 Fact = tuple[str, str, bool]  # name, text, whether it is set large
