@@ -238,6 +238,25 @@ def test_a_length_is_compiled_when_the_time_lost_without_it_has_paid_for_it(monk
     assert tight.pad(100) == 4224 and tight.pad(4100) == 4224
 
 
+@pytest.mark.parametrize("window", [512, 40])
+def test_blocks_are_those_of_the_pairs_that_see_each_other(policy, window):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    batch, groups = a_batch(policy)
+    row = packed.pack(batch, (groups == 0).nonzero()[:, 0].tolist())
+    missing = 384 - len(row.ids)
+    parts = torch.nn.functional.pad(row.parts, (0, missing), value=-1)[None]
+    positions, types = (torch.nn.functional.pad(values, (0, missing))[None] for values in (row.positions, row.types))
+    ours, dense = (make(positions, parts, types, window) for make in (fused.block_masks, packed.masks))
+    for kind, mask in ours.items():
+        known = create_block_mask(mask.mask_mod, 1, 1, 384, 384, device="cpu")
+        assert torch.equal(mask.to_dense(), known.to_dense()) and mask.seq_lengths == known.seq_lengths
+        for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+            assert torch.equal(getattr(mask, name), getattr(known, name)), name
+        places = torch.arange(384)
+        assert torch.equal(mask.mask_mod(None, None, places[:, None], places), dense[kind][0, 0])
+
+
 @pytest.mark.parametrize("longest", [1, 127, 128, 129, 1000, 4546])
 def test_every_row_finds_a_length(longest):
     ladder = fused.Lengths(longest).ladder
