@@ -186,9 +186,12 @@ def _backend_to_import(params: RunParams) -> str:
     model, gpus = params.model, find_gpus()
     if not gpus or not needs_gpu(model, model.backend) or params.training.num_processes != 1:
         return ""
-    if model.backend != "auto":
-        return model.backend
-    return better_backend(model, params.training, gpus[0]) if installed_version("unsloth") else "transformers"
+    backend = model.backend
+    if backend == "auto":
+        both = installed_version("unsloth")
+        backend = better_backend(model, params.training, gpus[0]) if both else "transformers"
+    # Unsloth takes half a GiB of the card when it is imported.
+    return "" if backend == "unsloth" and gpus[0].free < 32 else backend
 
 
 class _Kernels:

@@ -13,6 +13,7 @@ import pytest
 
 from nbhelpers import cli, series
 from nbhelpers.params.run_params import RunParams
+from nbhelpers.runs import Gpu
 
 
 def notebook(path, *sources, parameters="preset = 'smoke'\noutput_dir = None\ntraining = {}"):
@@ -64,6 +65,17 @@ def test_the_next_kernel_imports_while_this_one_works_and_leaves_nothing_in_the_
     assert len(set(kernels)) == 3 and not any(map(is_running, kernels))
     second = nbformat.read(tmp_path / "run" / "notebooks" / "02_b.ipynb", as_version=4)
     assert [cell.execution_count for cell in second.cells if cell.cell_type == "code"][-1] == len(sources) + 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "free", "expected"),
+    [({}, 78.0, "transformers"), ({"backend": "unsloth"}, 78.0, "unsloth"), ({"backend": "unsloth"}, 20.0, ""),
+     ({}, None, "")],
+)  # fmt: skip
+def test_what_the_next_kernel_imports_is_what_its_notebook_will_use(monkeypatch, settings, free, expected):
+    monkeypatch.setattr(series, "find_gpus", lambda: [Gpu("a card", "", 80.0, free)] if free else [])
+    assert series._backend_to_import(RunParams.load("gemma3_smoke", model=settings)) == expected
+    assert series._backend_to_import(RunParams.load("smoke")) == ""
 
 
 def is_running(pid):
