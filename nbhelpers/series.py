@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers.params import SECTIONS, PlainError, RunParams, trusting
-from nbhelpers.runs import RunDirectory, writing
+from nbhelpers.policy import better_backend, needs_gpu
+from nbhelpers.runs import RunDirectory, find_gpus, installed_version, writing
 from nbhelpers.training import is_trained, standing, stops_go_to, what_is_kept
 
 if TYPE_CHECKING:
@@ -94,12 +95,20 @@ def run_series(
     _refuse_early(params, run, paths)
     os.environ["NBHELPERS_BATCH"] = "1"
     done: list[NotebookRun] = []
+    backend = _backend_to_import(params)
     with writing(run.notebooks_dir, "nbhelpers run"), _signals_to_the_kernel() as kernels, trusting(params.needs_trust):
         for place, path in enumerate(paths, start=1):
             echo(f"[{place}/{len(paths)}] {path.stem} ...")
             given = {"preset": params.preset, "output_dir": str(run.path.resolve()), **(overrides or {})}
             parameters = {**_edited_sections(path, echo), **given}
             started = time.perf_counter()
+            kernels.take_next()
+            if backend and (following := paths[place : place + 1]):
+                training = following[0].name.startswith("03")
+                kernels.prepare(
+                    "__import__('nbhelpers.policy').policy.import_libraries"
+                    f"({backend!r}, vllm={params.model.fast_inference}, training={training})"
+                )
             unfinished = run.notebooks_dir / f"{path.stem}.running.ipynb"
             _execute(path, unfinished, parameters, run, kernels, echo)
             target = run.notebooks_dir / path.name
@@ -140,6 +149,7 @@ def _execute(
             progress_bar=False,
             stdout_file=_Echo(echo),
             cwd=str(Path.cwd()),
+            start_timeout=300,
             config=_kernel_config(),
             kernel_manager_class=kernels.manager_class(),
         )
@@ -169,26 +179,60 @@ def _execute(
     raise SeriesError(sentence)
 
 
+def _backend_to_import(params: RunParams) -> str:
+    """The backend whose libraries the notebooks will import, half a minute of each on a GPU; "" on a CPU, whose cores
+    the notebook before wants for itself.
+    """
+    model, gpus = params.model, find_gpus()
+    if not gpus or not needs_gpu(model, model.backend) or params.training.num_processes != 1:
+        return ""
+    backend = model.backend
+    if backend == "auto":
+        both = installed_version("unsloth")
+        backend = better_backend(model, params.training, gpus[0]) if both else "transformers"
+    # Unsloth takes half a GiB of the card when it is imported.
+    return "" if backend == "unsloth" and gpus[0].free < 32 else backend
+
+
 class _Kernels:
     """The kernels of a series, and the signal that asked it to stop."""
 
     def __init__(self) -> None:
-        self.managers: list[Any] = []
+        self.running: Any = None
+        self.next: Any = None
         self.stopped_by: str | None = None
 
+    def prepare(self, line: str) -> None:
+        """Start the next notebook's kernel while this one works; before anything else it executes `line`."""
+        from jupyter_client import KernelManager
+
+        self.next = KernelManager(kernel_name="python3", config=_kernel_config())
+        self.next.start_kernel(cwd=str(Path.cwd()), extra_arguments=[f"--IPKernelApp.exec_lines={line}"])
+
+    def take_next(self) -> None:
+        """Let the next notebook have the kernel that was prepared, unless it ended."""
+        self.running, self.next = self.next, None
+        if self.running and not self.running.is_alive():
+            self.running = None
+
     def manager_class(self) -> type:
-        from jupyter_client import AsyncKernelManager
+        """What nbclient makes its kernel's manager of."""
+        from jupyter_client import AsyncKernelManager, KernelManager
+
+        class Prepared(KernelManager):
+            def __new__(cls, *args: Any, **kwargs: Any) -> KernelManager:
+                return self.running  # of another class, so that it is not initialised again
 
         class Watched(AsyncKernelManager):
             def __init__(manager, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs)
-                self.managers.append(manager)
+                self.running = manager
 
-        return Watched
+        return Prepared if self.running else Watched
 
     def interrupt(self) -> bool:
-        """Interrupt the newest kernel; False where there is none."""
-        provisioner = self.managers[-1].provisioner if self.managers else None
+        """Interrupt the running kernel; False where there is none."""
+        provisioner = self.running.provisioner if self.running else None
         if provisioner is None or not provisioner.has_process:
             return False
         os.kill(provisioner.pid, signal.SIGINT)
@@ -209,8 +253,12 @@ def _signals_to_the_kernel() -> Iterator[_Kernels]:
         if next(times) > 2 or not kernels.interrupt():
             raise KeyboardInterrupt
 
-    with stops_go_to(hand_on):
-        yield kernels
+    try:
+        with stops_go_to(hand_on):
+            yield kernels
+    finally:
+        if kernels.next and kernels.next.has_kernel:
+            kernels.next.shutdown_kernel(now=True)
 
 
 def _edited_sections(path: Path, echo) -> dict[str, dict]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from nbhelpers.evaluation.we_math import we_math_scores
 from nbhelpers.grading import grade
 from nbhelpers.params.run_params import RunParams
-from nbhelpers.problems import load_problems
+from nbhelpers.problems import DataError, load_problems
 
 TEXT, NUMBER = datasets.Value("string"), datasets.Value("int64")
 
@@ -84,6 +86,27 @@ def test_we_math_keeps_its_options_and_what_belongs_together(tmp_path):
     row = found["2steps_1/2steps_multi"]
     assert row["choices"] == ["300, 400", "400, 300", "3000, 4000", "No correct answer"]
     assert row["answer"] == "3000, 4000" and row["metadata"]["category"] == "2steps_multi"
+
+
+def test_we_math_is_read_from_the_list_that_its_repository_has(tmp_path):
+    (tmp_path / "images").mkdir()
+    rows = []
+    for place in range(4):
+        picture(place).save(tmp_path / "images" / f"{place}.png")
+        row = {"ID": f"2steps_{place}", "split": "testmini", "knowledge concept": "Units", "key": "2steps_1"}
+        row |= {"question": f"{place}?", "option": "A. 1; B. 2", "answer": "B", "image_path": f"images/{place}.png"}
+        rows.append(row)
+    file = tmp_path / "testmini.json"
+    file.write_text(json.dumps(rows))
+    params = RunParams.load("full", dataset={"path": str(file), "split": "testmini", "eval_fraction": 0.5}).dataset
+    found = load_problems(params)
+    assert {row["pid"] for row in [*found.train, *found.evaluation]} == {
+        f"2steps_{place}/2steps_1" for place in range(4)
+    }
+    assert found.evaluation[0]["answer"] == "2" and found.evaluation[0]["choices"] == ["1", "2"]
+    file.write_text(json.dumps({"rows": rows}))
+    with pytest.raises(DataError, match="holds no JSON list of rows"):
+        load_problems(params)
 
 
 CHOICES = {"choices": ["40°", "60°", "120°"], "question_type": "multi_choice"}

@@ -211,6 +211,10 @@ def test_what_a_number_of_problems_can_show_holds_in_a_simulation():
         found += (fixed - broken) ** 2 > 1.96**2 * (fixed + broken)  # McNemar's test by its normal approximation
     assert found / trials == pytest.approx(0.8, abs=0.07)
     assert "512 problems show a true difference of 4.3 points" in power_sentence(512)
+    assert power_sentence(512, pictures=512) == power_sentence(512)
+    assert "512 problems about 200 pictures show a true difference of 4.3 to 6.7 points" in power_sentence(
+        512, pictures=200
+    )
 
 
 @pytest.mark.parametrize(

@@ -309,23 +309,28 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
     renderers.maybe_make_thread_pool = pool = lambda tokenizer, copies: pytest.fail("deep copies")
     registry = ModuleType("vllm.model_executor.models.registry")
     registry._run_in_subprocess = second_python = lambda function: pytest.fail("a second Python")
-    for module in (renderers, registry):
+    warmup = ModuleType("vllm.model_executor.warmup.kernel_warmup")
+    warmup._warmup_ll_bf16_router_gemm = routers = lambda: pytest.fail("kernels of other models")
+    warmup.flashinfer_autotune = lambda runner: pytest.fail("kernels of other models")
+    for module in (renderers, registry, warmup):
         parts = module.__name__.split(".")
         for place in range(1, len(parts)):
             monkeypatch.setitem(sys.modules, ".".join(parts[:place]), ModuleType(parts[place - 1]))
-    for module in (renderers, registry):
+    for module in (renderers, registry, warmup):
         parts = module.__name__.split(".")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for place in range(1, len(parts)):
             setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
     with inside.quick_start(policy.source, policy.processor.tokenizer):
         assert registry._run_in_subprocess(lambda: 7) == 7
+        warmup._warmup_ll_bf16_router_gemm(), warmup.flashinfer_autotune("runner")
         shared = AutoProcessor.from_pretrained(policy.source).tokenizer
         assert renderers.maybe_make_thread_pool(shared, 2) is shared
         assert copy.deepcopy(shared) is shared
     assert shared is not policy.processor.tokenizer
     assert shared._tokenizer is policy.processor.tokenizer._tokenizer
     assert renderers.maybe_make_thread_pool is pool and registry._run_in_subprocess is second_python
+    assert warmup._warmup_ll_bf16_router_gemm is routers
     assert AutoTokenizer.from_pretrained(policy.source)._tokenizer is not shared._tokenizer
     with inside.quick_start("unsloth/gemma-3-4b-it", policy.processor.tokenizer):
         snapshot = AutoTokenizer.from_pretrained("/cache/hub/models--unsloth--gemma-3-4b-it/snapshots/0a1b")

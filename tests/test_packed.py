@@ -192,8 +192,10 @@ def test_in_bfloat16_a_token_that_is_almost_sure_has_the_gradient_of_float32():
     assert off.max() < 0.2  # the logits themselves are rounded
 
 
-@pytest.mark.parametrize("loss_type", ["dr_grpo", "grpo", "dapo"])
-def test_two_steps_with_trl_go_where_the_plain_loss_goes(policy, tmp_path, loss_type):
+@pytest.mark.parametrize(
+    ("loss_type", "recomputes"), [("dr_grpo", False), ("grpo", False), ("dapo", False), ("dr_grpo", True)]
+)
+def test_two_steps_with_trl_go_where_the_plain_loss_goes(policy, tmp_path, loss_type, recomputes):
     """By plain gradient descent: Adam would turn what is noise around 0 into whole steps."""
     start = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
     logs, moves = [], []
@@ -201,7 +203,7 @@ def test_two_steps_with_trl_go_where_the_plain_loss_goes(policy, tmp_path, loss_
         trainer, adapter = two_steps(
             policy, tmp_path, trainer_class=change(inside_trl.rollout_trainer_class()), loss_type=loss_type,
             before=lambda trainer: setattr(trainer, "on_rollout", lambda *_: None),
-            gradient_checkpointing=False, optim="sgd",
+            gradient_checkpointing=recomputes, optim="sgd",
         )  # fmt: skip
         logs.append(
             [{key: line[key] for key in ("loss", "entropy", "grad_norm")} for line in trainer.state.log_history[:2]]
@@ -236,6 +238,25 @@ def test_a_length_is_compiled_when_the_time_lost_without_it_has_paid_for_it(monk
     assert [lengths.pad(600) for _ in range(3)] == [1024] * 3
     tight = fused.Lengths(4100, at_once=True)
     assert tight.pad(100) == 4224 and tight.pad(4100) == 4224
+
+
+@pytest.mark.parametrize("window", [512, 40])
+def test_blocks_are_those_of_the_pairs_that_see_each_other(policy, window):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    batch, groups = a_batch(policy)
+    row = packed.pack(batch, (groups == 0).nonzero()[:, 0].tolist())
+    missing = 384 - len(row.ids)
+    parts = torch.nn.functional.pad(row.parts, (0, missing), value=-1)[None]
+    positions, types = (torch.nn.functional.pad(values, (0, missing))[None] for values in (row.positions, row.types))
+    ours, dense = (make(positions, parts, types, window) for make in (fused.block_masks, packed.masks))
+    for kind, mask in ours.items():
+        known = create_block_mask(mask.mask_mod, 1, 1, 384, 384, device="cpu")
+        assert torch.equal(mask.to_dense(), known.to_dense()) and mask.seq_lengths == known.seq_lengths
+        for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+            assert torch.equal(getattr(mask, name), getattr(known, name)), name
+        places = torch.arange(384)
+        assert torch.equal(mask.mask_mod(None, None, places[:, None], places), dense[kind][0, 0])
 
 
 @pytest.mark.parametrize("longest", [1, 127, 128, 129, 1000, 4546])

@@ -209,7 +209,10 @@ def test_a_checkpoint_is_evaluated_beside_the_run(trained_run, tmp_path):
     found = evaluate_run(run.path, checkpoint="2")
     assert found.run.path == run.path / "evaluations" / "checkpoint-2" and found.run.evaluation_path.is_file()
     assert not run.evaluation_path.exists()
-    with pytest.raises(protocol.EvaluationError, match="no checkpoint '7'; there are checkpoint-2, checkpoint-3"):
+    with pytest.raises(
+        protocol.EvaluationError,
+        match="no checkpoint '7'; there are checkpoint-2, checkpoint-3; did you mean checkpoint-[23][?]$",
+    ):
         evaluate_run(run.path, checkpoint="7")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from nbhelpers import cli, series
 from nbhelpers.params.run_params import RunParams
+from nbhelpers.runs import Gpu
 
 
 def notebook(path, *sources, parameters="preset = 'smoke'\noutput_dir = None\ntraining = {}"):
@@ -45,6 +47,54 @@ def test_parameters_reach_the_notebooks_and_their_output_is_passed_on(tmp_path):
     series.run_series(params, overrides={"training": {"max_steps": 5}}, notebooks=[book], echo=lines.append)
     assert any("smoke" in line and "{'max_steps': 5}" in line for line in lines)
     assert (tmp_path / "run" / "notebooks" / "01_a.ipynb").is_file()
+
+
+def test_the_next_kernel_imports_while_this_one_works_and_leaves_nothing_in_the_notebook(tmp_path, monkeypatch):
+    seen = "import os, sys; print('transformers' in sys.modules, 'trl' in sys.modules, names)"
+    clean = "names = [name for name in dir() if not name.startswith('_')]"
+    sources = (clean, seen, "print('kernel', os.getpid())")
+    books = [notebook(tmp_path / f"{name}.ipynb", *sources) for name in ("01_a", "02_b", "03_c")]
+    monkeypatch.setattr(series, "_backend_to_import", lambda params: "transformers")
+    lines = []
+    series.run_series(RunParams.load("smoke", output_dir=tmp_path / "run"), notebooks=books, echo=lines.append)
+    found = [re.match("(True|False) (True|False) (.*)", line.strip()) for line in lines if "] " not in line]
+    rows = [one.groups() for one in found if one]
+    assert [row[:2] for row in rows] == [("False", "False"), ("True", "False"), ("True", "True")]
+    assert len({row[2] for row in rows}) == 1
+    kernels = [int(line.split()[-1]) for line in lines if "kernel" in line]
+    assert len(set(kernels)) == 3 and not any(map(is_running, kernels))
+    second = nbformat.read(tmp_path / "run" / "notebooks" / "02_b.ipynb", as_version=4)
+    assert [cell.execution_count for cell in second.cells if cell.cell_type == "code"][-1] == len(sources) + 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "free", "expected"),
+    [({}, 78.0, "transformers"), ({"backend": "unsloth"}, 78.0, "unsloth"), ({"backend": "unsloth"}, 20.0, ""),
+     ({}, None, "")],
+)  # fmt: skip
+def test_what_the_next_kernel_imports_is_what_its_notebook_will_use(monkeypatch, settings, free, expected):
+    monkeypatch.setattr(series, "find_gpus", lambda: [Gpu("a card", "", 80.0, free)] if free else [])
+    assert series._backend_to_import(RunParams.load("gemma3_smoke", model=settings)) == expected
+    assert series._backend_to_import(RunParams.load("smoke")) == ""
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_kernel_that_was_prepared_ends_with_a_series_that_fails(tmp_path, monkeypatch):
+    bad, after = (notebook(tmp_path / f"{name}.ipynb", "raise ValueError") for name in ("01_bad", "02_after"))
+    monkeypatch.setattr(series, "_backend_to_import", lambda params: "transformers")
+    prepared = []
+    start = series._Kernels.prepare
+    monkeypatch.setattr(series._Kernels, "prepare", lambda self, line: (start(self, line), prepared.append(self.next)))
+    with pytest.raises(series.SeriesError, match="01_bad"):
+        series.run_series(RunParams.load("smoke", output_dir=tmp_path / "run"), notebooks=[bad, after], echo=print)
+    assert len(prepared) == 1 and not prepared[0].is_alive()
 
 
 def test_a_failing_cell_stops_the_series_and_keeps_the_notebook(tmp_path):

@@ -241,4 +241,5 @@ def test_trls_own_way_to_a_server_is_refused_with_ours(tmp_path):
 def test_every_argument_of_the_engine_is_a_word_of_the_command():
     arguments = engine_arguments("m", ModelParams(load_in_4bit=True), completions=4, lora_rank=8)
     line = served.serve_command("m", arguments, 8000)
+    assert line.count("m") == 1 and "--model" not in line
     assert "--quantization" in line and "--revision" not in line and "--disable-hybrid-kv-cache-manager" in line

@@ -130,5 +130,7 @@ def serving(served, port=0):
 
 
 if __name__ == "__main__":
+    if sys.argv[1] != "serve" or "--model" in sys.argv:
+        raise SystemExit("vllm serve takes its model by its place")
     with serving(ServedPolicy(), int(sys.argv[sys.argv.index("--port") + 1])):
         threading.Event().wait()

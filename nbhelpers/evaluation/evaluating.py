@@ -181,11 +181,19 @@ def headline(result: dict) -> str:
     return f"{said} {split_sentence(result['split'])}" if "split" in result else said
 
 
-def power_sentence(problems: int, flips: float | None = None) -> str:
-    """What difference so many problems can show; without `flips`, with the share of changed verdicts that is usual."""
-    shown = detectable_difference(problems) if flips is None else detectable_difference(problems, flips=flips)
+def power_sentence(problems: int, flips: float | None = None, pictures: int | None = None) -> str:
+    """What difference so many problems can show; without `flips`, with the share of changed verdicts that is usual.
+
+    Args:
+        pictures: that they are about. Were the questions of a picture all alike, they alone would count.
+    """
+    share = {} if flips is None else {"flips": flips}
+    shown = detectable_difference(problems, **share)
+    alike = detectable_difference(pictures, **share) if pictures and pictures < problems else shown
+    reach = f"{100 * shown:.1f}" + (f" to {100 * alike:.1f}" if alike > shown else "")
+    about = f" about {pictures} pictures" if alike > shown else ""
     given = "if 12 % of the verdicts change" if flips is None else f"with {100 * flips:.0f} % of the verdicts changed"
     return (
-        f"{problems} problems show a true difference of {100 * shown:.1f} points in four of five runs, {given}; "
+        f"{problems} problems{about} show a true difference of {reach} points in four of five runs, {given}; "
         "smaller ones will often look like none."
     )

@@ -84,7 +84,7 @@ def _checkpoint(run: RunDirectory, name: str) -> Path:
     found = sorted(path.parent.name for path in run.checkpoints_dir.glob("*/adapter_config.json"))
     if wanted not in found:
         there = f"there are {', '.join(found)}" if found else "there is none"
-        raise EvaluationError(f"{run.path} has no checkpoint {name!r}; {there}{did_you_mean(wanted, found)}.")
+        raise EvaluationError(f"{run.path} has no checkpoint {name!r}; {there}{did_you_mean(wanted, found) or '.'}")
     return run.checkpoints_dir / wanted
 
 

@@ -16,4 +16,4 @@ from nbhelpers.grading.verdict import GRADING_COLUMNS, PROBLEM_COLUMNS, PROTOCOL
 from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters
 
 # Raise it whenever a change of the wing changes a verdict; records and evaluations keep it.
-GRADER_VERSION = "3"
+GRADER_VERSION = "4"

@@ -6,6 +6,7 @@ from nbhelpers.policy.loading import (
     choose_backend,
     flaw_of_checkpoint,
     has_bfloat16,
+    import_libraries,
     libraries,
     load_final_model,
     load_policy,
@@ -28,7 +29,6 @@ from nbhelpers.policy.policy import Completion, Policy, PolicyError
 from nbhelpers.policy.predicting import grade_row, predict, which_fit
 from nbhelpers.policy.saving import export_final_model, load_weights, save_final_model
 from nbhelpers.policy.scoring import (
-    WordNumbers,
     completion_logits,
     completions_as_inputs,
     short_of_memory,

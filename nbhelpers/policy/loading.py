@@ -11,7 +11,7 @@ from nbhelpers.policy.adapter import adapter_base, attach_lora
 from nbhelpers.policy.memory import better_backend, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, keep_one_bos
 from nbhelpers.policy.policy import Policy, PolicyError, loading, weights_source
-from nbhelpers.policy.unsloth import load_unsloth_policy
+from nbhelpers.policy.unsloth import import_unsloth, load_unsloth_policy
 from nbhelpers.policy.vllm.engine import sample_with_vllm
 from nbhelpers.policy.vllm.setup import prepare_environment
 from nbhelpers.runs import check_libraries, flaw, read_seal, stage
@@ -57,6 +57,22 @@ def libraries(params: ModelParams, backend: str) -> list[str]:
     """The libraries with private names that a policy with these settings uses."""
     vllm, unsloth = ["vllm"] * params.colocated, ["unsloth", "unsloth-zoo"] * (backend == "unsloth")
     return ["transformers", *vllm, *unsloth]
+
+
+def import_libraries(backend: str, *, vllm: bool, training: bool) -> None:
+    """Import what loading a policy, sampling from it and training it import themselves when they come to it."""
+    if vllm or backend == "unsloth":
+        prepare_environment()
+    if backend == "unsloth":
+        import_unsloth()
+    import peft  # noqa: F401
+    import transformers.models.gemma3.modeling_gemma3  # noqa: F401
+    from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: F401
+
+    if training:
+        from trl import GRPOConfig, GRPOTrainer  # noqa: F401
+    if vllm:
+        from vllm import LLM, SamplingParams  # noqa: F401
 
 
 def flaw_of_checkpoint(folder: Path) -> str | None:

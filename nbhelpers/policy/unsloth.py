@@ -48,17 +48,17 @@ def import_unsloth() -> list[str]:
         PolicyError: Unsloth cannot be imported, or what it makes of TRL is not what was tested.
     """
     notices = []
+    standby, forced = (os.environ.get(f"UNSLOTH_VLLM_STANDBY{end}", "0") != "0" for end in ("", "_VISION"))
+    if standby and not forced:
+        notices.append(
+            "UNSLOTH_VLLM_STANDBY is set, and Unsloth switches it off for vision models; "
+            "UNSLOTH_VLLM_STANDBY_VISION=1 forces it."
+        )
     if "unsloth" not in sys.modules:
         if early := [name for name in REWRITTEN if name in sys.modules]:
             notices.append(
                 f"{', '.join(early)} was imported before Unsloth, which then cannot speed it up: load the policy "
                 "first, in a fresh kernel."
-            )
-        standby, forced = (os.environ.get(f"UNSLOTH_VLLM_STANDBY{end}", "0") != "0" for end in ("", "_VISION"))
-        if standby and not forced:
-            notices.append(
-                "UNSLOTH_VLLM_STANDBY is set, and Unsloth switches it off for vision models; "
-                "UNSLOTH_VLLM_STANDBY_VISION=1 forces it."
             )
         # It would compile each block of the model, forward and backward, in the first step: not done after 145 s for
         # the embedded model (NVIDIA H200, unsloth 2026.10.7), while a step without takes 1.5 s. For a run of many hours

@@ -42,7 +42,7 @@ class Source:
 
 
 def open_source(path: str, split: str | None, key: str = "dataset.path", revision: str | None = None) -> Source:
-    """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet or a JSONL file.
+    """Open a hub id, a folder (`items.jsonl`, parquet files, or one JSONL file), a parquet, JSONL or JSON file.
 
     `split` null takes every split. A source without splits, or with a single one, is read whole whatever `split` says,
     and a notice tells so. `key` is the parameter that an error names, `revision` a commit on the hub. Raises
@@ -53,8 +53,8 @@ def open_source(path: str, split: str | None, key: str = "dataset.path", revisio
         source = _from_hub(path, split, key, revision)
     elif found.suffix == ".parquet" and found.is_file():
         source = _from_parquet({split or found.stem: [found]}, split, found, key)
-    elif found.suffix == ".jsonl" and found.is_file():
-        source = _from_jsonl(found, split, key)
+    elif found.suffix in (".jsonl", ".json") and found.is_file():
+        source = _from_json(found, split, key)
     else:
         source = _from_parquet(_shards(found), split, found, key)
     _check_columns(source, key)
@@ -70,12 +70,12 @@ def local_source(path: str, key: str = "dataset.path") -> Path | None:
     """
     found = resolve_path(path)
     if found is None:
-        if path.endswith((".parquet", ".jsonl")) or not _HUB_ID.fullmatch(path):
+        if path.endswith((".parquet", ".jsonl", ".json")) or not _HUB_ID.fullmatch(path):
             raise DataError(f"{key}: there is no file or folder {path!r}; {_places(path)}.")
         return None
     if not found.is_dir():
-        if found.suffix not in (".parquet", ".jsonl"):
-            raise DataError(f"{key}: {found} is neither a folder nor a .parquet or .jsonl file.")
+        if found.suffix not in (".parquet", ".jsonl", ".json"):
+            raise DataError(f"{key}: {found} is neither a folder nor a .parquet, .jsonl or .json file.")
         return found
     lines = sorted(found.glob("*.jsonl"))
     if (found / "items.jsonl").is_file():
@@ -179,12 +179,17 @@ def _from_parquet(shards: dict[str, list[Path]], split: str | None, path: Path, 
     return Source(f"{path} ({', '.join(chosen)})", _undecoded(found), _folders(folder), notices)
 
 
-def _from_jsonl(file: Path, split: str | None, key: str) -> Source:
+def _from_json(file: Path, split: str | None, key: str) -> Source:
     try:
-        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(f"{key}: {file} cannot be read ({error}).") from None
-    rows = [parse_json(line) for line in lines if line.strip()]
+    if file.suffix == ".json":  # as We-Math has it
+        rows = parse_json(content)
+        if not isinstance(rows, list):
+            raise DataError(f"{key}: {file} holds no JSON list of rows. A file with a row in each line ends in .jsonl.")
+    else:
+        rows = [parse_json(line) for line in content.split(b"\n") if line.strip()]
     named = (row.get("split") for row in rows if isinstance(row, dict))
     splits = list(dict.fromkeys(split for split in named if isinstance(split, str)))
     notices: list[str] = []

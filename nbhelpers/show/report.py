@@ -69,7 +69,7 @@ def _by_kind(evaluation: Mapping) -> str | None:
     if not (evaluation.get("after") and evaluation.get("by_group")):
         return None
     known = (evaluation.get("difference") or {}).get("accuracy") is not None
-    return figure_uri(forest_plot(evaluation) if known else before_after({**evaluation, "difference": None}))
+    return figure_uri(forest_plot(evaluation) if known else before_after(evaluation))
 
 
 def _title(run: RunDirectory, manifest: Mapping) -> str:
@@ -121,7 +121,9 @@ def _power(evaluation: Mapping) -> str:
 
     difference = evaluation.get("difference") or {}
     test, problems = difference.get("mcnemar"), difference.get("n_paired")
-    return power_sentence(problems, (test["fixed"] + test["broken"]) / problems) if test and problems else ""
+    if not (test and problems):
+        return ""
+    return power_sentence(problems, (test["fixed"] + test["broken"]) / problems, difference.get("n_clusters"))
 
 
 Fact = tuple[str, str, bool]  # name, text, whether it is set large

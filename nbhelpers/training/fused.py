@@ -21,6 +21,9 @@ STEPS = 8  # lengths between nothing and the longest row
 # Tokens whose computing takes as long as compiling: 15 to 30 s, 5 with warm caches, against 50 microseconds for a token
 # of padding or one that is not compiled (4B shape, H100).
 PAYS = 300_000
+# One code serves every length; and inside DDP's forward pass Dynamo would cut a layer where DDP's buckets end, which it
+# refuses with FlexAttention in it.
+_DYNAMO = {"recompile_limit": 64, "optimize_ddp": False}
 
 
 class Lengths:
@@ -59,24 +62,40 @@ def _blocks(tokens: int) -> int:
 
 def block_masks(positions: Any, parts: Any, types: Any, window: int) -> dict[str, Any]:
     """`packed.masks` of one row, (1, L) each, as FlexAttention takes it."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
     positions, parts, picture = positions[0].int(), parts[0].int(), types[0] == 1
 
-    def what_is_seen(reach: Any) -> Any:
-        """Tokens see nothing whose position is not beyond `reach` (L,)."""
+    def seeing(reach: Any) -> Any:
+        """What tokens see that see nothing whose position is not beyond `reach` (L,)."""
 
         def sees(batch: Any, head: Any, q: Any, k: Any) -> Any:
             within = (parts[k] == 0) | (parts[k] == parts[q])
             earlier = positions[k] <= positions[q]
             return ((within & earlier) | (picture[q] & picture[k])) & (positions[k] > reach[q])
 
-        length = len(positions)
-        return create_block_mask(sees, 1, 1, length, length, device=positions.device, BLOCK_SIZE=BLOCK)
+        return _block_mask(sees, positions)
 
-    full = what_is_seen(positions.new_full(positions.shape, -1))
-    sliding = full if int(positions.max()) < window else what_is_seen(positions - window)
-    return {"full_attention": full, "sliding_attention": sliding}
+    full = seeing(positions.new_full(positions.shape, -1))
+    return {"full_attention": full, "sliding_attention": seeing(positions - window)}
+
+
+def _block_mask(sees: Any, positions: Any) -> Any:
+    """`create_block_mask` for one row, from one comparison of its (L, L) pairs instead of a mapped function."""
+    import torch
+    from torch.nn.attention.flex_attention import BlockMask
+
+    length = len(positions)
+    places, blocks = torch.arange(length, device=positions.device), (length // BLOCK, BLOCK)
+    pairs = sees(None, None, places[:, None], places[None, :]).view(*blocks, *blocks)
+    some, every = pairs.any(dim=3).any(dim=1), pairs.all(dim=3).all(dim=1)
+
+    def listed(chosen: Any) -> tuple[Any, Any]:
+        order = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+        return chosen.sum(dim=-1, dtype=torch.int32)[None, None], order.int()[None, None]
+
+    lengths = (length, length)
+    return BlockMask.from_kv_blocks(
+        *listed(some & ~every), *listed(every), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=lengths
+    )
 
 
 def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *, scaling: float, **_: Any) -> tuple:
@@ -98,7 +117,7 @@ def fused_layers(inner: Any) -> Iterator[None]:
     usual = text._attn_implementation
     text._attn_implementation = "packed"
     try:
-        with replaced(layer, "forward", compiled(layer)), torch._dynamo.config.patch(recompile_limit=64):
+        with replaced(layer, "forward", compiled(layer)), torch._dynamo.config.patch(_DYNAMO):
             yield
     finally:
         text._attn_implementation = usual

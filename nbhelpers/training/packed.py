@@ -20,6 +20,7 @@ from nbhelpers.training.log_softmax import chosen_log_probs
 
 ROWS_AT_ONCE = 4  # on a CPU: what they make stays in a core's cache, and rows of like length need little padding
 TOKENS_AT_ONCE = 4096  # on a GPU, where they keep it busy
+PACKED = ("input_ids", "attention_mask", "token_type_ids", "completion_ids", "completion_mask")
 
 
 def packs(policy: Policy) -> bool:
@@ -58,8 +59,8 @@ def pack(batch: dict[str, Any], members: list[int]) -> Row:
     """The rows `members` of a batch, which share prompt and picture, as one row.
 
     Args:
-        batch: `input_ids`, `attention_mask`, `token_type_ids` of N rows, prompts padded on the left and completions on
-            the right, and `completion_ids` and `completion_mask`, (N, T), their ends.
+        batch: `PACKED` in main memory: tokens of N rows, prompts padded on the left and completions on the right, and
+            `completion_ids` and `completion_mask`, (N, T), their ends.
     """
     import torch
 
@@ -124,24 +125,27 @@ def packed_log_probs(
         scored, told = learning, known.float().nan_to_num() * batch["completion_mask"]
         log_probs = told.masked_fill(scored[:, None], 0.0)
     entropies = -log_probs
+    # Rows are put together in main memory: on a GPU every look at a number would wait for all that is under way.
+    here = {name: batch[name].cpu() for name in PACKED}
+    groups, scored, learning = groups.cpu(), scored.cpu(), learning.cpu()
     members = [((groups == group) & scored).nonzero()[:, 0].tolist() for group in groups[scored].unique().tolist()]
     wanted = [bool(learning[rows].any()) for rows in members]
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     recomputes = inner.is_gradient_checkpointing  # in the backward pass, when the adapter is apart again
     with contextlib.nullcontext() if lengths or recomputes else merged_adapter(model):
         for learns in (False, True):
-            rows = [pack(batch, group) for group, gets in zip(members, wanted, strict=True) if gets is learns]
+            rows = [pack(here, group) for group, gets in zip(members, wanted, strict=True) if gets is learns]
             rows.sort(key=lambda row: len(row.ids))
-            for some, fused in _batches(rows, lengths if learns else None):
+            for some, fused in _batches(rows, lengths if learns else None, on_gpu=log_probs.is_cuda):
                 with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
                     chosen, entropy = _score(inner, some, batch["pixel_values"], temperature, fused)
-                where = tuple(torch.cat([row.where for row in some], dim=1))
+                where = tuple(torch.cat([row.where for row in some], dim=1).to(log_probs.device))
                 log_probs = log_probs.index_put(where, chosen)
                 entropies[where] = entropy
     return log_probs, entropies
 
 
-def _batches(rows: list[Row], lengths: Lengths | None) -> Iterator[tuple[list[Row], int | None]]:
+def _batches(rows: list[Row], lengths: Lengths | None, *, on_gpu: bool) -> Iterator[tuple[list[Row], int | None]]:
     """Rows that go through together, and the length that one is padded to where it is compiled."""
     waiting: list[Row] = []
     for row in rows:
@@ -149,7 +153,7 @@ def _batches(rows: list[Row], lengths: Lengths | None) -> Iterator[tuple[list[Ro
             yield [row], fused
             continue
         waiting.append(row)
-        if len(waiting) >= (TOKENS_AT_ONCE // len(row.ids) if row.ids.is_cuda else ROWS_AT_ONCE):
+        if len(waiting) >= (TOKENS_AT_ONCE // len(row.ids) if on_gpu else ROWS_AT_ONCE):
             yield waiting, None
             waiting = []
     if waiting:
@@ -163,9 +167,11 @@ def _score(inner: Any, rows: list[Row], pixel_values: Any, temperature: float, f
 
     length = fused or max(len(row.ids) for row in rows)
 
+    device = pixel_values.device
+
     def padded(name: str, value: int = 0) -> Any:
         of_rows = (getattr(row, name) for row in rows)
-        return torch.stack([pad(values, (0, length - len(values)), value=value) for values in of_rows])
+        return torch.stack([pad(values, (0, length - len(values)), value=value) for values in of_rows]).to(device)
 
     window, what_is_seen = inner.config.get_text_config().sliding_window, block_masks if fused else masks
     positions = padded("positions")
@@ -174,11 +180,11 @@ def _score(inner: Any, rows: list[Row], pixel_values: Any, temperature: float, f
             input_ids=padded("ids"),
             position_ids=positions,
             attention_mask=what_is_seen(positions, padded("parts", -1), padded("types"), window),
-            pixel_values=pixel_values[[row.picture for row in rows]],
+            pixel_values=torch.stack([pixel_values[row.picture] for row in rows]),
             use_cache=False,
         ).last_hidden_state
-    before = torch.cat([hidden[place][row.before] for place, row in enumerate(rows)])
-    after, head = torch.cat([row.after for row in rows]), inner.get_output_embeddings()
+    before = torch.cat([hidden[place][row.before.to(device)] for place, row in enumerate(rows)])
+    after, head = torch.cat([row.after for row in rows]).to(device), inner.get_output_embeddings()
     if hidden.is_cuda:  # where a vocabulary of 262,208 takes more than all the rest
         return chosen_log_probs(before, head.weight, after, temperature, compiled=bool(fused))
     every = (head(before).float() / temperature).log_softmax(dim=-1)

@@ -11,9 +11,11 @@ NBHELPERS_CACHE to an empty folder for a cold start, and run the same line again
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -87,7 +89,8 @@ def run_series(args, before: float) -> dict:
     run, started, notebooks, stages, name = RunDirectory(args.out), time.perf_counter(), {}, {}, "before"
     surroundings = {"VLLM_LOGGING_LEVEL": "INFO"} | os.environ
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": surroundings}
-    with subprocess.Popen(command, **pipes) as process:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `timeout` ends it: with what there is so far
+    with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, **pipes) as process:
         for line in process.stdout:
             print(f"[{time.perf_counter() - started:6.1f} s] {line}", end="", flush=True)
             if begun := re.match(r"\[\d+/\d+\] (\S+) \.\.\.", line):
@@ -98,6 +101,10 @@ def run_series(args, before: float) -> dict:
             elif stage := STAGE.match(line):
                 stages.setdefault(name, {})[stage["name"].strip()] = int(stage["seconds"])
     over.set()
+    try:
+        process.wait(timeout=15)  # for its kernel, which holds the card
+    except subprocess.TimeoutExpired:
+        process.kill()
     for line in told(run):
         print("  log:", line, flush=True)
     return {"rc": process.returncode, "seconds": round(time.perf_counter() - started, 1), "notebooks": notebooks,

@@ -252,7 +252,6 @@ def engine_arguments(
         # One kind of KV cache for Gemma-3's sliding and full layers. vLLM's seven groups save memory in long contexts
         # and are looked after one by one, on the CPU, for every token.
         "disable_hybrid_kv_cache_manager": True,
-        "kernel_config": {"enable_flashinfer_autotune": False},  # none of its kernels is used for Gemma-3
     }
     if lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": vllm_rank(lora_rank)}

@@ -5,7 +5,7 @@ All mends leave the result of a request as it is, but for rounding and for `acce
 * `Gemma3MultiModalProcessor._apply_hf_processor_tokens_only`: prompts whose pictures are expanded already.
 * `PlaceholderRange.extract_embeds_range`: where a picture lies, looked up once.
 * `GemmaRMSNorm.register_oot`, `forward_native`: its norm as one kernel.
-* `maybe_make_thread_pool`, `_run_in_subprocess`: a quicker start.
+* `maybe_make_thread_pool`, `_run_in_subprocess`, `_warmup_ll_bf16_router_gemm`, `flashinfer_autotune`: a quicker start.
 * `BaseModelLoader.load_weights`, the model's `load_weights`: the weights come from the policy instead of from a file.
 * `llm_engine.model_executor.driver_worker.model_runner` and its `get_model()`: the weights that it samples from.
 * `lora_manager`, `_adapter_manager`, `lora_index_to_id`, `set_lora`, `reset_lora`: the LoRA buffers.
@@ -151,8 +151,12 @@ def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
     copies of one. It also starts a second Python to look at the model's class, so as to keep CUDA out of this one,
     where CUDA runs already (19 s at the first start; its answer is cached). Measured on the machine of README's table,
     2026-11-23. Prompts arrive as token ids, and completions leave as such.
+
+    On Hopper it compiles the router kernels of four mixtures of experts at every start, whatever the model, and tries
+    FlashInfer's kernels: Gemma-3 has neither.
     """
     import vllm.model_executor.models.registry as registry
+    import vllm.model_executor.warmup.kernel_warmup as warmup
     import vllm.renderers.hf as renderers
     from transformers import AutoTokenizer
 
@@ -171,6 +175,8 @@ def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
         replaced(AutoTokenizer, "from_pretrained", classmethod(from_pretrained)),
         replaced(renderers, "maybe_make_thread_pool", lambda tokenizer, copies: tokenizer),
         replaced(registry, "_run_in_subprocess", lambda function: function()),
+        replaced(warmup, "_warmup_ll_bf16_router_gemm", lambda: None),
+        replaced(warmup, "flashinfer_autotune", lambda runner: None),
     ):
         yield
 

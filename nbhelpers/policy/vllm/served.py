@@ -210,6 +210,8 @@ def serve_command(source: str, arguments: dict[str, Any], port: int) -> list[str
     words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", source]
     words += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"]
     for key, value in arguments.items():
+        if key == "model":  # `serve` takes it by its place alone
+            continue
         flag = "--" + key.replace("_", "-")
         if value is True:
             words.append(flag)

@@ -85,7 +85,7 @@ class PageSource {
   async groups(role, numbers) {
     return numbers.map((number) => {
       const [name, step, at, rows] = data.groups[role][number], problem = data.problems[at];
-      return { key: `${role}/${name}`, step: role === "rollout" ? step : null, problem, picture: data.images[problem[6]], visits: visitsOf[role][at].length, rows };
+      return { key: `${role}/${name}`, step: role === "rollout" ? step : null, problem, picture: data.images[problem.at(-1)], visits: visitsOf[role][at].length, rows };
     });
   }
 
