@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import ParamsError
+from nbhelpers.params import ParamsError, RunParams, available_presets, differing_settings
 from nbhelpers.runs import RunDirectory, environment_differences, read_seal
 
 # What differs between two equal runs: times, and what is counted from the last start.
@@ -36,10 +36,13 @@ def file_of_manifest(manifest: Path, output_dir: str | None) -> Path:
     place = RunDirectory(output_dir or folder.with_name(f"{folder.name}-again"))
     if place.path == folder:
         raise ParamsError(f"{folder} is the run that is to be repeated: give another --output-dir")
-    given = {"preset": "full", "output_dir": str(place.path), **sections}
     file = place.path / "repeated.yaml"
-    place.write_text(file, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
-    return file
+    for preset in available_presets():  # whose own fields in training.grpo, say, must not come on top
+        given = {"preset": preset, "output_dir": str(place.path), **sections}
+        place.write_text(file, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+        if not differing_settings(parameters, RunParams.load(str(file), trust_code=True).as_dict()):  # nothing is run
+            return file
+    raise ParamsError(f"{manifest} cannot be repeated: its parameters build on none of the shipped presets")
 
 
 def report_differences(manifest: Path, again: RunDirectory) -> str:

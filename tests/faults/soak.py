@@ -124,6 +124,7 @@ def results(folder: Path) -> dict[str, object]:
 def soak(folder: Path, kills: int, *, notebooks: str | None = "1-4", seed: int = 0) -> list[str]:
     """Raises AssertionError where a killed run came to another result; gives where each kill struck."""
     random.seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
     begun, kinds = time.monotonic(), itertools.cycle([True, False])
     to_the_end(folder / "undisturbed", notebooks, 0, 0, kinds)
     longest = time.monotonic() - begun
@@ -148,5 +149,4 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     place = given.folder or Path(tempfile.mkdtemp())
-    place.mkdir(parents=True, exist_ok=True)
     print(json.dumps(collections.Counter(soak(place, given.kills, notebooks=given.notebooks, seed=given.seed))))

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from nbhelpers import cli, series
-from nbhelpers.params import ParamsError, RunParams
+from nbhelpers.params import SECTIONS, ParamsError, RunParams
 from nbhelpers.policy import load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.repeating import file_of_manifest, report_differences
@@ -32,6 +32,10 @@ def test_a_run_is_repeated_from_its_manifest_with_the_same_samples(first, monkey
     monkeypatch.setattr(series, "run_series", run_series)
     assert cli.main(["run", "--from-manifest", str(first.manifest_path)]) == 0
     again = RunDirectory(tmp_path / "first-again")
+    was, now = (run.read_manifest() for run in (first, again))
+    assert now["grpo_config"] | {"output_dir": ""} == was["grpo_config"] | {"output_dir": ""}
+    for section in SECTIONS:
+        assert now["parameters"][section] == was["parameters"][section]
     assert again.samples_path.read_bytes() == first.samples_path.read_bytes()
     said = capsys.readouterr().out
     assert "Environment: the same." in said
