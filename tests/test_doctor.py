@@ -10,7 +10,15 @@ from nbhelpers import doctor
 from nbhelpers.doctor import diagnose
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.policy import memory
-from nbhelpers.policy.memory import better_backend, budget, give_vllm_its_share, memory_estimate, parameter_count
+from nbhelpers.policy.memory import (
+    TextShape,
+    better_backend,
+    budget,
+    give_vllm_its_share,
+    kept_activations,
+    memory_estimate,
+    parameter_count,
+)
 from nbhelpers.policy.policy import PolicyError
 from nbhelpers.runs import machine
 from nbhelpers.runs.machine import Gpu
@@ -216,6 +224,20 @@ def test_the_measured_runs_are_estimated_within_a_twentieth(model, process_mib):
     params = RunParams.load("gemma3_smoke", model=model)
     estimate = sum(memory_estimate(params, Gpu("NVIDIA H200", "", 139.8, 139.8), params.model.backend).values())
     assert estimate == pytest.approx(process_mib / 1024, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "row", "fused", "beside", "measured"),
+    [(4608, 4608, True, 1.6, 17.8), (2560, 2560, True, 1.6, 10.6), (4546, 4546, False, 4.3, 31.7),
+     (7696, 0, False, 4.3, 49.0)],
+)  # fmt: skip
+def test_what_a_forward_pass_keeps_is_what_was_measured(tokens, row, fused, beside, measured):
+    """Gemma-3 4B's shape in 16 bit, one group on an NVIDIA H100, 2026-11-24: PyTorch's peak in GiB above the weights.
+    Beside the activations stood the logits of 1,024 tokens, in as many copies as they then had, and the gradients.
+    """
+    text = {"num_hidden_layers": 34, "hidden_size": 2560, "intermediate_size": 10240}
+    kept = kept_activations(TextShape.of(text), tokens, row=row, fused=fused) / 2**30
+    assert kept + beside == pytest.approx(measured, rel=0.02)
 
 
 def test_parameters_are_counted_from_the_config():

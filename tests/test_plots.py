@@ -125,7 +125,12 @@ def test_before_and_after_carry_the_figures_of_the_evaluation():
     }
     figure = evaluation_plots.before_after(evaluation)
     shown = texts(figure)
-    assert {"25.0 %", "50.0 %", "75.0 %", "100.0 %", "+25.0"} <= set(shown.splitlines())
+    assert {"25.0 %", "50.0 %", "75.0 %", "100.0 %"} <= set(shown.splitlines())
+    assert "+25.0" not in shown  # with kinds, the forest plot has it
+    drawn(figure)
+    figure = evaluation_plots.before_after(evaluation | {"by_group": {}})
+    shown = texts(figure)
+    assert {"25.0 %", "50.0 %", "+25.0"} <= set(shown.splitlines()) and "100.0 %" not in shown.splitlines()
     assert "95 %: +5.0 to +45.0" in shown
     assert "the interval lies above 0" in shown
     drawn(figure)

@@ -16,7 +16,7 @@ from nbhelpers.params.sentences import ParamsError
 from nbhelpers.policy.loading import load_policy
 from nbhelpers.problems import asking, loading
 from nbhelpers.runs.directory import RunDirectory
-from nbhelpers.training import configuration, inside_trl
+from nbhelpers.training import configuration, fitting, inside_trl
 from nbhelpers.training.configuration import TrainingError, grpo_arguments
 from nbhelpers.training.fitting import must_recompute, out_of_memory, row_lengths
 from nbhelpers.training.trainer import drop_overlong, train
@@ -258,21 +258,21 @@ def test_activations_are_kept_where_the_memory_holds_them(
 def test_layers_are_compiled_from_the_start_where_uncompiled_ones_keep_too_much(monkeypatch, free, at_once):
     from transformers import Gemma3TextConfig
 
-    params = RunParams.load("full")
+    params, quantised = (RunParams.load("full", model={"load_in_4bit": four}) for four in (False, True))
     text = Gemma3TextConfig(num_hidden_layers=34, hidden_size=2560, intermediate_size=10240, num_attention_heads=8)
     text._attn_implementation = "sdpa"
     config = SimpleNamespace(text_config=text, get_text_config=lambda: text)
     model = SimpleNamespace(config=config, device=torch.device("cuda"))
     policy = SimpleNamespace(backend="transformers", model=model)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
-    plan, arguments = params.training.batch_plan(), {"gradient_checkpointing": False, "bf16": True}
-    lengths = row_lengths(policy, params, SimpleNamespace(**arguments), plan, 330)
+    monkeypatch.setattr(fitting, "has_bfloat16", lambda: True)
+    plan, keeps = params.training.batch_plan(), SimpleNamespace(gradient_checkpointing=False)
+    lengths = row_lengths(policy, params, keeps, plan, 330)
     assert lengths.ladder[-1] == 2432 and lengths.compiled == ({2432} if at_once else set())
-    for other in ("gradient_checkpointing", "bf16"):
-        changed = SimpleNamespace(**arguments | {other: not arguments[other]})
-        assert row_lengths(policy, params, changed, plan, 330) is None
-    model.device = torch.device("cpu")
-    assert row_lengths(policy, params, SimpleNamespace(**arguments), plan, 330) is None
+    assert row_lengths(policy, quantised, keeps, plan, 330) is None
+    assert row_lengths(policy, params, SimpleNamespace(gradient_checkpointing=True), plan, 330) is None
+    monkeypatch.setattr(fitting, "has_bfloat16", lambda: False)
+    assert row_lengths(policy, params, keeps, plan, 330) is None
 
 
 @pytest.mark.slow

@@ -218,7 +218,7 @@ def _training_parts(model, rank: int, training: TrainingParams, backend: str, sh
         prompt = model.max_seq_length - training.max_completion_length
         tokens, logits = packed_tokens(training, completions, prompt), CHUNK_BYTES * (1 if recomputed else 2)
     inputs = tokens * shape.hidden * shape.layers * 2  # of each layer
-    kept = inputs if recomputed else kept_activations(shape, tokens, fused=packed)
+    kept = inputs if recomputed else kept_activations(shape, tokens, fused=packed and not model.load_in_4bit)
     return {
         "adapter and optimiser": shape.layers * rank * 75_000 * 16 / GIB,
         "logits": logits * shape.vocabulary / GIB,

@@ -12,8 +12,8 @@ from nbhelpers.show.text import percent, points
 
 
 def before_after(evaluation: Mapping) -> Figure:
-    """Accuracy before and after training, in all and by kind of problem, and the paired difference with its 95 %
-    interval.
+    """Accuracy before and after training, in all and by kind of problem; without kinds also the paired difference with
+    its 95 % interval (with them, `forest_plot` has it beside theirs).
 
     The thin line on a bar is the interval of that share alone. Two overlapping lines do not contradict a clear paired
     difference, which compares each problem with itself.
@@ -29,6 +29,7 @@ def before_after(evaluation: Mapping) -> Figure:
     if difference and difference.get("accuracy") is None:  # no problem is in both phases
         difference = None
     kinds = sorted((evaluation.get("by_group") or {}).items(), key=lambda item: -(item[1].get("n") or 0))
+    difference = None if kinds else difference
     overall = {"before": before.get("accuracy"), "after": after.get("accuracy"), "n": after.get("n")}
     rates = [
         (label, {"before": before.get(key), "after": after.get(key)})

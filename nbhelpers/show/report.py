@@ -69,7 +69,7 @@ def _by_kind(evaluation: Mapping) -> str | None:
     if not (evaluation.get("after") and evaluation.get("by_group")):
         return None
     known = (evaluation.get("difference") or {}).get("accuracy") is not None
-    return figure_uri(forest_plot(evaluation) if known else before_after({**evaluation, "difference": None}))
+    return figure_uri(forest_plot(evaluation) if known else before_after(evaluation))
 
 
 def _title(run: RunDirectory, manifest: Mapping) -> str:

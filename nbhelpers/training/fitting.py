@@ -31,7 +31,7 @@ def must_recompute(
 
     if params.model.use_gradient_checkpointing != "unsloth" or policy.backend != "transformers":
         return bool(params.model.use_gradient_checkpointing)
-    needed = _kept(policy, params, plan, longest_prompt, fused=has_bfloat16())
+    needed = _kept(policy, params, plan, longest_prompt, fused=_compiles(params))
     free, total = torch.cuda.mem_get_info()
     if not fits(needed, free, total):
         return True
@@ -42,16 +42,28 @@ def must_recompute(
     return False
 
 
+def _compiles(params: RunParams) -> bool:
+    """Whether layers may be compiled: in bfloat16, and not over weights in 4 bit, with which it was not tried."""
+    return has_bfloat16() and not params.model.load_in_4bit
+
+
 def _kept(policy: Policy, params: RunParams, plan: BatchPlan, prompt: int, *, fused: bool) -> float:
     text, completions = policy.model.config.text_config.to_dict(), plan.per_device_train_batch_size
     return packed_activations(text, params.training, completions, prompt, fused=fused)
 
 
 def row_lengths(policy: Policy, params: RunParams, config: Any, plan: BatchPlan, prompt: int) -> Lengths | None:
-    """To which lengths packed rows are padded for compiled layers: on a GPU in bfloat16 that keeps its activations."""
+    """To which lengths packed rows are padded for compiled layers; None where nothing is compiled: without a GPU, or
+    where activations are recomputed.
+    """
     import torch
 
-    if not packs(policy) or policy.model.device.type != "cuda" or config.gradient_checkpointing or not config.bf16:
+    if (
+        not packs(policy)
+        or policy.model.device.type != "cuda"
+        or config.gradient_checkpointing
+        or not _compiles(params)
+    ):
         return None
     completions = min(plan.per_device_train_batch_size, params.training.num_generations)
     uncompiled = _kept(policy, params, plan, prompt, fused=False)
