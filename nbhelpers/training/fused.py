@@ -21,6 +21,9 @@ STEPS = 8  # lengths between nothing and the longest row
 # Tokens whose computing takes as long as compiling: 15 to 30 s, 5 with warm caches, against 50 microseconds for a token
 # of padding or one that is not compiled (4B shape, H100).
 PAYS = 300_000
+# One code serves every length; and inside DDP's forward pass Dynamo would cut a layer where DDP's buckets end, which it
+# refuses with FlexAttention in it.
+_DYNAMO = {"recompile_limit": 64, "optimize_ddp": False}
 
 
 class Lengths:
@@ -114,7 +117,7 @@ def fused_layers(inner: Any) -> Iterator[None]:
     usual = text._attn_implementation
     text._attn_implementation = "packed"
     try:
-        with replaced(layer, "forward", compiled(layer)), torch._dynamo.config.patch(recompile_limit=64):
+        with replaced(layer, "forward", compiled(layer)), torch._dynamo.config.patch(_DYNAMO):
             yield
     finally:
         text._attn_implementation = usual

@@ -21,6 +21,7 @@ from nbhelpers.grading import ERRORS, error_kind
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.samples import ORDERS, ROLES, SampleStore
 from nbhelpers.show.comparison import compare_runs
+from nbhelpers.show.packing import set_problem
 from nbhelpers.show.report import write_report
 from nbhelpers.show.samples import sort_changes
 from nbhelpers.show.typeset import markup, typeset
@@ -232,6 +233,19 @@ def test_all_pairs_of_the_evaluation_can_be_read(browser, run):
     kind = error_kind(fixed[0][0])
     choose(browser, "error", kind)
     becomes(browser, f"({sum(error_kind(one) == kind for one, _ in fixed)} problem")
+
+
+def test_a_problem_s_formulas_and_a_table_are_set(browser, run):
+    ready(browser, run)
+    problem = ("p", "k", "Find $x^2$ of <b>", ("$\\frac{1}{2}$", "none"), "$3$", "", None)
+    said = browser.execute_script("""
+        const card = problemCard(arguments[0], null, null);
+        return [[...card.querySelectorAll("math")].length, card.textContent];
+    """, set_problem(problem))  # fmt: skip
+    assert said[0] == 3 and "$" not in said[1] and "of <b>" in said[1] and "none" in said[1]
+    rows = "const part = document.createElement('div'); part.append(built(arguments[0])); return part.innerHTML"
+    table = browser.execute_script(rows, typeset("| a | b |\n|---|---|\n| <i>1 | 2 |"))
+    assert table == "<table><tr><th>a</th><th>b</th></tr><tr><td>&lt;i&gt;1</td><td>2</td></tr></table>"
 
 
 def test_a_probe_is_a_strip_through_training(browser, run):
