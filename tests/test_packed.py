@@ -17,6 +17,11 @@ from nbhelpers.training.packed import packed_log_probs
 GROUPS, SIZE = 3, 4
 
 
+def slow(*values):
+    """One arm among several of a kind: run with -m slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def policy():
     return policy_with_adapter(std=0.02)
@@ -193,7 +198,7 @@ def test_in_bfloat16_a_token_that_is_almost_sure_has_the_gradient_of_float32():
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "recomputes"), [("dr_grpo", False), ("grpo", False), ("dapo", False), ("dr_grpo", True)]
+    ("loss_type", "recomputes"), [("dr_grpo", False), slow("grpo", False), slow("dapo", False), ("dr_grpo", True)]
 )
 def test_two_steps_with_trl_go_where_the_plain_loss_goes(policy, tmp_path, loss_type, recomputes):
     """By plain gradient descent: Adam would turn what is noise around 0 into whole steps."""
@@ -294,8 +299,8 @@ def mostly_equal(completions, **_):
 
 @pytest.mark.parametrize(
     ("loss_type", "reward"),
-    [("dr_grpo", by_length), ("dr_grpo", mostly_equal), ("grpo", mostly_equal), ("dapo", mostly_equal),
-     ("bnpo", mostly_equal)],
+    [slow("dr_grpo", by_length), ("dr_grpo", mostly_equal), slow("grpo", mostly_equal), slow("dapo", mostly_equal),
+     slow("bnpo", mostly_equal)],
 )  # fmt: skip
 def test_in_parts_and_beside_vllm_a_step_goes_where_trls_goes(policy, tmp_path, loss_type, reward):
     """Micro-batches of whole groups instead of shuffled rows, rows without advantage left out: the same sum."""

@@ -1,6 +1,6 @@
 """One vLLM for all processes: the adapter alone goes to it, and it says what the trainer would say.
 
-`vllm_server` stands in for `vllm serve`; tests/gpu and README have the real one.
+`vllm_server` stands in for `vllm serve`; `tests/gpu/test_served.py` has the real one.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ def test_auto_starts_a_server_on_the_last_gpu_once(tmp_path, monkeypatch):
     assert child.poll() is not None and served.SERVER not in os.environ
 
 
+@pytest.mark.slow
 def test_a_server_ends_with_the_process_that_started_it(tmp_path, monkeypatch):
     stand_in_for_vllm(tmp_path, monkeypatch)
     code = "import torch; torch.cuda.device_count = lambda: 2\n"
