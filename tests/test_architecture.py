@@ -110,3 +110,9 @@ def test_no_function_is_longer_than_a_screen():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = node.end_lineno - node.lineno + 1
                 assert lines <= 60, f"{name_of(path)}: {node.name} has {lines} lines"
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """Pytest imports test files by their bare names, so two of one name are not collected together."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -1,6 +1,6 @@
 """One vLLM for all processes: the adapter alone goes to it, and it says what the trainer would say.
 
-`vllm_server` stands in for `vllm serve`; `tests/gpu/test_served.py` has the real one.
+`vllm_server` stands in for `vllm serve`; `tests/gpu/test_real_server.py` has the real one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real `vllm serve` on the second of two GPUs: `pytest -m gpu tests/gpu/test_served.py`."""
+"""A real `vllm serve` on the second of two GPUs: `pytest -m gpu tests/gpu/test_real_server.py`."""
 
 from __future__ import annotations
 
