@@ -80,6 +80,11 @@ def test_loss_log_probs_and_gradients_are_trls_own(policy, group, loss_type, age
     assert differences(ours, theirs)["gradients, largest gap (share of the largest)"] < 1e-4
 
 
+def test_a_group_whose_answers_all_earn_the_same_is_compared_too():
+    nothing = beside_trl.Reckoning(0.0, torch.zeros(4, 3), {"lora_B": torch.zeros(2, 2)})
+    assert set(differences(nothing, nothing).values()) == {0.0}
+
+
 def test_where_memory_is_short_the_numbers_are_the_same(policy, group, monkeypatch):
     params, before = smoke(), fingerprint(policy)
     plenty = [reckon(policy, group, params) for reckon in (reckon_by_hand, reckon_by_trl)]

@@ -101,7 +101,7 @@ def compare_with_trl(policy: Policy, group: by_hand.Group, params: RunParams, *,
 
 def differences(ours: Reckoning, theirs: Reckoning) -> dict[str, float]:
     """Loss of both, the largest gap between two log-probs in nats, and that of the gradients relative to their largest
-    entry.
+    entry (0 where all gradients are 0, as those of a group whose answers all earn the same).
     """
     import torch
 
@@ -111,5 +111,5 @@ def differences(ours: Reckoning, theirs: Reckoning) -> dict[str, float]:
         "loss by hand": ours.loss,
         "loss by TRL": theirs.loss,
         "log-probs, largest gap (nats)": float((ours.logp_GT - theirs.logp_GT).abs().max()),
-        "gradients, largest gap (share of the largest)": float(torch.stack(gaps).max()) / largest,
+        "gradients, largest gap (share of the largest)": float(torch.stack(gaps).max()) / (largest or 1.0),
     }
