@@ -19,7 +19,7 @@ from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
 from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
 from nbhelpers.policy.vllm.served import ServedEngine, served_engine, url_of_server
-from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, prepare_environment
+from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, free_port, prepare_environment
 from nbhelpers.runs import gpu_processes, stage
 
 PATIENCE = (5.0, 10.0)  # seconds before another attempt to start
@@ -129,7 +129,7 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     if policy.backend == "unsloth":
         llm, hand_over = engine_beside(policy.model), SharedAdapter()
     else:
-        rank = policy.model.peft_config["default"].r if policy.has_adapter else 16
+        rank = _largest_rank(policy)
         model, options = params.model_copy(update={"name": policy.source}), {"completions": completions}
         params = give_vllm_its_share(model, rank, training, "transformers", this_gpu(), loaded=True, **options)
         llm, hand_over = _start_beside(policy, params, completions, changes)
@@ -143,14 +143,16 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
     return engine
 
 
+def _largest_rank(policy: Policy) -> int:
+    """Of the adapters that vLLM has to hold: the policy's own, or that of the presets."""
+    return policy.model.peft_config["default"].r if policy.has_adapter else 16
+
+
 def _connect(policy: Policy, params: ModelParams, *_: Any) -> ServedEngine:
     """The server that `model.vllm_server` names, started now where it is `auto` and none runs yet."""
     url = params.vllm_server
     if params.starts_server:
-        url = serve(
-            params.model_copy(update={"name": policy.source}),
-            policy.model.peft_config["default"].r if policy.has_adapter else 16,
-        )
+        url = serve(params.model_copy(update={"name": policy.source}), _largest_rank(policy))
     stop_ids, image_id = end_of_turn_ids(policy.processor, policy.model), policy.processor.tokenizer.image_token_id
     return served_engine(url, stop_ids, never_sampled_ids(policy.processor), image_id)
 
@@ -296,12 +298,13 @@ def _too_little(error: Exception, share: float) -> str:
 
 def _rendezvous() -> None:
     """vLLM's process group of one, at a free port, where no launcher has set one."""
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     for variable, value in alone.items():
         os.environ.setdefault(variable, value)
 

@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.policy.vllm.hand_over import adapted_modules
-from nbhelpers.policy.vllm.setup import GenerationError, cache_folder, prepare_environment
+from nbhelpers.policy.vllm.setup import GenerationError, cache_folder, free_port, prepare_environment
 
 # Where the server is that a process of this run has started already: the others find it here.
 SERVER = "NBHELPERS_VLLM_SERVER"
@@ -235,9 +234,7 @@ def url_of_server(source: str, arguments: dict[str, Any], gpu: str) -> str:
     if url := os.environ.get(SERVER):
         return url
     prepare_environment()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = cache_folder() / f"vllm-server-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     of_a_launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

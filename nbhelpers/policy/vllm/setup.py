@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def prepare_environment() -> None:
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
     }.items():
         os.environ.setdefault(variable, str(value))
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 def cache_folder() -> Path:
