@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import io
 import json
+import socket
+import struct
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,6 +111,9 @@ def serving(served, port=0):
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
             try:
                 status, said = 200, served.answer(self.path, body)
+            except ConnectionResetError:
+                linger = struct.pack("ii", 1, 0)  # closing resets
+                return self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             except Refused as refused:
                 status, said = refused.args[0], {"error": {"message": refused.args[1]}}
             text = said if isinstance(said, str) else "" if said is None else json.dumps(said)
@@ -119,7 +124,10 @@ def serving(served, port=0):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 2048  # uvicorn's
+
+    server = Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

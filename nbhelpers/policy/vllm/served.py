@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -22,8 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from nbhelpers.policy.vllm.setup import GenerationError, cache_folder, free_port
 # Where the server is that a process of this run has started already: the others find it here.
 SERVER = "NBHELPERS_VLLM_SERVER"
 _AT_ONCE, _PATIENCE, _START = 64, 1800.0, 600.0  # requests, seconds for one of them, seconds for the start
+_TRIES = 3  # after the first: a server under load may reset a connection
 _FINAL_ONLY = 2  # vllm.sampling_params.RequestOutputKind: the default gives of n completions those that end last
 
 
@@ -180,25 +180,37 @@ def _write_adapter(model: Any) -> tuple[str, Path]:
     return name, folder
 
 
+@functools.cache
+def _connections() -> Any:
+    """This process's connections, kept open between requests."""
+    import urllib3
+
+    return urllib3.PoolManager(maxsize=_AT_ONCE, timeout=_PATIENCE)
+
+
 def _asked(url: str, body: bytes | None = None) -> Any:
     """The answer to a request, from JSON where it is some.
 
     Raises:
         GenerationError: what the server said, or that it did not answer.
     """
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    import urllib3
+
+    # Every request may be made twice: an adapter that is there already is no error. A status is an answer, and stays.
+    again = urllib3.Retry(_TRIES, status=0, redirect=0, backoff_factor=0.2, allowed_methods=None)
+    method, headers = "GET" if body is None else "POST", {"Content-Type": "application/json"}
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
-            text = answer.read()
-    except urllib.error.HTTPError as error:
-        said = " ".join(error.read().decode(errors="replace").split())[:500]
-        raise GenerationError(f"The vLLM server refused {url} ({error.code}): {said}") from error
-    except OSError as error:
-        raise GenerationError(f"The vLLM server does not answer at {url} ({error}). Is it running?") from error
+        answer = _connections().request(method, url, body=body, headers=headers, retries=again)
+    except urllib3.exceptions.HTTPError as error:
+        why = getattr(error, "reason", None) or error
+        raise GenerationError(f"The vLLM server does not answer at {url} ({why}). Is it running?") from error
+    text = answer.data.decode(errors="replace")
+    if answer.status >= 300:
+        raise GenerationError(f"The vLLM server refused {url} ({answer.status}): {' '.join(text.split())[:500]}")
     try:
         return json.loads(text)
     except ValueError:
-        return text.decode(errors="replace")
+        return text
 
 
 # starting one
