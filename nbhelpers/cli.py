@@ -24,6 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     except _errors_for_a_person() as error:
         print(f"nbhelpers: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
+    except Exception as error:
+        from nbhelpers.training import disk_trouble
+
+        if not (trouble := disk_trouble(error)):
+            raise
+        print(f"nbhelpers: nothing could be written any more: {trouble}. Mend that first.", file=sys.stderr)
+        return 1
 
 
 def _errors_for_a_person() -> tuple[type[Exception], ...]:
@@ -53,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run_dir", type=Path, nargs="?", metavar="RUN")
     evaluate.add_argument("--checkpoint", metavar="STEP", help="of the run, instead of final_model/")
     evaluate.add_argument("--model", metavar="PATH_OR_HUB_ID", help="instead of a run, with --preset")
-    evaluate.add_argument("--preset", default="smoke", help="whose problems and settings --model is asked with")
+    evaluate.add_argument("--preset", help="whose problems and settings --model is asked with; default: smoke")
     _add_settings(evaluate)
     evaluate.add_argument("--output-dir", help="of --model; default: outputs/evaluations/<model>")
     evaluate.add_argument(
@@ -178,17 +185,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.model is not None:
         if arguments.checkpoint or arguments.export:
             raise EvaluationError("--checkpoint and --export are of a run: give its directory instead of --model.")
+        arguments.preset = arguments.preset or "smoke"
         name = arguments.model.rstrip("/").rpartition("/")[2]
         arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", f"{name}-{arguments.preset}")
         params, _ = _load(arguments)
         model = params.model.model_copy(update={"name": arguments.model})
         refuse_what_cannot_run(params.model_copy(update={"model": model}))
         print(evaluate_model(arguments.model, params, progress=evaluation_progress()))
-    elif arguments.export:
+        return 0
+    of_a_model = {"--set": arguments.overrides, "--preset": arguments.preset, "--output-dir": arguments.output_dir}
+    if given := [option for option, value in of_a_model.items() if value]:
+        raise EvaluationError(
+            f"a run is evaluated with its own settings, in its own place: {given[0]} goes with --model."
+        )
+    if arguments.export:
+        if arguments.checkpoint:
+            raise EvaluationError(
+                "--export writes what was answered already. Of a checkpoint: nbhelpers evaluate RUN --checkpoint STEP, "
+                "then nbhelpers evaluate RUN/evaluations/checkpoint-STEP --export vlmevalkit."
+            )
         print(*export_vlmevalkit(arguments.run_dir), sep="\n")
     else:
-        if arguments.overrides:
-            raise EvaluationError("a run is evaluated with its own settings: --set goes with --model.")
         run = RunDirectory(arguments.run_dir)
         params = run.recorded_params()
         refuse_what_cannot_run(params)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -68,6 +70,20 @@ def stop_at(name, done):
             raise KeyboardInterrupt
 
     return progress
+
+
+@pytest.mark.parametrize("happens", ["SIGTERM", "a full disk"])
+def test_an_evaluation_that_ends_early_says_what_is_kept(policy, small, happens):
+    def progress(at, finished, total):
+        if happens == "SIGTERM":
+            signal.raise_signal(signal.SIGTERM)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    expected = protocol.EvaluationStopped if happens == "SIGTERM" else protocol.EvaluationError
+    with pytest.raises(expected, match=r"Evaluation (was interrupted|.*No space left).*the same command goes on"):
+        run_it(policy, small, happens.replace(" ", "-"), progress=progress)
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.parametrize("where", [("before", 8), ("before, sampled", 3), ("plain prompt", 4), ("after", 4)])
@@ -252,6 +268,9 @@ def test_the_model_is_loaded_at_its_commit(monkeypatch):
         (["RUN", "--model", "x"], "one of the two"),
         (["--model", "x", "--export", "vlmevalkit"], "are of a run"),
         (["RUN", "--set", "evaluation.pass_k=2"], "its own settings"),
+        (["RUN", "--preset", "full"], "--preset goes with --model"),
+        (["RUN", "--output-dir", "elsewhere"], "--output-dir goes with --model"),
+        (["RUN", "--checkpoint", "2", "--export", "vlmevalkit"], "what was answered already"),
         (["RUN"], "no run directory"),
     ],
 )
@@ -265,14 +284,18 @@ def test_predictions_become_the_table_of_vlmevalkit(whole, small):
     _, run = whole
     rows = run.read_jsonl(run.predictions_path)
     rows[0] |= {"completion": 'a\tb\n"c" \ud83d', "choices": ["x", "it's"], "answer": "it's"}
+    rows[1] |= {"completion": "a\rb"}
     other = RunDirectory(run.path.parent / "exported")
     other.write_jsonl(other.predictions_path, rows)
+    with pytest.raises(protocol.EvaluationError, match="not finished"):
+        exporting.export_vlmevalkit(other.path)
+    shutil.copy(run.evaluation_path, other.path)
     before, after = exporting.export_vlmevalkit(other.path)
     assert (before.name, after.name) == ("exported-before_MathVista_MINI.tsv", "exported_MathVista_MINI.tsv")
     with open(before, encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file, delimiter="\t"))
     assert len(table) == 10 and list(table[0]) == list(exporting.COLUMNS)
     assert table[0]["prediction"] == 'a\tb\n"c" ?' and table[0]["answer_option"] == "B"
-    assert table[0]["choices"] == repr(["x", "it's"])
+    assert table[0]["choices"] == repr(["x", "it's"]) and table[1]["prediction"] == "a\rb"
     with pytest.raises(protocol.EvaluationError, match="no predictions yet"):
         exporting.export_vlmevalkit(run.path.parent / "nothing")

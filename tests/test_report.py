@@ -365,6 +365,10 @@ def test_a_run_without_evaluation_says_what_to_do(runs, tmp_path):
     (tmp_path / "young" / "metrics.jsonl").touch()
     with pytest.raises(standalone.ReportError, match="young has no predictions after training: run notebook 04"):
         compare_runs([runs / "better", tmp_path / "young"])
+    killed = edited(runs, tmp_path, "killed", lambda evaluation, rows: rows.pop())
+    (killed / "evaluation.json").unlink()
+    with pytest.raises(standalone.ReportError, match="killed has an evaluation that was not finished"):
+        compare_runs([runs / "better", killed])
 
 
 def test_runs_of_the_same_name_are_told_apart(runs, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from nbhelpers.evaluation.answering import Pass, answer, cost_sentence, plan_pas
 from nbhelpers.evaluation.gain import right_anywhere, split_gain, split_sentence
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
-from nbhelpers.evaluation.protocol import EvaluationStopped, begin, choose_problems, conditions
+from nbhelpers.evaluation.protocol import EvaluationError, EvaluationStopped, begin, choose_problems, conditions
 from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
 from nbhelpers.evaluation.we_math import we_math_scores
 from nbhelpers.grading import GRADER_VERSION, count_errors
@@ -20,6 +21,7 @@ from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, read_seal, writing
 from nbhelpers.training import (
     check_trained,
+    disk_trouble,
     is_first_process,
     launch,
     launched,
@@ -27,6 +29,7 @@ from nbhelpers.training import (
     num_processes,
     out_of_the_way,
     refuse_other_problems,
+    stops_go_to,
     write_card,
 )
 
@@ -53,7 +56,8 @@ def evaluate(
         progress: called with (pass, problems done, problems in all).
 
     Raises:
-        EvaluationError: no prompt fits.
+        EvaluationError: no prompt fits, or the disk takes no more answers.
+        EvaluationStopped: it was interrupted, by SIGINT, SIGTERM or SIGHUP.
         TrainingError: `final_model/` is not of the step that the run's records have come to, or was trained with other
             settings than these.
         RunError: another process is writing in the run directory, or nothing can be written there.
@@ -65,7 +69,7 @@ def evaluate(
             launch("nbhelpers.evaluation", params, processes)
         return run.read_json(run.evaluation_path)
     lock = writing(run.path, "evaluation") if is_first_process() else contextlib.nullcontext()
-    with lock, _interrupted_in_words(run):
+    with lock, _ending_in_words(run):
         check_trained(params, run)
         refuse_other_problems(params, run, problems.fingerprint)
         chosen, left_out = choose_problems(policy, problems, params)
@@ -86,14 +90,21 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _interrupted_in_words(run: RunDirectory) -> Iterator[None]:
+def _ending_in_words(run: RunDirectory) -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    again = f"notebook 04, or nbhelpers evaluate {shlex.quote(str(run.path))}," if run.params_path.is_file() else ""
+    kept = f"{run.path}: the answers so far are kept, and {again or 'the same command'} goes on with them."
     try:
-        yield
+        with stops_go_to(stop):
+            yield
     except KeyboardInterrupt:
-        raise EvaluationStopped(
-            f"Evaluation was interrupted. {run.path}: the answers so far are kept, and notebook 04 goes on with them "
-            f"(nbhelpers run {run.params_path} --notebooks 4)."
-        ) from None
+        raise EvaluationStopped(f"Evaluation was interrupted. {kept}") from None
+    except Exception as error:
+        if not (trouble := disk_trouble(error)):
+            raise
+        raise EvaluationError(f"Evaluation could not write any more: {trouble}. Mend that first. {kept}") from error
 
 
 def _begin(

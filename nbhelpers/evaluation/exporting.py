@@ -24,12 +24,13 @@ def export_vlmevalkit(folder: str | Path) -> list[Path]:
     `vlmevalkit/`. `MathVista.evaluate(FILE, model=JUDGE)` there scores them; of several samples the first is taken.
 
     Raises:
-        EvaluationError: the run has no predictions.
+        EvaluationError: the run has no predictions, or not all of them yet.
     """
     run = RunDirectory(folder)
     rows = run.read_jsonl(run.predictions_path)
-    if not rows:
-        raise EvaluationError(f"{run.path} has no predictions yet: run `nbhelpers evaluate {folder}` first.")
+    if not rows or not run.evaluation_path.is_file():
+        there = "an evaluation that was not finished" if rows else "no predictions yet"
+        raise EvaluationError(f"{run.path} has {there}: run `nbhelpers evaluate {folder}` first.")
     written = []
     for phase, mark in (("before", "-before"), ("after", "")):
         table = list({row["pid"]: _columns(row) for row in reversed(rows) if row["phase"] == phase}.values())[::-1]
@@ -57,8 +58,8 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tsv(table: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n")
+    text = io.StringIO()  # every cell in quotes: Python 3.11 leaves "\r" bare, at which readers begin a new row
+    writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows({key: _clean(value) for key, value in row.items()} for row in table)
     return text.getvalue()

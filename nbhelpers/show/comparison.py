@@ -47,11 +47,11 @@ class _Evaluated:
     def __init__(self, name: str, run: RunDirectory):
         self.name, self.run = name, run
         self.rows = [row for row in run.read_jsonl(run.predictions_path) if row["phase"] == "after"]
-        if not self.rows:
-            advice = "run notebook 04 on it first (nbhelpers run ... --notebooks 4)"
-            raise ReportError(f"{name} has no predictions after training: {advice}")
+        self.evaluation = run.read_json(run.evaluation_path)
+        if not self.rows or not self.evaluation:
+            there = "an evaluation that was not finished" if self.rows else "no predictions after training"
+            raise ReportError(f"{name} has {there}: run notebook 04 on it first (nbhelpers run ... --notebooks 4)")
         self.problems = {_identity(row) for row in self.rows}
-        self.evaluation = run.read_json(run.evaluation_path) or {}
         self.manifest, self.metrics = run.read_manifest(), run.read_jsonl(run.metrics_path)
 
 
@@ -67,8 +67,8 @@ def compare_runs(runs: Sequence[str | Path], output: str | Path | None = None) -
 
     Raises:
         FileNotFoundError: a directory does not exist.
-        ReportError: fewer than two runs, a run without evaluation, different grading protocols, or no problem in
-            common.
+        ReportError: fewer than two runs, a run whose evaluation is missing or unfinished, different grading protocols,
+            or no problem in common.
     """
     directories = [run_of(run) for run in runs]
     if len({run.path for run in directories}) < 2:

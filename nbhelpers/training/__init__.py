@@ -24,6 +24,6 @@ from nbhelpers.training.resuming import (
     what_is_kept,
 )
 from nbhelpers.training.scaling import expected_rate
-from nbhelpers.training.stopping import TrainingStopped, stops_go_to
+from nbhelpers.training.stopping import TrainingStopped, disk_trouble, stops_go_to
 from nbhelpers.training.trainer import TrainingResult, load_and_train, train, train_if_missing
 from nbhelpers.training.vision_cache import looking_once

@@ -11,6 +11,7 @@ import sys
 import pytest
 from tiny_process import tiny_training, wait_for_step
 
+from nbhelpers import cli
 from nbhelpers.policy import load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, flaw, read_seal, writing
@@ -128,6 +129,19 @@ def test_a_disk_that_takes_no_more_is_a_sentence(train_until):
 
     with pytest.raises(TrainingError, match=rf"could not write any more: .*steps up to 5 .*checkpoint-4 is.*{GOES_ON}"):
         train_until(at_step(5, fail))
+
+
+def test_a_command_that_cannot_write_is_a_sentence(monkeypatch, capsys):
+    def fail(run):
+        raise TROUBLE["read-only"]
+
+    monkeypatch.setattr("nbhelpers.show.write_report", fail)
+    assert cli.main(["report", "a-run"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "nbhelpers: nothing could be written any more: Read-only file system (metrics.jsonl). Mend that first.\n"
+    )
 
 
 def test_a_fault_of_ours_keeps_its_traceback_and_says_what_is_kept(train_until, tmp_path):
