@@ -215,7 +215,7 @@ def test_evaluation_in_two_processes_writes_the_file_that_one_writes(alone, tmp_
 @pytest.mark.slow
 def test_the_first_look_of_two_processes_is_that_of_one(tmp_path):
     params = parameters(tmp_path, 1)
-    problems, counted = first_problems(load_problems(params.dataset)), []
+    problems, counted = first_problems(load_problems(params.dataset), params), []
     alone = first_answers(params, problems, progress=counted.append)
     together = first_answers(parameters(tmp_path, 2), problems, progress=counted.append)
     assert len(alone) == 64 and {len(group) for group in alone} == {4} and sum(counted) == 2 * 64

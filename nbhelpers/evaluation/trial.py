@@ -10,7 +10,7 @@ from typing import Any
 
 from nbhelpers.grading import GRADING_COLUMNS, grade_anywhere
 from nbhelpers.params import RunParams
-from nbhelpers.policy import load_policy, predict, start_engine, verify
+from nbhelpers.policy import first_that_fit, load_policy, predict, start_engine, verify
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, duration
 
@@ -75,8 +75,8 @@ def try_model(params: RunParams) -> Trial:
     from scipy.stats import binomtest
 
     problems = load_problems(params.dataset)
-    few = problems.evaluation.select(range(min(PROBLEMS, len(problems.evaluation))))
     policy = load_policy(params.model, params.lora, seed=params.training.seed)
+    few = first_that_fit(policy, problems.evaluation, params, PROBLEMS)
     parity = _parity(policy, few, params)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def _parity(policy: Any, few: Any, params: RunParams) -> str:
     if not params.model.fast_inference:
         return "transformers samples and trains, so there is nothing to compare"
     engine = start_engine(policy, params.model, params.training)
-    rows = list(few.select(range(min(PARITY_PROBLEMS, len(few)))))
+    rows = few[:PARITY_PROBLEMS]
     prompts, length = [conversation(row, params.reward) for row in rows], params.training.max_completion_length
     report, warning = verify(policy, engine, prompts, [row["image"] for row in rows], length=length)
     return str(warning or report)

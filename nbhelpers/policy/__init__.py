@@ -26,7 +26,7 @@ from nbhelpers.policy.memory import (
 from nbhelpers.policy.mends import keep_adapter_in_float32, never_sampled_ids
 from nbhelpers.policy.patching import override, replaced
 from nbhelpers.policy.policy import Completion, Policy, PolicyError
-from nbhelpers.policy.predicting import grade_row, predict, which_fit
+from nbhelpers.policy.predicting import first_that_fit, grade_row, predict, which_fit
 from nbhelpers.policy.saving import export_final_model, load_weights, save_final_model
 from nbhelpers.policy.scoring import (
     completion_logits,

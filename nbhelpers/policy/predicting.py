@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from nbhelpers.grading import GRADING_COLUMNS, PROBLEM_COLUMNS, Delimiters, check_format, grade
 from nbhelpers.params import RunParams
-from nbhelpers.policy.policy import Policy
+from nbhelpers.policy.policy import Policy, PolicyError
 from nbhelpers.problems import conversation, kind_of, prompt_text
 from nbhelpers.runs import RunDirectory
 
@@ -75,6 +76,27 @@ def which_fit(policy: Policy, conversations: Sequence[list[dict]], params: RunPa
     room = params.model.max_seq_length - params.training.max_completion_length
     lengths = [policy.prompt_length(one) for one in conversations]
     return [place for place, length in enumerate(lengths) if length <= room], lengths
+
+
+def first_that_fit(policy: Policy, problems: Any, params: RunParams, count: int) -> list[dict]:
+    """The first `count` problems, with their pictures, whose prompt leaves room for a completion. One that does not
+    would take the memory of thousands of tokens.
+
+    Args:
+        problems: a data set with the columns of a problem.
+
+    Raises:
+        PolicyError: none does.
+    """
+    rows = problems.remove_columns("image")
+    fit = (place for place, row in enumerate(rows) if which_fit(policy, [conversation(row, params.reward)], params)[0])
+    if not (places := list(islice(fit, count))):
+        raise PolicyError(
+            f"none of {len(problems)} prompts leaves room for a completion of training.max_completion_length "
+            f"{params.training.max_completion_length} in model.max_seq_length {params.model.max_seq_length}: raise the "
+            "one or lower the other."
+        )
+    return list(problems.select(places))
 
 
 def grade_row(completion: str, problem: dict, delimiters: Delimiters, protocol: str = "strict") -> dict:

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.params import RunParams
-from nbhelpers.policy import Completion, Policy, completion_logits, completions_as_inputs, with_little_memory
+from nbhelpers.policy import (
+    Completion,
+    Policy,
+    completion_logits,
+    completions_as_inputs,
+    first_that_fit,
+    with_little_memory,
+)
 from nbhelpers.problems import conversation
 from nbhelpers.rewards import preview
 
@@ -108,9 +115,9 @@ class Group:
 
 
 def find_group(policy: Policy, problems: Any, params: RunParams, *, tries: int = 16) -> Group:
-    """Sample a group for each of the first `tries` problems and keep the one that has most to teach: right and wrong
-    answers side by side, and the largest spread of rewards."""
-    some = [problems[place] for place in range(min(tries, len(problems)))]
+    """Sample a group for each of the first `tries` problems that fit and keep the one that has most to teach: right and
+    wrong answers side by side, and the largest spread of rewards."""
+    some = first_that_fit(policy, problems, params, tries)
     training = params.training
     sampled = policy.sample(
         [conversation(problem, params.reward) for problem in some],

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nbhelpers.params import RunParams
-from nbhelpers.policy import Completion, load_policy
+from nbhelpers.policy import Completion, first_that_fit, load_policy, load_processor
 from nbhelpers.problems import ProblemSets, conversation, load_problems
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training.configuration import num_processes, place_among_processes
@@ -18,9 +18,9 @@ from nbhelpers.training.launching import in_processes, launch, meeting
 PROBLEMS = 64
 
 
-def first_problems(problems: ProblemSets) -> list[dict]:
-    """The training problems of a first look, 64 or all."""
-    return [problems.train[at] for at in range(min(PROBLEMS, len(problems.train)))]
+def first_problems(problems: ProblemSets, params: RunParams) -> list[dict]:
+    """The training problems of a first look: the first 64 whose prompt fits, or all."""
+    return first_that_fit(load_processor(params.model), problems.train, params, PROBLEMS)
 
 
 def first_answers(
@@ -61,7 +61,7 @@ def _part(params: RunParams, rank: int) -> Path:
 
 
 def _answer_a_part(params: RunParams) -> None:
-    problems, (rank, ranks) = first_problems(load_problems(params.dataset)), place_among_processes()
+    problems, (rank, ranks) = first_problems(load_problems(params.dataset), params), place_among_processes()
     own = range(len(problems) * rank // ranks, len(problems) * (rank + 1) // ranks)
     with meeting():
         groups = _answers(params, problems[own.start : own.stop], own.start) if own else []

@@ -158,12 +158,14 @@ def _train(
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
         start_records(run, params, problems, where, notices)
 
-    learnt, selection = set_aside_selection(problems.train, params)
-    learnt, probes = set_aside_probes(learnt, params.training.probes)
-    dataset, lengths, left_out = drop_overlong(grpo_dataset(learnt, params), policy, params)
+    dataset, lengths, left_out = drop_overlong(grpo_dataset(problems.train, params), policy, params)
+    of_pid = dict(zip(dataset["pid"], lengths, strict=True))
+    dataset, selection = set_aside_selection(dataset, params)
+    dataset, probes = set_aside_probes(dataset, params.training.probes)
+    lengths = [of_pid[pid] for pid in dataset["pid"]]
     if left_out and is_main:
         run.append_jsonl(run.dropped_path, *left_out)
-        warn(f"{len(left_out)} of {len(learnt)} training problems were left out: {left_out[0]['reason']}")
+        warn(f"{len(left_out)} of {len(problems.train)} training problems were left out: {left_out[0]['reason']}")
     dataset = decode_once(dataset)
     generating = _start_generation(policy, params, config, dataset, run if is_main else None)
     if config.gradient_checkpointing and not must_recompute(policy, params, plan, max(lengths), tell):

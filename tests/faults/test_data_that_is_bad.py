@@ -6,18 +6,23 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nbhelpers.evaluation import trial
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.policy.loading import load_policy
-from nbhelpers.problems.asking import grpo_dataset
+from nbhelpers.policy.policy import Policy
+from nbhelpers.problems.asking import conversation, grpo_dataset
 from nbhelpers.problems.loading import load_problems
 from nbhelpers.problems.pictures import MAX_JPEG_PIXELS, MAX_PIXELS, Unusable, prepare_image
 from nbhelpers.problems.rows import MAX_TEXT
 from nbhelpers.runs.directory import RunDirectory
+from nbhelpers.training import by_hand
+from nbhelpers.training.first_look import first_problems
 from nbhelpers.training.trainer import train
 
 
@@ -262,3 +267,29 @@ def test_a_run_lists_what_it_dropped(folder, tmp_path, tiny_params):
     long = [line for line in listed if line["source"] == "training"]
     assert [line["pid"] for line in long] == (["long"] if "long" in problems.train["pid"] else [])
     assert sum(run.read_manifest()["dataset"]["dropped"].values()) == 2
+
+
+def test_a_prompt_that_is_too_long_is_asked_by_nobody(tmp_path, tiny_params, monkeypatch):
+    """One of 19,000 tokens took 22 GB in notebook 02, as a probe and in the selection set, before it was dropped."""
+    params = tiny_params(
+        tmp_path / "run", model={"max_seq_length": 500}, training={"max_steps": 1, "probes": 2},
+        evaluation={"select_on": 4},
+    )  # fmt: skip
+    problems, asked, sample = load_problems(params.dataset), [], Policy.sample
+    long = problems.train.map(lambda row, n: {"question": row["question"] + n % 2 * " word" * 600}, with_indices=True)
+    problems = replace(problems, train=long, evaluation=long)
+
+    def measured(self, conversations, images, **options):
+        asked.append(max(map(self.prompt_length, conversations)))
+        return sample(self, conversations, images, **options)
+
+    monkeypatch.setattr(Policy, "sample", measured)
+    monkeypatch.setattr(trial, "load_problems", lambda dataset: problems)
+    policy = load_policy(params.model, params.lora)
+    assert max(policy.prompt_length(conversation(one, params.reward)) for one in problems.train) > 500
+    assert len(first_problems(problems, params)) > 10
+    by_hand.find_group(policy, problems.train, params)
+    train(policy, problems, params, RunDirectory(params.output_dir))
+    trial.try_model(params)
+    assert len(asked) == 1 + 2 + 1 + 1, "the lesson, probes twice, selection, doctor"
+    assert max(asked) <= 500 - params.training.max_completion_length
