@@ -13,7 +13,7 @@ from synthetic_run import HOSTILE, make_problems, make_run
 
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.metrics import METRICS, progress_line
-from nbhelpers.show import evaluation_plots, figures, problem_plots, training_plots
+from nbhelpers.show import evaluation_plots, figures, learning_plots, problem_plots, training_plots
 
 
 @pytest.fixture(scope="module")
@@ -311,3 +311,18 @@ def test_a_figure_follows_the_theme_where_somebody_looks(monkeypatch):
     monkeypatch.setenv("NBHELPERS_BATCH", "0")
     assert 'class="plot"' in figure._repr_html_() and "Problems by kind" in figure._repr_html_()
     assert 'class="plot as-is"' in problem_plots.problem_grid(make_problems(2))._repr_html_()
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE.values(), "$x_{$", "$\\frac{"])
+def test_a_kind_is_drawn_as_it_is_written(kind):
+    """One called "$x_{$" ended notebook 03 after training, in matplotlib's reading of formulas."""
+    rows = [{"step": 1, "kind": kind, "correct": True, "completion": "", "length": 3}]
+    change = {"accuracy": 0.5, "ci95": [0.1, 0.9], "n_paired": 2, "mcnemar": {"p": 1.0, "p_holm": 1.0}}
+    curve = {"k": [1, 2], "all": [0.5, 0.7], "interval": [[0.1, 0.9]] * 2, "by_group": {kind: [0.5, 0.7]}}
+    for figure in (
+        learning_plots.learning_by_kind(rows),
+        learning_plots.pass_figure({"after": curve}),
+        evaluation_plots.forest_plot({"difference": change, "by_group": {kind: {"difference": change}}}),
+    ):
+        drawn(figure)
+        assert not [text for text in figure.findobj(Text) if text.get_parse_math() and "$" in text.get_text()]

@@ -68,7 +68,7 @@ def _draw_bars(axis, places, bars: Sequence[tuple[str, Mapping]], phase: str, co
 
 def _label_bars(axis, places, bars: Sequence[tuple[str, Mapping]]) -> None:
     names = [drawable(name, 28, 2) + (f"  (n={row['n']})" if row.get("n") else "") for name, row in bars]
-    axis.set_yticks(places, names, parse_math=False)
+    axis.set_yticks(places, names)
     axis.get_yticklabels()[0].set_fontweight("bold")
     axis.invert_yaxis()
     axis.set_xlim(0, 1.14)
@@ -137,7 +137,7 @@ def forest_plot(evaluation: Mapping) -> Figure:
         for at, (_, row), of_kind in zip(place, rows, [False] * (1 + len(parts)) + [True] * len(kinds), strict=True):
             _draw_row(axis, at, row, of_kind)
         names = [f"{drawable(name, 32, 1)}  (n={row['n_paired']})" for name, row in rows]
-        axis.set_yticks(place, names, parse_math=False)
+        axis.set_yticks(place, names)
         axis.get_yticklabels()[0].set_fontweight("bold")
         axis.invert_yaxis()
         axis.axvline(0, color="#444444", linewidth=1)

@@ -91,8 +91,9 @@ def pass_figure(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
                     _draw_votes(axis, curve, color, phase)
             axis.set_xscale("log", base=2)
             axis.set_xticks(after["k"], [str(k) for k in after["k"]])
+            axis.minorticks_off()
             axis.set_xlabel("k")
-            axis.set_title(name)
+            axis.set_title(figures.drawable(name, 40, 1))
         figures.percent_axis(axes[0], "pass@k")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     return figure

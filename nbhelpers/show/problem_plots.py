@@ -42,7 +42,7 @@ def problem_grid(problems: Sequence[Mapping], columns: int = 4) -> Figure:
                 box = (left + 0.08, top - picture_height + 0.06, cell - 0.16, picture_height - 0.12)
                 _show_image(figure.add_axes(np.divide(box, (WIDTH, height, WIDTH, height))), problem["image"])
                 spot = np.divide((left + 0.1, top - picture_height), (WIDTH, height))
-                look = {"va": "top", "fontsize": 8.3, "linespacing": 1.25, "color": "#222222", "parse_math": False}
+                look = {"va": "top", "fontsize": 8.3, "linespacing": 1.25, "color": "#222222"}
                 figure.text(*spot, texts[start + column], **look)
             top -= picture_height + text_height
     return figure
@@ -116,7 +116,7 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
             if rest and counts is not answers:
                 shown.append(("others", rest))
             axis.barh(range(len(shown)), [count for _, count in shown], color=color, height=0.7)
-            axis.set_yticks(range(len(shown)), [drawable(name, 20, 1) for name, _ in shown], parse_math=False)
+            axis.set_yticks(range(len(shown)), [drawable(name, 20, 1) for name, _ in shown])
             for place, (_, count) in enumerate(shown):
                 share = count / len(problems)
                 words = f" {count:,} ({percent(share, 0) if share >= 0.005 else '<1 %'})"

@@ -25,7 +25,7 @@ _COLORS = {
 
 def _label_axes(axis, metric: Metric) -> None:
     label = figures.drawable(metric.label[:1].upper() + metric.label[1:], 40, 1)
-    axis.set_title(label, fontsize=9.5, parse_math=False)
+    axis.set_title(label, fontsize=9.5)
     axis.set_ylabel(metric.unit or "dimensionless")
     if metric.unit == "%":
         figures.percent_axis(axis, "share")
@@ -108,9 +108,7 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
             axis.set_visible(False)
         handles = [Line2D([], [], color=color, marker=marker, markersize=5) for color, marker in looks]
         names = [figures.drawable(name, 60, 1) for name in runs]
-        legend = figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(runs)))
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(runs)))
     return figure
 
 
@@ -137,7 +135,7 @@ def sweep_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
         if before:
             left.axvline(np.mean(before), color=figures.BEFORE, linestyle="--", label="before training")
             left.legend(loc="lower left", bbox_to_anchor=(0, 0.995))
-        left.set_yticks(range(len(names)), [figures.drawable(name, 24, 1) for name in names], parse_math=False)
+        left.set_yticks(range(len(names)), [figures.drawable(name, 24, 1) for name in names])
         left.invert_yaxis()
         figures.shares(left.xaxis)
         left.set_xlabel("greedy accuracy after training (a dot a seed; bar: mean)")
