@@ -29,7 +29,6 @@ from nbhelpers.policy.policy import Completion, Policy, PolicyError
 from nbhelpers.policy.predicting import first_that_fit, grade_row, predict, which_fit
 from nbhelpers.policy.saving import export_final_model, load_weights, save_final_model
 from nbhelpers.policy.scoring import (
-    completion_logits,
     completions_as_inputs,
     short_of_memory,
     with_little_memory,

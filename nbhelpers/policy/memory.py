@@ -21,8 +21,10 @@ VLLM_WORK = 2.5  # GiB of a 4B shape that vLLM needs beside weights and keys: it
 PROMPT = 512  # tokens of a picture with its question, as vLLM's keys are planned; a longer one waits for room
 # That vLLM generates at once; more beside nothing that is trained, as a preview and an evaluation have.
 UNSLOTH_COMPLETIONS, COMPLETIONS, COMPLETIONS_ALONE = 32, 64, 256
-LOGIT_BYTES = 12  # bfloat16 logits, their float32 copy, and the gradient of each at its largest
-CHUNK_BYTES = 2048  # per word of the vocabulary, what `training.log_softmax` makes of a chunk; twice that if compiled
+# Bytes per word of the vocabulary, counted on a CPU with Gemma-3's 262,208 words (`tests/test_memory.py`).
+LOGIT_BYTES = 12  # and per token: bfloat16 logits, their float32 copy, and the gradient of each at its largest
+SCORED_AT_ONCE = 64  # tokens whose logits notebook 03's lesson and the scoring of completions hold at once
+CHUNK_BYTES = 2048  # what `training.log_softmax` makes of a chunk; twice that if compiled
 
 PUBLISHED = Path(__file__).with_suffix(".json")  # of Gemma-3, by the size in the name, as their config.json says
 # What the language model's part of a config.json may leave out.
@@ -125,8 +127,9 @@ class Budget:
 
     Attributes:
         beside: by part, what is not vLLM's and not weights: the adapter with its gradients and AdamW's states, the
-            largest tensors of one micro-batch (activations, those of one layer where they are recomputed, and logits,
-            of which Unsloth's loss holds one completion's at a time), CUDA. Without training CUDA alone.
+            largest tensors of one micro-batch or of notebook 03's lesson (activations; where they are recomputed every
+            layer's input and what one layer takes beyond the logits, which are gone by then; and logits, of which
+            Unsloth's loss holds one completion's at a time), CUDA. Without training CUDA and logits that are scored.
         weights: of the policy; Unsloth shares them with vLLM, the transformers backend holds them twice.
         least, wanted: what vLLM needs with its weights, for one sequence of full length and for all that it generates
             at once. What is between is filled with keys and values; with less of them completions wait.
@@ -193,11 +196,12 @@ def _budget(
     whole = 2 * (language + embeddings + vision)
     packed = language * NF4_BYTES + 2 * (embeddings + vision)
     weights = packed if model.load_in_4bit else whole
-    beside = {"CUDA": CUDA}
+    beside = {"logits": LOGIT_BYTES * SCORED_AT_ONCE * shape.vocabulary / GIB}
     length = model.max_seq_length
     if training is not None:
-        beside = _training_parts(model, rank, training, backend, shape) | beside
+        beside = _training_parts(model, rank, training, backend, shape)
         length = min(length, PROMPT + training.max_completion_length)
+    beside |= {"CUDA": CUDA}
     if shared or completions is None:
         completions = UNSLOTH_COMPLETIONS if shared else COMPLETIONS if training else COMPLETIONS_ALONE
     per_token = 4 * shape.layers * shape.groups / GIB  # keys and values in 16 bit
@@ -216,12 +220,18 @@ def _training_parts(model, rank: int, training: TrainingParams, backend: str, sh
     tokens, logits = completions * model.max_seq_length, LOGIT_BYTES * training.max_completion_length
     if packed := backend == "transformers":
         prompt = model.max_seq_length - training.max_completion_length
-        tokens, logits = packed_tokens(training, completions, prompt), CHUNK_BYTES * (1 if recomputed else 2)
-    inputs = tokens * shape.hidden * shape.layers * 2  # of each layer
-    kept = inputs if recomputed else kept_activations(shape, tokens, fused=packed and not model.load_in_4bit)
+        # The lesson lets TRL reckon a group with its rows apart.
+        apart = training.num_generations * (min(PROMPT, prompt) + training.max_completion_length)
+        tokens = max(packed_tokens(training, completions, prompt), apart if recomputed else 0)
+        logits = CHUNK_BYTES * (1 if recomputed else 2)
+    logits *= shape.vocabulary
+    kept = kept_activations(shape, tokens, fused=packed and not recomputed and not model.load_in_4bit)
+    if recomputed:
+        inputs = tokens * shape.hidden * shape.layers * 2  # of each layer
+        kept = inputs + max(0.0, kept / shape.layers - logits)
     return {
         "adapter and optimiser": shape.layers * rank * 75_000 * 16 / GIB,
-        "logits": logits * shape.vocabulary / GIB,
+        "logits": logits / GIB,
         "activations": kept / GIB,
     }
 

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbhelpers.policy.memory import GIB, LOGIT_BYTES, TextShape, fits, kept_activations, this_gpu
+from nbhelpers.policy.memory import GIB, LOGIT_BYTES, SCORED_AT_ONCE, TextShape, fits, kept_activations, this_gpu
 from nbhelpers.policy.policy import Policy
-
-TOKENS = 64  # whose logits are held in float32 at once
 
 
 def completions_as_inputs(
@@ -40,62 +38,95 @@ def completions_as_inputs(
     return {key: value.to(device) for key, value in inputs.items()}, ids.to(device), mask.to(device)
 
 
-def completion_logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
-    """Logits, (N, tokens, vocabulary) in float32, from which each row's last `tokens` tokens were drawn."""
-    return _logits(policy, inputs, tokens).float()
-
-
-def _logits(policy: Policy, inputs: dict[str, Any], tokens: int) -> Any:
-    import torch
-    from accelerate.utils import patch_environment
-
-    device = inputs["input_ids"].device.type
-    half = device == "cuda" and policy.model.dtype != torch.float32
-    with patch_environment(UNSLOTH_RETURN_LOGITS=1), torch.autocast(device, torch.bfloat16, enabled=half):
-        logits = policy.model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits
-    return logits[:, -tokens - 1 : -1]  # the logits at a place are for the token after it
-
-
 def log_probs_and_entropies(policy: Policy, inputs: dict[str, Any], ids: Any, temperature: float = 1.0) -> Any:
     """The log-probs of `ids` and the entropies of the distributions that they were drawn from, both (N, T), in nats,
-    without gradients. A completion at a time: all of Gemma-3's logits would take gigabytes.
+    without gradients. A completion at a time, and of that a few tokens: all of Gemma-3's logits would take gigabytes.
     """
     import torch
 
     found = []
-    for row in range(len(ids)):
-        with torch.no_grad():
-            logits = _logits(policy, {key: value[row : row + 1] for key, value in inputs.items()}, ids.shape[1])[0]
-            for part, tokens in zip(logits.split(TOKENS), ids[row].split(TOKENS), strict=True):
-                scores = (part.float() / temperature).log_softmax(dim=-1)
+    with torch.no_grad(), _in_half(policy):
+        for row in range(len(ids)):
+            states, head = _before_the_head(policy, _row(inputs, row), ids.shape[1])
+            for part, tokens in zip(states[0].split(SCORED_AT_ONCE), ids[row].split(SCORED_AT_ONCE), strict=True):
+                scores = (head(part).float() / temperature).log_softmax(dim=-1)
                 found.append((scores.gather(-1, tokens.unsqueeze(-1))[:, 0], -(scores.exp() * scores).sum(dim=-1)))
     return tuple(torch.cat(values).view(ids.shape) for values in zip(*found, strict=True))
 
 
+def _before_the_head(policy: Policy, inputs: dict[str, Any], tokens: int) -> tuple[Any, Callable[[Any], Any]]:
+    """The hidden states (N, tokens, width) from which each row's last `tokens` tokens were drawn, and the head that
+    makes logits of them; Unsloth's model is asked for the logits themselves.
+    """
+    from accelerate.utils import patch_environment
+
+    if policy.backend == "unsloth":
+        with patch_environment(UNSLOTH_RETURN_LOGITS=1):
+            states = policy.model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits
+        head = _as_it_is
+    else:
+        base = policy.model.get_base_model() if policy.has_adapter else policy.model
+        states, head = base.base_model(**inputs, use_cache=False).last_hidden_state, base.get_output_embeddings()
+    return states[:, -tokens - 1 : -1], head  # what stands at a place is for the token after it
+
+
+def _as_it_is(logits: Any) -> Any:
+    return logits
+
+
+def _in_half(policy: Policy) -> contextlib.AbstractContextManager:
+    """Inside, a policy in 16 bit on a GPU computes as in training."""
+    import torch
+
+    kind = policy.model.device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" and policy.model.dtype != torch.float32)
+
+
+def _row(inputs: dict[str, Any], row: int) -> dict[str, Any]:
+    return {key: value[row : row + 1] for key, value in inputs.items()}
+
+
 def short_of_memory(policy: Policy, inputs: dict[str, Any], tokens: int) -> bool:
-    """Whether the GPU's free memory does not hold what one forward over these inputs keeps for a backward pass."""
+    """Whether the GPU's free memory does not hold what one forward over these inputs keeps for a backward pass.
+
+    Args:
+        tokens: of each row, whose logits are there at once; 0 for a few at a time.
+    """
     if policy.model.device.type != "cuda":
         return False
     shape, gpu = TextShape.of(policy.model.config.text_config.to_dict()), this_gpu()
     ids = inputs["input_ids"]
-    needed = kept_activations(shape, ids.numel()) + LOGIT_BYTES * len(ids) * tokens * shape.vocabulary
-    return not fits(needed, gpu.free * GIB, gpu.total * GIB)
+    logits = LOGIT_BYTES * max(SCORED_AT_ONCE, len(ids) * tokens) * shape.vocabulary
+    return not fits(kept_activations(shape, ids.numel()) + logits, gpu.free * GIB, gpu.total * GIB)
 
 
-def with_little_memory(policy: Policy, function: Callable[..., Any], inputs: dict[str, Any], ids: Any) -> Any:
-    """`function(inputs, ids)` for its gradient; where memory is short, a completion at a time, and computed once more
-    in the backward pass instead of kept.
+def with_little_memory(policy: Policy, function: Callable[[Any, Any], Any], inputs: dict[str, Any], ids: Any) -> Any:
+    """What `function` makes of the logits before each of `ids` (N, T), for its gradient.
+
+    It gets (tokens, vocabulary) logits and (tokens,) ids, a few tokens at a time, whose logits are computed once more
+    in the backward pass instead of kept. Where memory is short, the layers go through a completion at a time, and their
+    activations are computed once more as well.
     """
-    if not short_of_memory(policy, inputs, ids.shape[1]):
-        return function(inputs, ids)
     import torch
     from torch.utils.checkpoint import checkpoint
 
+    def of_some(head: Callable[[Any], Any], states: Any, ids: Any) -> Any:
+        return function(head(states), ids)
+
+    def of(inputs: dict[str, Any], ids: Any) -> Any:
+        states, head = _before_the_head(policy, inputs, ids.shape[1])
+        parts = zip(states.flatten(0, 1).split(SCORED_AT_ONCE), ids.flatten().split(SCORED_AT_ONCE), strict=True)
+        every = [checkpoint(of_some, head, *part, use_reentrant=False) for part in parts]
+        return torch.cat(every).view(ids.shape)
+
     def of_one(row: int) -> Any:
         with _layers_recomputed(policy):
-            return function({key: value[row : row + 1] for key, value in inputs.items()}, ids[row : row + 1])
+            return of(_row(inputs, row), ids[row : row + 1])
 
-    return torch.cat([checkpoint(of_one, row, use_reentrant=False) for row in range(len(ids))])
+    with _in_half(policy):
+        if not short_of_memory(policy, inputs, ids.shape[1] if policy.backend == "unsloth" else 0):
+            return of(inputs, ids)
+        return torch.cat([checkpoint(of_one, row, use_reentrant=False) for row in range(len(ids))])
 
 
 @contextlib.contextmanager

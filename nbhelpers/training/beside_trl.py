@@ -16,7 +16,9 @@ from nbhelpers.training.inside_trl import listening_trainer_class, log_probs_in_
 
 @dataclass(frozen=True)
 class Reckoning:
-    """The loss of one group with the log-probs that went into it, (G, T), and the adapter's gradients by name."""
+    """The loss of one group with the log-probs that went into it, (G, T), and the adapter's gradients by name, these in
+    main memory.
+    """
 
     loss: float
     logp_GT: Any
@@ -81,7 +83,8 @@ def _one_row(group: by_hand.Group) -> Any:
 
 
 def _gradients(policy: Policy) -> dict[str, Any]:
-    return {name: p.grad.detach().clone() for name, p in policy.model.named_parameters() if p.grad is not None}
+    named = policy.model.named_parameters()
+    return {name: p.grad.detach().to("cpu", copy=True) for name, p in named if p.grad is not None}
 
 
 def compare_with_trl(policy: Policy, group: by_hand.Group, params: RunParams, *, steps: int = 8) -> str:

@@ -21,7 +21,6 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import (
     Completion,
     Policy,
-    completion_logits,
     completions_as_inputs,
     first_that_fit,
     with_little_memory,
@@ -41,10 +40,9 @@ def advantages(rewards_G: Any, *, by_spread: bool = False) -> Any:
 def log_probs(policy: Policy, group: Group, temperature: float = 1.0) -> Any:
     """log pi(token | picture, prompt, tokens before it) for every token of the group, (G, T), ready for `backward`."""
 
-    def of(inputs: dict[str, Any], ids_GT: Any) -> Any:
-        logits_GTV = completion_logits(policy, inputs, tokens=ids_GT.shape[1])
-        logp_GTV = (logits_GTV / temperature).log_softmax(dim=-1)
-        return logp_GTV.gather(-1, ids_GT.unsqueeze(-1)).squeeze(-1)
+    def of(logits_NV: Any, ids_N: Any) -> Any:  # N of the group's tokens: those of all would fill a small GPU
+        logp_NV = (logits_NV.float() / temperature).log_softmax(dim=-1)
+        return logp_NV.gather(-1, ids_N.unsqueeze(-1)).squeeze(-1)
 
     return with_little_memory(policy, of, group.inputs, group.ids_GT) * group.mask_GT
 
@@ -73,21 +71,26 @@ def loss(surrogate_GT: Any, mask_GT: Any, *, loss_type: str = "dr_grpo", max_com
 @contextlib.contextmanager
 def after_steps(policy: Policy, group: Group, params: RunParams, *, steps: int = 1) -> Iterator[None]:
     """Inside, the policy has taken `steps` optimiser steps on this one group; afterwards it is as it was."""
+    with as_it_was(policy):
+        take_steps(policy, group, params, steps)
+        yield
+
+
+def take_steps(policy: Policy, group: Group, params: RunParams, steps: int) -> None:
+    """GRPO on one group, over and over: the ratio is to the policy as it was before the first step."""
     import torch
 
     training = params.training
     A_G = advantages(group.rewards_G, by_spread=training.loss_type == "grpo")
-    with as_it_was(policy):
-        adapter = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(adapter, lr=training.learning_rate, weight_decay=0.0)
-        old_logp_GT = log_probs(policy, group, training.temperature).detach()
-        for _ in range(steps):
-            gain_GT = surrogate(log_probs(policy, group, training.temperature), old_logp_GT, A_G)
-            limit = training.max_completion_length
-            loss(gain_GT, group.mask_GT, loss_type=training.loss_type, max_completion_length=limit).backward()
-            optimiser.step()
-            optimiser.zero_grad()
-        yield
+    adapter = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(adapter, lr=training.learning_rate, weight_decay=0.0, foreach=False)
+    old_logp_GT = log_probs(policy, group, training.temperature).detach()
+    for _ in range(steps):
+        gain_GT = surrogate(log_probs(policy, group, training.temperature), old_logp_GT, A_G)
+        limit = training.max_completion_length
+        loss(gain_GT, group.mask_GT, loss_type=training.loss_type, max_completion_length=limit).backward()
+        optimiser.step()
+        optimiser.zero_grad()
 
 
 # --- the group that it is shown on
@@ -166,7 +169,7 @@ def as_it_was(policy: Policy) -> Iterator[None]:
     import numpy as np
     import torch
 
-    kept = [(p, p.data, p.data.clone(), p.grad) for p in policy.model.parameters() if p.requires_grad]
+    kept = [(p, p.data, p.data.to("cpu", copy=True), p.grad) for p in policy.model.parameters() if p.requires_grad]
     mode, states = policy.model.training, (random.getstate(), np.random.get_state())
     with torch.random.fork_rng():
         try:
