@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
@@ -69,6 +70,32 @@ def test_each_missing_or_other_version_comes_with_its_line():
     assert not diagnosis.can_run
     assert "pip install 'vllm==0.26.0'" in str(diagnosis) and "0.30.0" in check(diagnosis, "vllm").found
     assert "pip install 'unsloth==2026.10.7'" in str(diagnosis)
+
+
+def test_libraries_that_every_process_compiles_again_are_named_with_the_line_that_ends_it(monkeypatch, tmp_path):
+    package = tmp_path / "site" / "transformers" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("")
+    monkeypatch.setattr(doctor, "_origin", lambda name: str(package) if name == "transformers" else None)
+
+    def found():
+        checks = diagnose(RunParams.load("smoke"), gpus=[], installed=pinned("cpu").get).checks
+        return [one for one in checks if one.name == "bytecode"]
+
+    monkeypatch.setattr(doctor.sys, "dont_write_bytecode", False)
+    assert found() == []  # the first process keeps what it compiles
+    monkeypatch.setattr(doctor.sys, "dont_write_bytecode", True)
+    (one,) = found()
+    assert one.ok is None and "PYTHONDONTWRITEBYTECODE is set and transformers came without" in one.found
+    assert f"python -m compileall -q -j 0 {package.parent.parent} " in one.remedy and "20 s" in one.remedy
+    monkeypatch.setattr(doctor.sys, "dont_write_bytecode", False)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(package.parent)], check=True)
+    monkeypatch.setattr(doctor.sys, "dont_write_bytecode", True)
+    assert found() == []
+
+
+def test_a_package_is_found_without_importing_it():
+    assert doctor._origin("trl").endswith("__init__.py") and doctor._origin("no_such_package") is None
 
 
 def test_a_local_build_of_the_right_version_is_the_right_version():
