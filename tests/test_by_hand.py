@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from tiny_policy import policy_with_adapter
 
 from nbhelpers.params import RunParams
@@ -105,6 +106,19 @@ def test_where_memory_is_short_the_numbers_are_the_same(policy, group, monkeypat
     assert all(
         torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(before, fingerprint(policy), strict=True)
     )
+
+
+def test_where_memory_is_short_unsloths_own_checkpointing_is_not_asked(policy, group, monkeypatch):
+    """It is reentrant: a completion that goes through by its number alone would have no gradient."""
+    checkpoint = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "_unsloth_pristine_checkpoint", checkpoint, raising=False)
+    monkeypatch.setattr(
+        torch.utils.checkpoint, "checkpoint",
+        lambda function, *args, **asked: checkpoint(function, *args, **{**asked, "use_reentrant": True}),
+    )  # fmt: skip
+    monkeypatch.setattr(scoring, "short_of_memory", lambda *args: True)
+    short = reckon_by_hand(policy, group, smoke())
+    assert any(float(gradient.abs().max()) > 1e-3 for gradient in short.gradients.values())
 
 
 def test_the_logged_loss_of_dr_grpo_pays_for_length(policy, group):

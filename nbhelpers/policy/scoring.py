@@ -9,6 +9,7 @@ from typing import Any
 
 from nbhelpers.policy.memory import GIB, LOGIT_BYTES, SCORED_AT_ONCE, TextShape, fits, kept_activations, this_gpu
 from nbhelpers.policy.policy import Policy
+from nbhelpers.policy.unsloth import pytorchs_checkpoint
 
 
 def completions_as_inputs(
@@ -108,7 +109,8 @@ def with_little_memory(policy: Policy, function: Callable[[Any, Any], Any], inpu
     activations are computed once more as well.
     """
     import torch
-    from torch.utils.checkpoint import checkpoint
+
+    checkpoint = pytorchs_checkpoint()
 
     def of_some(head: Callable[[Any], Any], states: Any, ids: Any) -> Any:
         return function(head(states), ids)

@@ -8,6 +8,7 @@ environment at that moment. It runs on an NVIDIA GPU only. Touched are (tested: 
 * the `GRPOTrainer` that `PatchFastRL` generates and puts into trl: looked at right after the import.
 * `UNSLOTH_RETURN_LOGITS`, without which its model may leave out its logits (set by `scoring`).
 * the folder that `save_pretrained_gguf` says it wrote.
+* `_unsloth_pristine_checkpoint`, where it keeps PyTorch's own checkpointing for those who need that.
 """
 
 from __future__ import annotations
@@ -187,6 +188,17 @@ def engine_beside(model: Any) -> Any:
     if llm is None:
         raise GenerationError("the policy was loaded without vLLM: load it with model.fast_inference=true.")
     return llm
+
+
+def pytorchs_checkpoint() -> Any:
+    """`torch.utils.checkpoint.checkpoint` as PyTorch has it.
+
+    Unsloth's in its place is reentrant whatever it is asked (unsloth_zoo 2026.10.7, `unsloth_checkpoint`), and through
+    that no gradient comes to what a function finds around it, only to its arguments.
+    """
+    import torch.utils.checkpoint as module
+
+    return getattr(module, "_unsloth_pristine_checkpoint", module.checkpoint)
 
 
 class SharedAdapter:
