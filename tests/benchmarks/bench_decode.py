@@ -4,13 +4,22 @@ usage: python bench_decode.py --model DIR [--engines merged sync ...] [--prompts
 
 The engines are `ENGINES` below, the ways to sample `SAMPLING`; those are tried on the first engine alone. A token's
 time is that of 256 tokens less that of 32, for all completions at once and for a single group, so that the prompts are
-left out. Each engine takes `--utilization` of the GPU beside those before it. The gap between vLLM's and the trainer's
-log-probs is told for an adapter that has learnt something. `--profile` adds where a decode step's time is.
+left out. The engines stand side by side, with `--gib` each; what no longer fits says so and is left out. The gap
+between vLLM's and the trainer's log-probs is told for an adapter that has learnt something. `--profile` adds where a
+decode step's time is. Lines of JSON as they come.
+
+What to expect, read from vllm 0.26.0 and not measured: its second model runner serves Gemma-3
+(`config/vllm.py`, `use_v2_model_runner`) and draws in one kernel by seed and position, so a seed a request costs
+nothing. The log-prob of the drawn token is one thread block a row, 1,024 words at a time, twice over the vocabulary
+(`worker/gpu/sample/logprob.py`): some tenths of a millisecond whatever the batch. Attention is Triton's, for the
+picture's tokens see one another, and splits a row's keys over thread blocks up to 128 / 4 = 32 rows only
+(`attention/backends/triton_attn.py`, MIN_LAUNCH_GRID_SIZE_2D): at 64 a row and head is one block, `3d` splits them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 
@@ -21,6 +30,8 @@ LORA = {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank"
 FROM_FILE = {"load_format": "auto"}
 ENGINES = {
     "merged": {},  # as this project starts it
+    "3d": {},  # attention over a row's keys in parts at every batch size, see `started_for`
+    "fa4": {"attention_config": {"backend": "FLASH_ATTN", "flash_attn_version": 4}},
     "sync": {"async_scheduling": False},
     "inductor": None,  # vLLM's own compilation, with its graphs in pieces as well
     "lora": LORA,  # LoRA kernels instead of merged weights
@@ -37,6 +48,7 @@ SAMPLING = {
     "greedy": {"temperature": 0.0},
     "greedy without log-probs": {"temperature": 0.0, "logprobs": None},
 }
+QUICKLY = "log-probs by log_softmax"  # and `quick_log_probs`
 
 
 def arguments() -> argparse.Namespace:
@@ -46,7 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--utilization", type=float, default=0.22)
+    parser.add_argument("--gib", type=float, default=17.0, help="of the GPU for each engine")
     parser.add_argument("--load-in-4bit", action="store_true")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
@@ -83,6 +95,47 @@ def milliseconds(engine, rows, args, **changes) -> float:
     return 1000 * min(differences) / (args.tokens - 32)
 
 
+def by_log_softmax(logits, token_ids):
+    """`compute_token_logprobs` of vLLM's second sampler, (rows, ids), by PyTorch's kernel over whole rows."""
+    import torch
+
+    return logits.log_softmax(dim=-1, dtype=torch.float32).gather(-1, token_ids.long())
+
+
+class NoRanks:
+    """In place of the kernel that counts how many words are likelier, which nobody here asks for."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: None
+
+
+@contextlib.contextmanager
+def quick_log_probs():
+    import vllm.v1.worker.gpu.sample.logprob as module
+
+    from nbhelpers.policy import replaced
+
+    changes = {"compute_token_logprobs": by_log_softmax, "_ranks_kernel": NoRanks()}
+    with contextlib.ExitStack() as inside:
+        for name, value in changes.items():
+            inside.enter_context(replaced(module, name, value))
+        yield
+
+
+@contextlib.contextmanager
+def started_for(name: str, completions: int):
+    """Inside, an engine is started whose kernels differ, not its arguments."""
+    if name != "3d":
+        yield
+        return
+    import vllm.v1.attention.backends.triton_attn as module
+
+    from nbhelpers.policy import replaced
+
+    with replaced(module, "MIN_LAUNCH_GRID_SIZE_2D", module.MIN_LAUNCH_GRID_SIZE_2D * max(1, completions // 16)):
+        yield
+
+
 def profile(engine, rows, args) -> None:
     """The kernels of 32 tokens, and how long the GPU waited."""
     from torch.profiler import ProfilerActivity
@@ -110,7 +163,7 @@ def main() -> None:
 
     params = ModelParams(
         name=args.model, backend="transformers", load_in_4bit=args.load_in_4bit, max_seq_length=2048,
-        gpu_memory_utilization=args.utilization,
+        gpu_memory_utilization=round(args.gib * 2**30 / torch.cuda.mem_get_info()[1], 3),
     )  # fmt: skip
     policy = load_policy(params, LoraParams())
     log("policy loaded")
@@ -135,7 +188,8 @@ def main() -> None:
             if changes is None:
                 changes = {"compilation_config": {"cudagraph_capture_sizes": setup.capture_sizes(completions)}}
             policy.engine = None
-            engine = start_engine(policy, params, TrainingParams(), completions=completions, **changes)
+            with started_for(name, completions):
+                engine = start_engine(policy, params, TrainingParams(), completions=completions, **changes)
             result = {"engine": name, "ready_s": round(time.perf_counter() - start, 1), "completions": completions}
             generate(engine, rows, args, 8)
             tried = SAMPLING if place == 0 else {"as in training": {}}
@@ -144,10 +198,16 @@ def main() -> None:
             report = parity.check_parity(policy, engine, conversations[:8], images[:8])
             result |= {"gap": round(report.mean, 5), "kl": report.kl, "weight": round(report.weight, 4)}
             log(json.dumps(result))
+            if place == 0:
+                with quick_log_probs():
+                    quick = {"engine": name, "ms": {QUICKLY: round(milliseconds(engine, rows, args), 2)}}
+                    quick["ms_one_group"] = round(milliseconds(engine, rows[:1], args), 2)
+                    report = parity.check_parity(policy, engine, conversations[:8], images[:8])
+                log(json.dumps(quick | {"gap": round(report.mean, 5), "kl": report.kl}))
             if args.profile and place == 0:
                 profile(engine, rows, args)
         except Exception as error:  # the others are still worth their time
-            log(f"{name} failed: {type(error).__name__}: {str(error)[:500]}")
+            log(json.dumps({"engine": name, "failed": f"{type(error).__name__}: {str(error)[:500]}"}))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ its start, peak memory beside the estimate, and optionally with most of the card
 usage: python bench_gpu_series.py --backend {auto,transformers,unsloth} [--preset gemma3_smoke] [--free 24]
            [--notebooks 3] [--out DIR] [--set SECTION.KEY=VALUE ...]
 
-`--free` leaves so many GiB: a second process holds the rest. The last line is JSON. Caches are as they are: set
-NBHELPERS_CACHE to an empty folder for a cold start, and run the same line again for a warm one.
+`--free` leaves so many GiB: a second process holds the rest. Each notebook gives a line of JSON when it ends, and the
+last line is all of it. Caches are as they are: set NBHELPERS_CACHE to an empty folder for a cold start, and run the
+same line again for a warm one; `gpu_round.py` does both.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def arguments() -> argparse.Namespace:
 
 
 def used_gib() -> float:
-    gpu = find_gpus()[0]
-    return gpu.total - gpu.free
+    """0 without a GPU, where the embedded model runs all the same."""
+    gpus = find_gpus()
+    return gpus[0].total - gpus[0].free if gpus else 0.0
 
 
 def slow_cells(run: RunDirectory) -> dict[str, dict[str, float]]:
@@ -97,7 +99,8 @@ def run_series(args, before: float) -> dict:
                 name = begun[1]
             elif done := re.match(r"\[\d+/\d+\] (\S+) done in (\d+) s", line):
                 notebooks[done[1]] = int(done[2])
-                print(f"  cells of {done[1]}: {json.dumps(slow_cells(run).get(done[1]))}", flush=True)
+                told_now = {"notebook": done[1], "seconds": int(done[2]), "stages": stages.get(done[1])}
+                print(json.dumps(told_now | {"cells": slow_cells(run).get(done[1])}), flush=True)
             elif stage := STAGE.match(line):
                 stages.setdefault(name, {})[stage["name"].strip()] = int(stage["seconds"])
     over.set()
@@ -111,7 +114,7 @@ def run_series(args, before: float) -> dict:
             "stages": stages, "peak_gib": round(peak[0], 2)}  # fmt: skip
 
 
-def main() -> None:
+def main() -> int:
     args = arguments()
     holder = None
     if args.free:
@@ -123,9 +126,9 @@ def main() -> None:
         sections = parse_overrides([f"model.backend={args.backend}", *args.overrides])
         params = RunParams.load(args.preset, output_dir=args.out, trust_code=True, **sections)
         backend, why = choose_backend(params.model, params.training)
-        gpu = find_gpus()[0]
-        estimate = memory_estimate(params, gpu, backend)
-        result = {"card": gpu.name, "free_gib": round(gpu.free, 1), "backend": backend, "why": why}
+        gpu = next(iter(find_gpus()), None)
+        estimate = memory_estimate(params, gpu, backend) if gpu else None
+        result = {"backend": backend, "why": why, "card": gpu and gpu.name, "free_gib": gpu and round(gpu.free, 1)}
         result["estimate_gib"] = estimate and {name: round(part, 2) for name, part in estimate.items()}
         result["estimate_sum_gib"] = estimate and round(sum(estimate.values()), 2)
         result |= run_series(args, used_gib())
@@ -137,6 +140,7 @@ def main() -> None:
         result["cells"] = slow_cells(run)
         result["notices"], result["warnings"] = manifest.get("notices"), manifest.get("warnings")
         print(json.dumps(result), flush=True)
+        return result["rc"]
     finally:
         if holder:
             holder.communicate()

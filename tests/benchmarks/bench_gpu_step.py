@@ -8,13 +8,14 @@ A shape is prompts x completions a prompt x tokens. Rewards are injected, becaus
 same throughout a group and make every step free: half of a group's completions earn 1, the others -1, and with --idle
 that share of the groups (of each group's completions where there are too few groups) has advantages of 0. Completions
 have their full length, or with --spread lengths as real runs have them: cut after generation to a log-normal draw
-around 0.45 of the limit, so generation itself takes as long as before.
- Several shapes of one call share the engine, which is started for
-the largest batch of this project's and Unsloth's arms and for the first shape's batch of stock TRL's.
+around 0.45 of the limit, so generation itself takes as long as before. Several shapes of one call share the engine,
+which is started for the largest batch of this project's and Unsloth's arms and for the first shape's batch of stock
+TRL's.
 
-Each arm is one process, because each sets up its own vLLM; run them one after the other on the same machine. The last
-line is JSON. `--ideas` takes this project's ideas away one at a time, a few steps each, in the same process. Layers are
-compiled for each length as it comes, not when it has paid. DIR is Gemma-3 4B or what `make_true_shape.py` writes.
+Each arm is one process, because each sets up its own vLLM; run them one after the other on the same machine
+(`gpu_round.py` does). Each step says its seconds and stages in JSON, and the last line of a shape all of it. `--ideas`
+takes this project's ideas away one at a time, a few steps each, in the same process. Layers are compiled for each
+length as it comes, not when it has paid. DIR is Gemma-3 4B or what `make_true_shape.py` writes.
 """
 
 from __future__ import annotations
@@ -350,7 +351,11 @@ def unsloth(args):
         yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)]}
 
 
-def watch(trainer, clock, steps: list[dict], changes: dict) -> None:
+def shape_of(args: argparse.Namespace) -> str:
+    return f"{args.prompts}x{args.generations}x{args.tokens}"
+
+
+def watch(args, trainer, clock, steps: list[dict], changes: dict) -> None:
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -362,11 +367,11 @@ def watch(trainer, clock, steps: list[dict], changes: dict) -> None:
 
             torch.cuda.synchronize()
             now = time.perf_counter()
-            steps.append({"seconds": now - self.last, **clock.take()})  # fetching the pictures included
+            steps.append({"seconds": round(now - self.last, 3), **clock.take()})  # fetching the pictures included
             if state.global_step in changes:
                 changes[state.global_step]()
             self.last = time.perf_counter()
-            log(f"step {state.global_step}: {steps[-1]}")
+            log(json.dumps({"arm": args.arm, "shape": shape_of(args), "step": state.global_step, **steps[-1]}))
 
     trainer.add_callback(Watch())
 
@@ -400,7 +405,7 @@ def measure(args, trainer, extra: dict) -> dict:
         cut(trainer.vllm_generation, args, trainer.processing_class.tokenizer.eos_token_id)
     changes = extra.pop("changes", [])
     starts = [args.first_steps + IDEA_STEPS * place for place in range(len(args.ideas_here))]
-    watch(trainer, clock, steps, dict(zip(starts, changes, strict=False)))
+    watch(args, trainer, clock, steps, dict(zip(starts, changes, strict=False)))
     torch.cuda.reset_peak_memory_stats()
     train_start = time.perf_counter()
     trainer.train()
@@ -412,7 +417,7 @@ def measure(args, trainer, extra: dict) -> dict:
     free, total = torch.cuda.mem_get_info()
     result = {
         "arm": args.arm,
-        "shape": f"{args.prompts}x{args.generations}x{args.tokens}",
+        "shape": shape_of(args),
         "ready_s": round(train_start - STARTED, 1),
         "first_update_s": round(train_start - STARTED + seconds[0], 1),
         "step_s": round(median, 3),

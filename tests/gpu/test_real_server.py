@@ -16,7 +16,7 @@ def test_the_server_takes_each_adapter_and_agrees_with_the_trainer():
     from nbhelpers.params import ModelParams
     from nbhelpers.policy import start_engine, verify
 
-    model = {"fast_inference": True, "vllm_server": "auto", "gpu_memory_utilization": 0.2, "max_seq_length": 512}
+    model = {"fast_inference": True, "vllm_server": "auto", "gpu_memory_utilization": 0.6, "max_seq_length": 512}
     policy, problems = policy_with_adapter(model=model), some_problems(8)
     engine = start_engine(policy, ModelParams(name="embedded", load_in_4bit=False, **model))
     for seed in (1, 2):
