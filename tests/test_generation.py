@@ -13,7 +13,7 @@ import torch
 from stand_in_engine import TransformersEngine, engine_for
 from tiny_policy import policy_with_adapter, some_problems, two_steps
 
-from nbhelpers.params.sections import ModelParams
+from nbhelpers.params.sections import ModelParams, TrainingParams
 from nbhelpers.policy import mends
 from nbhelpers.policy.vllm import engine as engine_module
 from nbhelpers.policy.vllm import inside, parity, setup
@@ -336,6 +336,30 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
         snapshot = AutoTokenizer.from_pretrained("/cache/hub/models--unsloth--gemma-3-4b-it/snapshots/0a1b")
         other = AutoTokenizer.from_pretrained(policy.source)
     assert snapshot._tokenizer is policy.processor.tokenizer._tokenizer is not other._tokenizer
+
+
+@pytest.mark.parametrize(("training", "completions"), [(None, 128), (TrainingParams(), 32)])
+def test_unsloths_vllm_generates_more_at_once_where_nothing_is_trained(monkeypatch, training, completions):
+    """A preview of 160 completions takes two rounds instead of five. 256 would be taken for no choice at all."""
+    from nbhelpers.policy import memory, unsloth
+
+    asked = {}
+    monkeypatch.setattr(unsloth, "import_unsloth", list)
+    monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastVisionModel=None))
+    for name in ("check_generated", "mend"):
+        monkeypatch.setattr(unsloth, name, lambda: None)
+    monkeypatch.setattr(unsloth, "vllm_started_quickly", contextlib.nullcontext)
+    monkeypatch.setattr(
+        unsloth, "_from_pretrained", lambda source, params, **given: asked.update(given) or (None, None)
+    )
+    params = ModelParams(fast_inference=True, gpu_memory_utilization=0.4)
+    unsloth.load_unsloth_policy(params, None, "a folder", training=training, seed=1)
+    assert asked["max_num_seqs"] == completions == memory.completions_at_once(training, "unsloth")
+    assert asked["compilation_config"]["cudagraph_capture_sizes"][-1] == completions
+    assert {"fast_inference": True, "gpu_memory_utilization": 0.4}.items() <= asked.items()
+    card, auto = Gpu("", "", 80.0, 80.0), ModelParams(name="unsloth/gemma-3-4b-it", fast_inference=True)
+    alone, beside = (memory.budget(auto, 16, one, "unsloth", card) for one in (None, TrainingParams()))
+    assert alone.wanted > beside.wanted and alone.least == beside.least
 
 
 def test_the_vllm_that_unsloth_starts_takes_the_same_short_cuts(policy, monkeypatch):

@@ -134,7 +134,7 @@ def load_policy(
     if backend == "unsloth":
         prepare_environment()
         with stage("loading weights and starting vLLM" if params.fast_inference else "loading weights"):
-            policy = load_unsloth_policy(params, lora, source, seed=seed)
+            policy = load_unsloth_policy(params, lora, source, training=training, seed=seed)
         _ready(policy)
     else:
         with stage("loading weights"):

@@ -19,8 +19,6 @@ NF4_BYTES = 0.53  # 4 bits and the doubly quantised scales
 CUDA = 0.8  # GiB that the driver and the libraries take
 VLLM_WORK = 2.5  # GiB of a 4B shape that vLLM needs beside weights and keys: its profile run, pictures, graphs; rough
 PROMPT = 512  # tokens of a picture with its question, as vLLM's keys are planned; a longer one waits for room
-# That vLLM generates at once; more beside nothing that is trained, as a preview and an evaluation have.
-UNSLOTH_COMPLETIONS, COMPLETIONS, COMPLETIONS_ALONE = 32, 64, 256
 # Bytes per word of the vocabulary, counted on a CPU with Gemma-3's 262,208 words (`tests/test_memory.py`).
 LOGIT_BYTES = 12  # and per token: bfloat16 logits, their float32 copy, and the gradient of each at its largest
 SCORED_AT_ONCE = 64  # tokens whose logits notebook 03's lesson and the scoring of completions hold at once
@@ -69,6 +67,14 @@ def kept_activations(shape: TextShape, tokens: int, *, row: int = 0, fused: bool
     else:
         layer = 26 * shape.hidden + 8 * shape.intermediate + 14 * shape.attention + 4 * shape.groups + 2 * row
     return tokens * shape.layers * layer
+
+
+def completions_at_once(training: TrainingParams | None, backend: str) -> int:
+    """That vLLM generates at once; more of them beside nothing that is trained, as a preview and an evaluation have.
+    Unsloth's 128 are not 256 because it takes that number for its own choice.
+    """
+    beside, alone = (32, 128) if backend == "unsloth" else (64, 256)
+    return beside if training else alone
 
 
 def fits(needed: float, free: float, total: float) -> bool:
@@ -203,7 +209,7 @@ def _budget(
         length = min(length, PROMPT + training.max_completion_length)
     beside |= {"CUDA": CUDA}
     if shared or completions is None:
-        completions = UNSLOTH_COMPLETIONS if shared else COMPLETIONS if training else COMPLETIONS_ALONE
+        completions = completions_at_once(training, backend)
     per_token = 4 * shape.layers * shape.groups / GIB  # keys and values in 16 bit
     base = (weights if shared else packed if in_4bit else whole) + VLLM_WORK
     least, wanted = (

@@ -20,8 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import LoraParams, ModelParams
-from nbhelpers.policy.memory import UNSLOTH_COMPLETIONS
+from nbhelpers.params import LoraParams, ModelParams, TrainingParams
+from nbhelpers.policy.memory import completions_at_once
 from nbhelpers.policy.patching import replaced
 from nbhelpers.policy.policy import Policy, PolicyError, loading
 from nbhelpers.policy.vllm.inside import mend, quick_start
@@ -95,11 +95,14 @@ def check_generated() -> None:
             ) from error
 
 
-def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: str, *, seed: int) -> Policy:
+def load_unsloth_policy(
+    params: ModelParams, lora: LoraParams | None, source: str, *, training: TrainingParams | None, seed: int
+) -> Policy:
     """Load the base model with Unsloth and, with `lora`, attach a fresh adapter.
 
     Args:
         source: folder or hub id of the base weights.
+        training: what will be trained, beside which vLLM generates fewer completions at once.
         seed: of the adapter's first weights.
 
     Raises:
@@ -118,12 +121,13 @@ def load_unsloth_policy(params: ModelParams, lora: LoraParams | None, source: st
     options: dict[str, Any] = {}
     if params.fast_inference:
         mend()
+        completions = completions_at_once(training, "unsloth")
         options = {
             "fast_inference": True,
             "gpu_memory_utilization": params.gpu_memory_utilization,
-            "max_num_seqs": UNSLOTH_COMPLETIONS,
+            "max_num_seqs": completions,
             "max_lora_rank": lora.r if lora is not None else 16,
-            "compilation_config": compilation(UNSLOTH_COMPLETIONS),
+            "compilation_config": compilation(completions),
         }
     with vllm_started_quickly() if params.fast_inference else contextlib.nullcontext():
         model, processor = _from_pretrained(source, params, **checkpointing, **options)

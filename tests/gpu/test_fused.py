@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytestmark = pytest.mark.gpu
@@ -52,5 +54,5 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_rows_apart_are(policy):
     from nbhelpers.training.fused import Lengths
 
     errors = errors_in_half(policy, Lengths(256, at_once=True))
-    print(errors)
+    print(json.dumps(errors))
     assert as_near_to_the_truth(errors), errors

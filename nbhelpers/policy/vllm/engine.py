@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbhelpers.params import ModelParams, TrainingParams
-from nbhelpers.policy.memory import COMPLETIONS, COMPLETIONS_ALONE, give_vllm_its_share, this_gpu
+from nbhelpers.policy.memory import completions_at_once, give_vllm_its_share, this_gpu
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 from nbhelpers.policy.policy import Completion, Policy, weights_source
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
@@ -117,7 +117,7 @@ def start_engine(
         GenerationError: vLLM is not installed, or does not fit the GPU's memory.
     """
     if policy.engine is None:
-        completions = completions or (COMPLETIONS if training else COMPLETIONS_ALONE)
+        completions = completions or completions_at_once(training, policy.backend)
         with stage("starting vLLM"):
             start = _connect if params.served else _start_engine
             policy.engine = start(policy, params, training, completions, changes)
