@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -245,6 +246,9 @@ def _model_check(params: RunParams) -> Check:
         flaw = flaw_of_checkpoint(folder)
         remedy = "" if flaw is None else "Point model.name at a folder with config.json and *.safetensors."
         return Check("model", flaw is None, flaw or str(folder), remedy)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        remedy = "Give model.name `embedded`, a folder with config.json and *.safetensors, or a hub id."
+        return Check("model", False, f"there is no folder {name!r}, and a hub id looks otherwise", remedy)
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cached = (hub / f"models--{name.replace('/', '--')}").is_dir()

@@ -56,6 +56,7 @@ REFUSED = {
     "a folder without data": (["smoke", "--set", "dataset.path=EMPTY"], "holds neither items.jsonl, nor parquet"),
     "a file that is no data": (["smoke", "--set", "dataset.path=FILE"], "is neither a folder nor a .parquet"),
     "a model's folder without a model": (["smoke", "--set", "model.name=EMPTY"], "holds no config.json"),
+    "a model's folder that is not there": (["smoke", "--set", "model.name=/no/such"], "there is no folder '/no/such'"),
     "a logger that is not installed": (["smoke", "--report-to", "no_such_logger"], "pip install no_such_logger"),
     "an output that is a file": (["smoke", "--output-dir", "FILE"], "FILE is a file"),
     "an output below a file": (["smoke", "--output-dir", "FILE/a/b"], "FILE is a file"),
