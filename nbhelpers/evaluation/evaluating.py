@@ -28,6 +28,7 @@ from nbhelpers.training import (
     looking_once,
     num_processes,
     out_of_the_way,
+    refuse_another_base,
     refuse_other_problems,
     stops_go_to,
     write_card,
@@ -72,6 +73,7 @@ def evaluate(
     with lock, _ending_in_words(run):
         check_trained(params, run)
         refuse_other_problems(params, run, problems.fingerprint)
+        refuse_another_base(run, policy)
         chosen, left_out = choose_problems(policy, problems, params)
         passes = plan_passes(params, len(chosen), adapter=policy.has_adapter, run=run)
         record = conditions(policy, problems, chosen, params, passes)

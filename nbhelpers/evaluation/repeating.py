@@ -15,7 +15,7 @@ from nbhelpers.params import RunParams, did_you_mean
 from nbhelpers.policy import Policy, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
-from nbhelpers.training import refuse_other_problems
+from nbhelpers.training import refuse_another_base, refuse_other_problems
 
 _REPEAT = "repeat"
 Progress = Callable[[str, int, int], None] | None
@@ -54,6 +54,7 @@ def evaluate_run(folder: str | Path, *, checkpoint: str | None = None, progress:
     problems = load_problems(params.dataset)
     refuse_other_problems(params, run, problems.fingerprint)
     policy = load_final_model(weights, params.model)
+    refuse_another_base(run, policy)
     result = evaluate(policy, problems, params, place, progress=progress)
     said = [] if record is None else _compared(run, place, record, result["conditions"], same_policy=checkpoint is None)
     return Evaluated(result, place, said)

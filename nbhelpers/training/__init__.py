@@ -19,6 +19,7 @@ from nbhelpers.training.resuming import (
     check,
     check_trained,
     is_trained,
+    refuse_another_base,
     refuse_other_problems,
     standing,
     what_is_kept,

@@ -142,6 +142,20 @@ def refuse_a_trained_policy(policy: Policy, run: RunDirectory) -> None:
         )
 
 
+def refuse_another_base(run: RunDirectory, policy: Policy) -> None:
+    """An adapter belongs to the weights that it was trained on; without `model.revision` the hub gives its newest.
+
+    Raises:
+        TrainingRefused: the base model is of another commit than the run's.
+    """
+    was, now = run.read_manifest().get("model_revision"), policy.revision
+    if was and now and was != now:
+        raise TrainingRefused(
+            f"{run.path} was trained on its base model at commit {was}, and this one is of commit {now}: its adapter "
+            f"belongs to the former. Give model.revision={was}."
+        )
+
+
 def refuse_other_problems(params: RunParams, run: RunDirectory, fingerprint: str) -> None:
     """See that the problems which are to be evaluated are of the cut that the run was trained with.
 
@@ -149,9 +163,8 @@ def refuse_other_problems(params: RunParams, run: RunDirectory, fingerprint: str
         TrainingRefused: the data behind the same settings have changed, so that pictures which were trained on may be
             among the evaluated ones.
     """
-    recorded = run.read_manifest()
-    was = recorded.get("dataset", {}).get("fingerprint", fingerprint)
-    other = differing_settings(recorded.get("parameters") or {}, params.as_dict())  # `check_trained` judges those
+    was = run.read_manifest().get("dataset", {}).get("fingerprint", fingerprint)
+    other = _other_settings(params, run)  # `check_trained` judges those
     if was != fingerprint and not any(key.startswith("dataset.") for key in other):
         raise TrainingRefused(
             f"The problems are no longer those that {run.path} was trained with (fingerprint {was} then, {fingerprint} "
@@ -166,7 +179,7 @@ def check_trained(params: RunParams, run: RunDirectory) -> None:
     Raises:
         TrainingError: it does not; the sentence says what to do.
     """
-    sealed, recorded = read_seal(run.final_model_dir), run.read_manifest().get("parameters")
+    sealed = read_seal(run.final_model_dir)
     steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]
     if wrong := flaw(run.final_model_dir):
         if sealed or steps:
@@ -177,7 +190,7 @@ def check_trained(params: RunParams, run: RunDirectory) -> None:
             f"{run.final_model_dir} is of step {sealed['step']}, but the run has come to step {steps[-1]}: its adapter "
             f"is not evaluated as that step's. {how_to_go_on(run)}"
         )
-    other = {key: pair for key, pair in differing_settings(recorded or {}, params.as_dict()).items() if _is_read(key)}
+    other = {key: pair for key, pair in _other_settings(params, run).items() if _is_read(key)}
     if params.dataset.eval_path or params.dataset.eval_split:  # problems of another source than those trained on
         other = {key: pair for key, pair in other.items() if not key.startswith("dataset.eval_")}
     if other:
@@ -235,17 +248,29 @@ def how_to_go_on(run: RunDirectory) -> str:
 
 def _is_read(key: str) -> bool:
     """Whether a setting decides which problems are asked, how, or of which model."""
-    return key == "model.name" or key.startswith(("lora.", "dataset.", "reward."))
+    return key.startswith(("model.name", "model.revision", "lora.", "dataset.", "reward."))
+
+
+def _other_settings(params: RunParams, run: RunDirectory) -> dict[str, tuple[Any, Any]]:
+    """The settings that the run was not made with. A commit that is named now, and was the newest then, is the same."""
+    recorded = run.read_manifest()
+    commits = recorded.get("dataset", {}).get("revisions", {})
+    newest = {
+        "model.revision": recorded.get("model_revision"),
+        "dataset.revision": commits.get("dataset.path"),
+        "dataset.eval_revision": commits.get("dataset.eval_path"),
+    }
+    found = differing_settings(recorded.get("parameters") or {}, params.as_dict())
+    return {key: pair for key, pair in found.items() if pair != (None, newest.get(key))}
 
 
 def _refuse_other_settings(params: RunParams, run: RunDirectory) -> None:
-    recorded = run.read_manifest().get("parameters")
-    if recorded is None:
+    if run.read_manifest().get("parameters") is None:
         raise TrainingRefused(
             f"{run.path} holds a model and no manifest.json that says what it was trained with, so it cannot go on: "
             "use another --output-dir, or training.resume=false, which moves what is there to previous/."
         )
-    differences = differing_settings(recorded, params.as_dict())
+    differences = _other_settings(params, run)
     if not differences:
         return
     if not extends(differences):

@@ -64,6 +64,7 @@ from nbhelpers.training.resuming import (
     check,
     is_trained,
     refuse_a_trained_policy,
+    refuse_another_base,
     refuse_other_data,
     run_facts,
     standing,
@@ -153,6 +154,8 @@ def _train(
     name_the_cpu(config)
     is_main = config.process_index == 0
     refuse_other_data(run, where, problems.fingerprint, plan)
+    if where.step:
+        refuse_another_base(run, policy)
     tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
     if is_main:
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]

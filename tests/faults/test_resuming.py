@@ -12,7 +12,7 @@ import torch
 from nbhelpers.cli import make_parser
 from nbhelpers.evaluation import evaluate, evaluate_run
 from nbhelpers.params import PlainError
-from nbhelpers.policy import load_policy, load_weights, save_final_model
+from nbhelpers.policy import Policy, load_policy, load_weights, save_final_model
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory, flaw, read_seal
 from nbhelpers.training import TrainingError, check, train, train_if_missing
@@ -254,6 +254,29 @@ def test_a_run_is_not_evaluated_with_another_cut_behind_the_same_settings(finish
     with pytest.raises(TrainingError, match="fingerprint another then"):
         evaluate_run(finished.path, checkpoint="2")
     assert not finished.evaluating_path.exists()
+
+
+def test_a_base_model_of_another_commit_is_refused_and_the_run_s_own_may_be_named(
+    finished, params_of, trained_run, monkeypatch
+):
+    """With model.revision null the hub gives its newest, which may be another one than on the day before."""
+    old, new = "a" * 40, "b" * 40
+    finished.update_manifest(model_revision=old, dataset={"revisions": {"dataset.path": old}})
+    monkeypatch.setattr(Policy, "revision", new)
+    params, said = params_of(finished), f"base model at commit {old}, and this one is of commit {new}"
+    problems = load_problems(params.dataset)
+    with pytest.raises(TrainingError, match=said):
+        evaluate(trained_run["policy"], problems, params, finished)
+    with pytest.raises(TrainingError, match=said):
+        evaluate_run(finished.path, checkpoint="2")
+    shutil.rmtree(finished.final_model_dir)
+    shutil.rmtree(finished.checkpoints_dir / "checkpoint-3")
+    with pytest.raises(TrainingError, match=said):
+        train(trained_run["policy"], problems, params_of(finished, training=RESUME), finished)
+    named = {"model": {"revision": old}, "dataset": {"revision": old}}
+    assert check(params_of(finished, training=RESUME, **named))
+    with pytest.raises(TrainingError, match="model.revision +null in the run"):
+        check(params_of(finished, training=RESUME, model={"revision": new}))
 
 
 def test_a_run_that_goes_on_in_another_environment_says_so(finished, params_of, capsys):
