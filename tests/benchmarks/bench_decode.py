@@ -45,6 +45,7 @@ SAMPLING = {
     "without log-probs": {"logprobs": None},
     "without the bias": {"logit_bias": None},
     "a seed per request": {"seed": 1},
+    "log-probs in flat lists": {"flat_logprobs": True},
     "greedy": {"temperature": 0.0},
     "greedy without log-probs": {"temperature": 0.0, "logprobs": None},
 }
@@ -145,9 +146,18 @@ def profile(engine, rows, args) -> None:
         seconds = generate(engine, rows, args, 32)
     events = sorted(found.key_averages(), key=lambda event: -event.self_device_time_total)
     busy = sum(event.self_device_time_total for event in events) / 1e6
-    log(f"profile: 32 tokens and the prompts in {seconds:.3f} s, the GPU busy for {busy:.3f} s")
-    for event in events[:16]:
-        log(f"    {event.self_device_time_total / 1000:8.1f} ms {event.count:6d} x {event.key[:110]}")
+    named = {event.key[:110]: [round(event.self_device_time_total / 1000, 1), event.count] for event in events[:16]}
+    told = {"profile": "32 tokens and the prompts", "seconds": round(seconds, 3), "gpu_busy_s": round(busy, 3)}
+    log(json.dumps(told | {"ms_and_calls": named}))
+
+
+def kernels_of(engine) -> dict:
+    """Which of vLLM's model runners and attentions serve."""
+    from nbhelpers.policy.vllm.inside import runner_of
+
+    runner = runner_of(engine.llm)
+    groups = [group for groups in runner.attn_groups for group in groups]
+    return {"runner": type(runner).__module__, "attention": sorted({group.backend.get_name() for group in groups})}
 
 
 def main() -> None:
@@ -191,6 +201,7 @@ def main() -> None:
             with started_for(name, completions):
                 engine = start_engine(policy, params, TrainingParams(), completions=completions, **changes)
             result = {"engine": name, "ready_s": round(time.perf_counter() - start, 1), "completions": completions}
+            result |= kernels_of(engine)
             generate(engine, rows, args, 8)
             tried = SAMPLING if place == 0 else {"as in training": {}}
             result["ms"] = {way: round(milliseconds(engine, rows, args, **given), 2) for way, given in tried.items()}

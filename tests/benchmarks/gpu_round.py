@@ -34,7 +34,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 MARK = "NBHELPERS_ROUND"
 SHORT = ("training.max_steps=5", "training.max_completion_length=256")
-DECODE = ("--engines", "merged", "3d", "fa4", "fp8-keys", "--profile")
+DECODE = ("--engines", "merged", "3d", "fp8-keys", "fa4", "--profile")
 PATIENCE = 30.0  # seconds that the card gets to become empty
 
 
