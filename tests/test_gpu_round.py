@@ -50,12 +50,13 @@ def lives(pid):
 
 
 def test_what_a_step_says_in_json_is_said_at_once_with_its_name(gpu_round, tmp_path, capsys):
+    (tmp_path / "some").mkdir()  # the run directory of an earlier go
     code = "print('[ 1.0 s] {\"ms\": 3}'); print('a {word}'); print('{\"step\": 2}')"
     assert gpu_round.run_step(a_step(gpu_round, code), tmp_path, 60, 0.0, used=lambda: 0.0) == 0
     *facts, end = said(capsys)
     assert [fact["said"] for fact in facts] == [{"ms": 3}, {"step": 2}] and {fact["step"] for fact in facts} == {"some"}
     assert end["rc"] == 0 and end["ended"] and not end["timed_out"] and end["killed"] == [] and end["seconds"] < 30
-    assert "a {word}" in (tmp_path / "some.log").read_text()
+    assert "a {word}" in (tmp_path / "some.log").read_text() and not (tmp_path / "some").exists()
 
 
 def test_when_a_steps_time_is_up_all_that_it_started_is_gone_and_what_it_said_is_kept(

@@ -165,6 +165,7 @@ def run_step(step: Step, out: Path, limit: float, empty: float, *, used: Callabl
         empty: GiB of the card that were taken before the first step.
     """
     mark, cache, warm = uuid.uuid4().hex, out / "cache" / step.name, out / "cache" / "warm"
+    shutil.rmtree(out / step.name, ignore_errors=True)  # a run directory that is finished would not be trained again
     if step.cold:
         shutil.rmtree(cache, ignore_errors=True)
     surroundings = {MARK: mark, "NBHELPERS_CACHE": str(cache if step.cold else warm), "PYTHONUNBUFFERED": "1"}
