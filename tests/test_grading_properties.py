@@ -199,6 +199,14 @@ def test_no_text_raises_and_every_verdict_has_a_reason(gold, completion):
     assert check_format(completion).reason
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@given(digits=st.integers(1, 120), power=st.integers(0, 99_999), answer=st.sampled_from(["45", "0.5", "10^{50}", "A"]))
+def test_no_number_is_too_large_for_a_rule(protocol, digits, power, answer):
+    for said in ("7" * digits, f"10^{{{power}}}", f"0.{'3' * digits}", f"1/3 * 10^{power}"):
+        assert not grade(solved(said), answer, protocol=protocol).correct or answer in said
+        assert grade(solved(said), said, protocol=protocol).reason
+
+
 @given(completion=texts, answer=texts, choices=st.lists(texts, max_size=4), unit=texts)
 def test_no_problem_raises_either(completion, answer, choices, unit):
     for answer_type in ("integer", "float", "list", "text", None):

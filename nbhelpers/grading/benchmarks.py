@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import ROUND_HALF_EVEN, Decimal
 
-from nbhelpers.grading.expressions import evaluate
+from nbhelpers.grading.expressions import ARITHMETIC, evaluate
 
 # Levenshtein distance is quadratic; the official scorer has no bound, ours reads no more than this.
 MAX_DISTANCE = 400
@@ -101,8 +102,14 @@ def mathvision(text: str, gold: str, choices: tuple[str, ...] | None) -> Verdict
         if said and (said == wanted.strip() or said == _stripped(wanted)):
             return True, said, "equal without case, blanks and units"
     own, theirs = evaluate(said), evaluate(_stripped(gold.lower()))
-    same = bool(own and theirs) and len(own) == len(theirs) == 1 and round(own[0], 2) == round(theirs[0], 2)
+    same = bool(own and theirs) and len(own) == len(theirs) == 1 and _two_places(own[0]) == _two_places(theirs[0])
     return same, said or None, "equal to two decimals" if same else "neither the letter nor the value"
+
+
+def _two_places(value: Decimal) -> Decimal:
+    """Two decimals, a tie to the even one; a number with more figures than that leaves room for is itself."""
+    short = value.quantize(Decimal("0.01"), ROUND_HALF_EVEN, ARITHMETIC)
+    return value if short.is_nan() else short
 
 
 def _mathvision_answer(text: str) -> str:
