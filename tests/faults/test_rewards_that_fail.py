@@ -112,19 +112,57 @@ def test_a_reward_that_hangs_is_ended_at_its_limit(function):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-NEVER_BACK = """
-import itertools, sys
+HANGS = """
+import asyncio, ctypes, itertools, sys, threading, time
 from nbhelpers.rewards import guarding
-guarding.GRACE = 0.5
+guarding.GRACE = 0.6
 def counts_in_c(**_):
     return [sum(itertools.repeat(0))]
-guarding.guarded("mine", counts_in_c, 0.3)(completions=["a"])
+def sleeps_in_c(**_):  # and lets no other thread have the interpreter
+    ctypes.PyDLL(None).sleep(60)
+def waits(**_):
+    time.sleep(60)
+async def blocks(**_):
+    time.sleep(60)
+def call(function):
+    guarding.guarded("mine", function, 0.3)(completions=["a"])
+async def quick(**_):
+    await asyncio.sleep(0.1)
+    return [1.0]
+async def together():
+    mine = [guarding.guarded(f"mine{n}", f, 0.3 + n)(completions=["a"]) for n, f in enumerate((quick, blocks))]
+    await asyncio.gather(*mine)
+def in_a_thread(function):
+    threading.Thread(target=call, args=[function]).start()
 """
 
+NEVER_BACK = {
+    "counts_in_c": "call(counts_in_c)",
+    "sleeps_in_c, on another thread": "in_a_thread(sleeps_in_c)",
+    "waits, on another thread": "in_a_thread(waits)",
+    "waits, on another thread beside one that pays": "in_a_thread(waits); call(lambda **_: [1.0])",
+    "blocks, asynchronously": "asyncio.run(guarding.guarded('mine', blocks, 0.3)(completions=['a']))",
+    "blocks, beside one that pays": "asyncio.run(together())",
+}
 
-def test_c_code_that_never_comes_back_ends_with_its_process_and_is_named():
-    done = subprocess.run([sys.executable, "-c", NEVER_BACK], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "Timeout" in done.stderr and "in counts_in_c" in done.stderr
+
+@pytest.mark.parametrize("case", NEVER_BACK)
+def test_a_call_that_nothing_else_can_end_ends_with_its_process_and_is_named(case):
+    done = subprocess.run([sys.executable, "-c", HANGS + NEVER_BACK[case]], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Timeout" in done.stderr and f"in {case.partition(',')[0]}" in done.stderr
+    if "waits" in case:
+        assert "reward 'mine' had not answered after 0.3 seconds" in done.stderr and "Nothing can end" in done.stderr
+
+
+def test_a_call_in_time_leaves_its_process_alone_on_any_thread():
+    code = HANGS + "in_a_thread(lambda **_: [1.0]); asyncio.run(guarding.guarded('q', quick, 0.3)(completions=['a']))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; time.sleep(1.5); print('still here')"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
 
 
 def test_a_reward_in_time_leaves_no_alarm_behind():
