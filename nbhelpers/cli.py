@@ -174,45 +174,62 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    _refuse_what_does_not_go_together(arguments)
+    if arguments.export:
+        from nbhelpers.evaluation import export_vlmevalkit
+
+        print(*export_vlmevalkit(arguments.run_dir), sep="\n")
+    else:
+        print(_evaluate_model(arguments) if arguments.model else _evaluate_run(arguments))
+    return 0
+
+
+def _refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
+    from nbhelpers.params import ParamsError
+
+    of_model = {"--preset": arguments.preset, "--set": arguments.overrides, "--output-dir": arguments.output_dir}
+    given = [option for option, value in of_model.items() if value not in (None, [])]
+    if (arguments.run_dir is None) == (arguments.model is None):
+        raise ParamsError("evaluate takes a run directory or --model PATH_OR_HUB_ID, one of the two")
+    if arguments.model is not None and (arguments.checkpoint or arguments.export):
+        raise ParamsError("--checkpoint and --export are of a run: give its directory instead of --model")
+    if arguments.model is None and given:
+        raise ParamsError(f"a run is evaluated with its own settings, in its own place: {given[0]} goes with --model")
+    if arguments.export and arguments.checkpoint:
+        raise ParamsError(
+            "--export writes what was answered already. Of a checkpoint: nbhelpers evaluate RUN --checkpoint STEP, "
+            "then nbhelpers evaluate RUN/evaluations/checkpoint-STEP --export vlmevalkit"
+        )
+
+
+def _evaluate_model(arguments: argparse.Namespace):
     from nbhelpers.doctor import refuse_what_cannot_run
-    from nbhelpers.evaluation import EvaluationError, evaluate_model, evaluate_run, export_vlmevalkit
+
+    arguments.preset = arguments.preset or "smoke"
+    name = f"{Path(arguments.model).name}-{Path(arguments.preset).stem}"
+    arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", name)
+    params, _ = _load(arguments)
+    model = params.model.model_copy(update={"name": arguments.model})
+    refuse_what_cannot_run(params.model_copy(update={"model": model}))
+    from nbhelpers.evaluation import evaluate_model
+    from nbhelpers.show import evaluation_progress
+
+    return evaluate_model(arguments.model, params, progress=evaluation_progress())
+
+
+def _evaluate_run(arguments: argparse.Namespace):
+    from nbhelpers.doctor import refuse_what_cannot_run
+    from nbhelpers.evaluation import EvaluationError, evaluate_run
     from nbhelpers.runs import RunDirectory
     from nbhelpers.show import evaluation_progress
     from nbhelpers.training import is_trained
 
-    if (arguments.run_dir is None) == (arguments.model is None):
-        raise EvaluationError("evaluate takes a run directory or --model PATH_OR_HUB_ID, one of the two.")
-    if arguments.model is not None:
-        if arguments.checkpoint or arguments.export:
-            raise EvaluationError("--checkpoint and --export are of a run: give its directory instead of --model.")
-        arguments.preset = arguments.preset or "smoke"
-        name = arguments.model.rstrip("/").rpartition("/")[2]
-        arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", f"{name}-{arguments.preset}")
-        params, _ = _load(arguments)
-        model = params.model.model_copy(update={"name": arguments.model})
-        refuse_what_cannot_run(params.model_copy(update={"model": model}))
-        print(evaluate_model(arguments.model, params, progress=evaluation_progress()))
-        return 0
-    of_a_model = {"--set": arguments.overrides, "--preset": arguments.preset, "--output-dir": arguments.output_dir}
-    if given := [option for option, value in of_a_model.items() if value]:
-        raise EvaluationError(
-            f"a run is evaluated with its own settings, in its own place: {given[0]} goes with --model."
-        )
-    if arguments.export:
-        if arguments.checkpoint:
-            raise EvaluationError(
-                "--export writes what was answered already. Of a checkpoint: nbhelpers evaluate RUN --checkpoint STEP, "
-                "then nbhelpers evaluate RUN/evaluations/checkpoint-STEP --export vlmevalkit."
-            )
-        print(*export_vlmevalkit(arguments.run_dir), sep="\n")
-    else:
-        run = RunDirectory(arguments.run_dir)
-        params = run.recorded_params()
-        refuse_what_cannot_run(params)
-        if not arguments.checkpoint and not is_trained(params, run):
-            raise EvaluationError(f"{run.path} has no trained adapter yet: nbhelpers run {run.params_path} trains one.")
-        print(evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=evaluation_progress()))
-    return 0
+    run = RunDirectory(arguments.run_dir)
+    params = run.recorded_params()
+    refuse_what_cannot_run(params)
+    if not arguments.checkpoint and not is_trained(params, run):
+        raise EvaluationError(f"{run.path} has no trained adapter yet: nbhelpers run {run.params_path} trains one.")
+    return evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=evaluation_progress())
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -9,14 +9,13 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbhelpers.params import PlainError, RunParams, resolve_path
+from nbhelpers.params import PlainError, RunParams, did_you_mean, is_hub_id, places_of, resolve_path
 from nbhelpers.policy import (
     GIB,
     better_backend,
@@ -246,9 +245,10 @@ def _model_check(params: RunParams) -> Check:
         flaw = flaw_of_checkpoint(folder)
         remedy = "" if flaw is None else "Point model.name at a folder with config.json and *.safetensors."
         return Check("model", flaw is None, flaw or str(folder), remedy)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        remedy = "Give model.name `embedded`, a folder with config.json and *.safetensors, or a hub id."
-        return Check("model", False, f"there is no folder {name!r}, and a hub id looks otherwise", remedy)
+    if not is_hub_id(name):
+        hint = did_you_mean(name, ["embedded"]) or "."
+        remedy = f"model.name is `embedded`, a folder with a model, or a hub id such as unsloth/gemma-3-4b-it{hint}"
+        return Check("model", False, f"there is no folder {name!r}; {places_of(name)}", remedy)
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cached = (hub / f"models--{name.replace('/', '--')}").is_dir()

@@ -29,6 +29,7 @@ from nbhelpers.params import (
     RunParams,
     Section,
     differing_settings,
+    places_of,
     read_yaml,
     repository_root,
     resolve_path,
@@ -112,7 +113,7 @@ def load_sweep(
     """
     found = resolve_path(file)
     if found is None or not found.is_file():
-        raise ParamsError(f"there is no sweep file {str(file)!r} in {Path.cwd()} or {repository_root()}")
+        raise ParamsError(f"there is no sweep file {str(file)!r}; {places_of(file)}")
     try:
         sweep = SweepFile.model_validate(read_yaml(found, str(file)) or {})
     except ValidationError as error:

@@ -2,7 +2,14 @@
 
 from nbhelpers.params.differing import differing_settings, extends, flat, settings_digest, settings_table, then_and_now
 from nbhelpers.params.files import parse_overrides, read_yaml
-from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
+from nbhelpers.params.places import (
+    available_presets,
+    is_hub_id,
+    places_of,
+    presets_folder,
+    repository_root,
+    resolve_path,
+)
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sections import (
     DEFAULT_DELIMITERS,

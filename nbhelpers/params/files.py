@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nbhelpers.params.places import available_presets, presets_folder, repository_root, resolve_path
+from nbhelpers.params.places import available_presets, places_of, presets_folder, repository_root, resolve_path
 from nbhelpers.params.sections import SECTIONS
 from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, one_line, owners
 from nbhelpers.params.trust import Layer
@@ -80,8 +80,7 @@ def _preset_file(preset: Any, asked_by: str, beside: Path | None) -> Path:
     if preset.endswith((".yaml", ".yml")) or "/" in preset or os.sep in preset:
         found = beside / preset if beside and (beside / preset).is_file() else resolve_path(preset)
         if found is None or not found.is_file():
-            places = " or in ".join(dict.fromkeys(str(place) for place in (Path.cwd(), repository_root()) if place))
-            raise ParamsError(f"{asked_by}: there is no parameter file {preset!r} in {places}")
+            raise ParamsError(f"{asked_by}: there is no parameter file {preset!r}; {places_of(preset)}")
         return Path(os.path.abspath(found))
     if preset not in names:
         known = f"{', '.join(names)} (a file of your own is given by its path, ending in .yaml)"

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import ParamsError, did_you_mean, repository_root, resolve_path
+from nbhelpers.params import ParamsError, did_you_mean, is_hub_id, places_of, resolve_path
 from nbhelpers.problems.rows import PICTURE_COLUMNS, QUESTION_COLUMNS, parse_json
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"(.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?)?\.parquet")
 
 
@@ -70,8 +69,8 @@ def local_source(path: str, key: str = "dataset.path") -> Path | None:
     """
     found = resolve_path(path)
     if found is None:
-        if path.endswith((".parquet", ".jsonl", ".json")) or not _HUB_ID.fullmatch(path):
-            raise DataError(f"{key}: there is no file or folder {path!r}; {_places(path)}.")
+        if path.endswith((".parquet", ".jsonl", ".json")) or not is_hub_id(path):
+            raise DataError(f"{key}: there is no file or folder {path!r}; {places_of(path)}.")
         return None
     if not found.is_dir():
         if found.suffix not in (".parquet", ".jsonl", ".json"):
@@ -98,11 +97,6 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     return shards
 
 
-def _places(path: str) -> str:
-    places = dict.fromkeys(str((folder / path).resolve()) for folder in (Path.cwd(), repository_root()) if folder)
-    return "looked for " + " and ".join(places)
-
-
 def _from_hub(path: str, split: str | None, key: str, revision: str | None) -> Source:
     import datasets
 
@@ -116,7 +110,7 @@ def _from_hub(path: str, split: str | None, key: str, revision: str | None) -> S
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise DataError(
             f"{key}: {path!r} could not be read from the Hugging Face hub ({type(error).__name__}: {reason[:200]}). "
-            f"There is no local copy either: {_places(path)}. Check the name and the connection; or, where there is "
+            f"There is no local copy either: {places_of(path)}. Check the name and the connection; or, where there is "
             f"one, run `hf download {path} --repo-type dataset --local-dir FOLDER` and set {key} to that FOLDER; or "
             "try the series without any download with dataset.path=embedded."
         ) from None

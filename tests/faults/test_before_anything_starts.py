@@ -57,6 +57,7 @@ REFUSED = {
     "a file that is no data": (["smoke", "--set", "dataset.path=FILE"], "is neither a folder nor a .parquet"),
     "a model's folder without a model": (["smoke", "--set", "model.name=EMPTY"], "holds no config.json"),
     "a model's folder that is not there": (["smoke", "--set", "model.name=/no/such"], "there is no folder '/no/such'"),
+    "a misspelt model": (["smoke", "--set", "model.name=embeded"], "did you mean embedded?"),
     "a logger that is not installed": (["smoke", "--report-to", "no_such_logger"], "pip install no_such_logger"),
     "an output that is a file": (["smoke", "--output-dir", "FILE"], "FILE is a file"),
     "an output below a file": (["smoke", "--output-dir", "FILE/a/b"], "FILE is a file"),
@@ -111,6 +112,27 @@ def test_a_run_that_cannot_be_evaluated_is_refused_before_a_model_is_loaded(
     run.write_text(run.params_path, tiny_params(run.path, **sections).to_yaml())
     monkeypatch.setattr("nbhelpers.evaluation.repeating.load_final_model", lambda *_: pytest.fail("loaded"))
     assert re.search(says, refused(capsys, "evaluate", str(run.path)))
+
+
+MODELS = {
+    "/no/such/folder": "there is no folder '/no/such/folder'; looked for /no/such/folder",
+    "./no/such/folder": "there is no folder './no/such/folder'; looked for ",
+    "gemma-3-4b-it": "a hub id such as unsloth/gemma-3-4b-it",
+    "embeded": "did you mean embedded?",
+    "~nobody/" + "x" * 300: "there is no folder '~nobody/xxx",
+}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model[:20])
+def test_a_model_that_is_not_there_is_refused_without_torch(model, tmp_path):
+    code = (
+        "import sys; from nbhelpers import cli; code = cli.main(sys.argv[1:])\n"
+        "print(code, {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "evaluate", "--model", model, "--output-dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "1 set()\n" and MODELS[model] in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 COMMANDS = {"run": ["gemma3_smoke", "--output-dir"], "evaluate": []}
