@@ -21,23 +21,27 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nbhelpers: interrupted; what was computed is in the run directory", file=sys.stderr)
         return 130
-    except _errors_for_a_person() as error:
-        print(f"nbhelpers: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
     except Exception as error:
-        from nbhelpers.training import disk_trouble
-
-        if not (trouble := disk_trouble(error)):
+        if not (said := _sentence(error)):
             raise
-        print(f"nbhelpers: nothing could be written any more: {trouble}. Mend that first.", file=sys.stderr)
-        return 1
+        print(f"nbhelpers: {said}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
 
 
-def _errors_for_a_person() -> tuple[type[Exception], ...]:
-    """Errors whose message says what to do; looked up when one is raised, so that `--help` loads none of the wings."""
-    from nbhelpers.params import PlainError
+def _sentence(error: Exception) -> str | None:
+    """What a person is told of an error; None for a fault of this program, which is shown as it is."""
+    from nbhelpers.params import PlainError  # here, so that `--help` loads none of the wings
 
-    return PlainError, FileNotFoundError
+    if isinstance(error, PlainError):
+        return str(error)
+    from nbhelpers.training import disk_trouble
+
+    if trouble := disk_trouble(error):
+        return f"nothing could be written any more: {trouble}. Mend that first."
+    if isinstance(error, OSError) and error.strerror:
+        name = str(error.filename or "")
+        return f"{name[:200]}{'…' * (len(name) > 200)}: {error.strerror}.".removeprefix(": ")
+    return str(error) if isinstance(error, OSError) else None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -130,7 +134,7 @@ def _load(arguments: argparse.Namespace):
     from nbhelpers.params import RunParams, parse_overrides
 
     settings = list(arguments.overrides)
-    if getattr(arguments, "report_to", None):
+    if getattr(arguments, "report_to", None) is not None:
         settings.append(f"training.grpo.report_to={arguments.report_to}")
     overrides = parse_overrides(settings)
     output_dir = getattr(arguments, "output_dir", None)
@@ -161,14 +165,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from nbhelpers.doctor import refuse_what_cannot_run
-    from nbhelpers.params import parse_overrides
+    from nbhelpers.params import ParamsError, parse_overrides
     from nbhelpers.sweep import load_sweep, run_sweep
 
+    if arguments.jobs < 1:
+        raise ParamsError(f"--jobs {arguments.jobs}: expected a whole number of at least 1")
     overrides = parse_overrides(arguments.overrides)
     trust, output_dir = arguments.trust_code, arguments.output_dir
     runs = load_sweep(arguments.file, output_dir=output_dir, overrides=overrides, trust_code=trust)
     refuse_what_cannot_run(runs[0].params)
-    path = run_sweep(runs, jobs=max(1, arguments.jobs), echo=lambda line: print(line, flush=True))
+    path = run_sweep(runs, jobs=arguments.jobs, echo=lambda line: print(line, flush=True))
     print(path.read_text(encoding="utf-8"), path, sep="\n")
     return 0
 
@@ -180,7 +186,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         print(*export_vlmevalkit(arguments.run_dir), sep="\n")
     else:
-        print(_evaluate_model(arguments) if arguments.model else _evaluate_run(arguments))
+        print(_evaluate_run(arguments) if arguments.model is None else _evaluate_model(arguments))
     return 0
 
 
@@ -205,12 +211,12 @@ def _refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
 def _evaluate_model(arguments: argparse.Namespace):
     from nbhelpers.doctor import refuse_what_cannot_run
 
-    arguments.preset = arguments.preset or "smoke"
+    arguments.preset = "smoke" if arguments.preset is None else arguments.preset
     name = f"{Path(arguments.model).name}-{Path(arguments.preset).stem}"
     arguments.output_dir = arguments.output_dir or Path("outputs", "evaluations", name)
     params, _ = _load(arguments)
     model = params.model.model_copy(update={"name": arguments.model})
-    refuse_what_cannot_run(params.model_copy(update={"model": model}))
+    refuse_what_cannot_run(params.model_copy(update={"model": model}), trains=False)
     from nbhelpers.evaluation import evaluate_model
     from nbhelpers.show import evaluation_progress
 
@@ -226,7 +232,7 @@ def _evaluate_run(arguments: argparse.Namespace):
 
     run = RunDirectory(arguments.run_dir)
     params = run.recorded_params()
-    refuse_what_cannot_run(params)
+    refuse_what_cannot_run(params, trains=False)
     if not arguments.checkpoint and not is_trained(params, run):
         raise EvaluationError(f"{run.path} has no trained adapter yet: nbhelpers run {run.params_path} trains one.")
     return evaluate_run(arguments.run_dir, checkpoint=arguments.checkpoint, progress=evaluation_progress())

@@ -27,22 +27,32 @@ from nbhelpers.policy import (
     ways_to_fit,
 )
 from nbhelpers.problems import DataError, local_source
-from nbhelpers.runs import Gpu, compare_library, find_gpus, find_links, installed_version
+from nbhelpers.runs import Gpu, compare_library, fields_of, find_gpus, find_links, installed_version
+
+# What transformers 5.17 reports to, by the names of their modules.
+LOGGERS = ("wandb", "tensorboard", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "neptune", "dvclive")
+# GRPOConfig and what it inherits from (TRL 1.14.2): library, module, class.
+GRPO_CONFIG = (
+    ("trl", "trainer.grpo_config", "GRPOConfig"),
+    ("trl", "trainer.base_config", "_BaseConfig"),
+    ("transformers", "training_args", "TrainingArguments"),
+)
 
 
 class NotReadyError(PlainError, RuntimeError):
     """A preset cannot run on this machine; the message says what is missing and what to do."""
 
 
-def refuse_what_cannot_run(params: RunParams, *, gpus: Sequence[Gpu] | None = None) -> None:
+def refuse_what_cannot_run(params: RunParams, *, trains: bool = True, gpus: Sequence[Gpu] | None = None) -> None:
     """What `diagnose` would find missing, before anything is loaded, moved or overwritten; it takes about a second.
 
-    Any command that is about to work for long calls this with its checked parameters first.
+    Any command that is about to work for long calls this with its checked parameters first; one that does not train
+    says so, as rewards and loggers are nothing to it.
 
     Raises:
         NotReadyError: names everything that is missing.
     """
-    found = _what_stops(params, find_gpus() if gpus is None else gpus)
+    found = _what_stops(params, find_gpus() if gpus is None else gpus, trains)
     missing = [check for check in found if check.ok is False and check.name != "driver"]
     if gpus is None and Path("/dev/nvidiactl").exists():  # a GPU without its nvidia-smi
         missing = [check for check in missing if check.name != "GPU"]
@@ -51,11 +61,13 @@ def refuse_what_cannot_run(params: RunParams, *, gpus: Sequence[Gpu] | None = No
         raise NotReadyError(" ".join([f"{params.preset} cannot run here.", *said]))
 
 
-def _what_stops(params: RunParams, gpus: Sequence[Gpu]) -> list[Check]:
+def _what_stops(params: RunParams, gpus: Sequence[Gpu], trains: bool = True) -> list[Check]:
     """What no run can do without. Versions that differ and memory that is estimated do not stop a person who knows."""
     needs = list(needs_gpu(params.model, params.model.backend))
     places = [_model_check(params), *_data_checks(params), _output_check(params), _disk_check(params)]
-    return [*_gpu_checks(params, gpus, needs), *places, *_logger_checks(params)]
+    if trains:
+        places += [*_logger_checks(params), *_reward_checks(params), *_field_checks(params, gpus)]
+    return [*_gpu_checks(params, gpus, needs), *places]
 
 
 @dataclass(frozen=True)
@@ -289,11 +301,41 @@ def _logger_checks(params: RunParams) -> list[Check]:
     asked = params.training.grpo.get("report_to") or []
     names = [asked] if isinstance(asked, str) else asked
     checks = []
-    for name in set(map(str, names)) - {"none", "all"}:
-        there = importlib.util.find_spec(name if name.isidentifier() else "") is not None
-        remedy = "" if there else f"pip install {name}, or leave out --report-to {name}."
-        checks.append(Check("logger", there, name if there else f"{name} is not installed", remedy))
+    for name in dict.fromkeys(map(str, names)):
+        if name in LOGGERS:
+            there = importlib.util.find_spec(name) is not None
+            remedy = "" if there else f"pip install {name}, or leave out --report-to {name}."
+            checks.append(Check("logger", there, name if there else f"{name} is not installed", remedy))
+        elif name not in ("none", "all"):  # nobody is told to install a name that was misspelt
+            known = f"transformers reports to {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS) or '.'}"
+            checks.append(Check("logger", False, f"there is no logger {name!r}", known))
     return checks
+
+
+def _reward_checks(params: RunParams) -> list[Check]:
+    """Whether the modules of the person's own rewards can be found; they are not imported here."""
+    modules = {name.partition(".")[0]: name for name in params.reward.functions if ":" in name}
+    missing = [name for module, name in modules.items() if not _is_found(module.partition(":")[0])]
+    where = f"Start where its module lies ({Path.cwd()} was searched), or put its folder on PYTHONPATH."
+    return [Check("reward", False, f"the module of {name} is not found", where) for name in missing]
+
+
+def _is_found(module: str) -> bool:
+    beside = [Path.cwd() / module, Path.cwd() / f"{module}.py"]  # where the notebooks' kernels and processes look first
+    return (
+        module in sys.modules or any(place.exists() for place in beside) or importlib.util.find_spec(module) is not None
+    )
+
+
+def _field_checks(params: RunParams, gpus: Sequence[Gpu]) -> list[Check]:
+    """Whether GRPOConfig has the fields that `training.grpo` names; Unsloth, once imported, adds its own."""
+    given = set(params.training.grpo) - set(type(params.training)().grpo)
+    if not given or params.model.backend == "unsloth" or gpus and installed_version("unsloth"):
+        return []
+    known = [name for place in GRPO_CONFIG for name in fields_of(*place)]
+    unknown = sorted(given - set(known)) if known else []
+    said = "training.grpo names {!r}, which is no field of TRL's GRPOConfig"
+    return [Check("training", False, said.format(name), did_you_mean(name, known)[2:].capitalize()) for name in unknown]
 
 
 def _memory_check(params: RunParams, gpu: Gpu, backend: str) -> Check:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import ParamsError, RunParams, available_presets, differing_settings
+from nbhelpers.params import Layer, ParamsError, RunParams, available_presets, differing_settings, one_line
 from nbhelpers.runs import RunDirectory, environment_differences, read_seal
 
 # What differs between two equal runs: times, and what is counted from the last start.
@@ -30,17 +30,21 @@ def file_of_manifest(manifest: Path, output_dir: str | None) -> Path:
         parameters = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
         sections = {key: value for key, value in parameters.items() if isinstance(value, dict)}
         sections["training"] = sections["training"] | {"resume": False}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ParamsError(f"{manifest} is no manifest.json of a run: {type(error).__name__}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{manifest} is no manifest.json of a run: {one_line(error)}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ParamsError(f"{manifest} is no manifest.json of a run: it holds no parameters of one") from None
     folder = manifest.absolute().parent
     place = RunDirectory(output_dir or folder.with_name(f"{folder.name}-again"))
     if place.path == folder:
         raise ParamsError(f"{folder} is the run that is to be repeated: give another --output-dir")
-    file = place.path / "repeated.yaml"
+    layer = Layer(str(manifest), sections, is_data=True)
     for preset in available_presets():  # whose own fields in training.grpo, say, must not come on top
-        given = {"preset": preset, "output_dir": str(place.path), **sections}
-        place.write_text(file, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
-        if not differing_settings(parameters, RunParams.load(str(file), trust_code=True).as_dict()):  # nothing is run
+        again = RunParams.load(preset, trust_code=True, layers=[layer])  # nothing is run
+        if not differing_settings(parameters, again.as_dict()):
+            given = {"preset": preset, "output_dir": str(place.path), **sections}
+            file = place.path / "repeated.yaml"
+            place.write_text(file, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
             return file
     raise ParamsError(f"{manifest} cannot be repeated: its parameters build on none of the shipped presets")
 

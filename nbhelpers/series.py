@@ -60,7 +60,7 @@ def select_notebooks(selection: str | None) -> list[Path]:
         return paths
     chosen: set[int] = set()
     for part in selection.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last <= len(paths):
             raise SeriesError(

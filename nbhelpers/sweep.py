@@ -28,6 +28,8 @@ from nbhelpers.params import (
     PlainError,
     RunParams,
     Section,
+    as_given,
+    did_you_mean,
     differing_settings,
     places_of,
     read_yaml,
@@ -54,10 +56,12 @@ class SweepFile(Section):
     `common` holds sections for every run, laid over the preset; an override is laid over both.
     """
 
-    preset: str = "smoke"
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    overrides: dict[Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")], Sections | None] = Field(min_length=1)
-    common: Sections = Field(default_factory=dict)
+    preset: str = Field("smoke", description="a preset or the path of a parameter file")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="a list of whole numbers such as [1, 2]")
+    overrides: dict[Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")], Sections | None] = Field(
+        min_length=1, description="names (of letters, digits, _, . and -), each with sections: {a: {lora: {r: 8}}}"
+    )
+    common: Sections = Field(default_factory=dict, description="sections: {lora: {r: 8}}")
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,7 @@ def load_sweep(
     try:
         sweep = SweepFile.model_validate(read_yaml(found, str(file)) or {})
     except ValidationError as error:
-        known = ", ".join(SweepFile.model_fields)
-        said = (f"{file}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} ({known})" for e in error.errors())
-        raise ParamsError(*said) from None
+        raise ParamsError(*dict.fromkeys(_sentence(file, item) for item in error.errors())) from None
     folder = Path(output_dir or (repository_root() or Path.cwd()) / "outputs" / found.stem).absolute()
     runs, common = [], Layer(f"{file}, common", sweep.common, is_data=True)
     for seed in dict.fromkeys(sweep.seeds):
@@ -129,6 +131,19 @@ def load_sweep(
             params = RunParams.load(sweep.preset, output_dir=place, trust_code=trust_code, layers=layers, **of_run)
             runs.append(SweepRun(name, seed, params))
     return runs
+
+
+def _sentence(file: str | Path, error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors on a sweep file for a person."""
+    fields, key = SweepFile.model_fields, str((*error["loc"], "")[0])
+    if not key:
+        return f"{file} was given {as_given(error['input'])}; expected the keys {', '.join(fields)}"
+    if key not in fields:
+        return f"{file}: {key} is not a known key ({', '.join(fields)}){did_you_mean(key, fields)}"
+    found = "is missing" if error["type"] == "missing" else f"was given {as_given(error['input'])}"
+    return (
+        f"{file}: {'.'.join(map(str, error['loc'])).removesuffix('.[key]')} {found}; expected {fields[key].description}"
+    )
 
 
 def run_sweep(runs: Sequence[SweepRun], *, jobs: int = 1, echo: Callable[[str], None] = print) -> Path:

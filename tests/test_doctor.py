@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from nbhelpers import doctor
-from nbhelpers.doctor import diagnose
+from nbhelpers.doctor import GRPO_CONFIG, LOGGERS, diagnose
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.policy import memory
 from nbhelpers.policy.memory import (
@@ -23,6 +23,7 @@ from nbhelpers.policy.memory import (
 from nbhelpers.policy.policy import PolicyError
 from nbhelpers.runs import machine
 from nbhelpers.runs.machine import Gpu
+from nbhelpers.runs.tested import fields_of
 
 H200 = Gpu("NVIDIA H200", "580.159.04", 139.8, 139.0, (9, 0))
 CARD_24 = Gpu("NVIDIA RTX 4090", "580.95.05", 24.0, 23.5, (8, 9))
@@ -344,3 +345,13 @@ def test_the_gpu_that_serves_is_left_out_of_what_trains():
     assert check(diagnosis(5), "processes").found == "4 beside the one that serves; training.num_processes=auto takes 4"
     alone = diagnosis(1)
     assert not alone.can_run and "Leave model.vllm_server out" in str(alone)
+
+
+def test_what_trl_and_transformers_take_is_known_without_importing_them():
+    from dataclasses import fields
+
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from trl import GRPOConfig
+
+    assert {name for place in GRPO_CONFIG for name in fields_of(*place)} == {field.name for field in fields(GRPOConfig)}
+    assert set(LOGGERS) <= set(INTEGRATION_TO_CALLBACK)

@@ -67,7 +67,7 @@ def test_the_command_of_a_run_means_the_parameters_that_were_checked(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"override": {"a": {}}}, "override: Extra inputs"),
+        ({"override": {"a": {}}}, "override is not a known key .*did you mean overrides"),
         ({"overrides": {"a/b": {}}}, "a/b"),
         ({"seeds": []}, "seeds"),
         ({"overrides": {"a": {"training": {"max_step": 3}}}}, "tried.yaml, a: training.max_step .*max_steps"),

@@ -25,5 +25,5 @@ from nbhelpers.params.sections import (
     Section,
     TrainingParams,
 )
-from nbhelpers.params.sentences import ParamsError, PlainError, did_you_mean
+from nbhelpers.params.sentences import ParamsError, PlainError, as_given, did_you_mean, one_line
 from nbhelpers.params.trust import Layer, not_only_data, trusting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean, one_
 from nbhelpers.params.trust import Layer
 
 _TOP_LEVEL = ("preset", "output_dir", *SECTIONS)
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # a NUL, half a character: no file can have either in its name
 LARGEST = 256 * 1024  # bytes; full.yaml, which holds every key, has 5,000
 
 
@@ -32,8 +34,8 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
         if not text.strip():
             raise ParamsError(f"--set {setting}: no value given; write null for none, '' for an empty text.")
         try:
-            value = yaml.load(text, Loader=_UniqueKeys)
-        except (yaml.YAMLError, RecursionError) as error:
+            value = yaml.load(text, Loader=_PlainLoader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
             raise ParamsError(
                 f"--set {setting}: the value cannot be read as YAML ({one_line(error)}); put text with "
                 "special characters between quotes, as in 'key=\"...\"'."
@@ -47,10 +49,22 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
     return sections
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, of which YAML would silently keep the last, and aliases, of which
-    ten lines can stand for a billion values.
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = {f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader of what JSON has as well. It refuses a key written twice, of which YAML would silently keep the last;
+    aliases, of which ten lines can stand for a billion values; what YAML marks as another type (`!!binary`, `!!pairs`,
+    ...); numbers that are not what they look like (12:30 is 750, 010 is 8); and a text with a NUL or half a character.
+    A date is text, as it is to papermill.
     """
+
+    yaml_constructors = {tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in {None, *_PLAIN}}
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag in _PLAIN]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -58,6 +72,14 @@ class _UniqueKeys(yaml.SafeLoader):
             line = event.start_mark.line + 1
             raise yaml.YAMLError(f"line {line}: *{event.anchor} is an alias; write the value out in its place")
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        text, line = super().construct_scalar(node), node.start_mark.line + 1
+        if node.tag == f"{_TAG}int" and (":" in text or re.match(r"[+-]?0\d", text)):
+            raise yaml.YAMLError(f"line {line}: {text} is a number to the base {60 if ':' in text else 8} in YAML")
+        if _NO_TEXT.search(text):
+            raise yaml.YAMLError(f"line {line}: a NUL or half a character in {text[:40]!r}")
+        return text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -116,15 +138,18 @@ def preset_layers(preset: str) -> tuple[list[Layer], list[Path]]:
 def read_yaml(file: Path, label: str) -> Any:
     """What a YAML file holds; `label` is what an error calls it. A key that is written twice is refused."""
     try:
-        if (size := file.stat().st_size) > LARGEST:
-            raise ParamsError(f"{label} has {size:,} bytes, and a parameter file at most {LARGEST:,}")
-        return yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except RecursionError:
-        raise ParamsError(f"{label} is nested too deeply") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{label} is not valid YAML: {one_line(error)}.") from None
+        size = file.stat().st_size
+        text = file.read_text(encoding="utf-8") if size <= LARGEST else None
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{label} cannot be read: {one_line(error)}.") from None
+    if text is None:
+        raise ParamsError(f"{label} has {size:,} bytes, and a parameter file at most {LARGEST:,}")
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except RecursionError:
+        raise ParamsError(f"{label} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ParamsError(f"{label} is not valid YAML: {one_line(error)}.") from None
 
 
 def _short(file: Path) -> str:
@@ -148,6 +173,10 @@ def checked_layer(source: str, layer: Any) -> dict[str, Any]:
         given = as_given(value)
         if name in SECTIONS and value is not None and not isinstance(value, dict):
             raise ParamsError(f"{source}: the section {name} holds its keys and values, but was given {given}")
-        if name == "output_dir" and value is not None and not (isinstance(value, str) and value):
+        if (
+            name == "output_dir"
+            and value is not None
+            and not (isinstance(value, str) and value and not _NO_TEXT.search(value))
+        ):
             raise ParamsError(f"{source}: output_dir was given {given}; expected the path of a folder, or null")
     return layer

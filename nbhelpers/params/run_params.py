@@ -87,7 +87,7 @@ class RunParams(BaseModel):
                 "hold the picture, the prompt and the completion: raise max_seq_length or shorten the completions."
             )
         name = files[-1].stem if files[-1].parent == presets_folder() else str(files[-1])
-        run = cls(preset=name, output_dir=Path(os.path.abspath(folder.expanduser())), **checked)
+        run = cls(preset=name, output_dir=Path(os.path.abspath(os.path.expanduser(folder))), **checked)
         run._root = files[0].stem
         return run
 
@@ -162,7 +162,7 @@ def _sentence(section: str, error: dict[str, Any], sources: dict[str, str]) -> s
     field, given = fields[loc[0]], error["input"]
     schema = SECTIONS[section].model_json_schema()["properties"][loc[0]]
     near = ""
-    if any("const" in option for option in schema.get("anyOf", ())):  # pydantic has an error for each alternative
+    if len(schema.get("anyOf", ())) > 1 and len(loc) > 1 and not loc[1].isdigit():  # pydantic has an error for each
         place = f"{sources[loc[0]]}: {section}.{loc[0]}"
     elif error["type"] == "literal_error" and isinstance(given, str):
         near = did_you_mean(given, re.findall(r"'([^']*)'", error["ctx"]["expected"]))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from nbhelpers.params.sentences import ParamsError, did_you_mean
+from nbhelpers.params.sentences import ParamsError, as_given, did_you_mean
 from nbhelpers.params.trust import publishes
 
 # YAML 1.1 reads 5e-6 (no dot, or no sign) as text; a person who writes it means the number.
@@ -44,7 +44,9 @@ class ModelParams(Section):
     max_seq_length: int = Field(2048, ge=64)
     fast_inference: bool = True
     gpu_memory_utilization: Literal["auto"] | Share = "auto"
-    vllm_server: str | None = Field(None, pattern=r"^(auto|https?://.+)$")
+    vllm_server: str | None = Field(
+        None, pattern=r"^(auto|https?://.+)$", description="auto, an address such as http://host:8000, or null"
+    )
 
     @property
     def colocated(self) -> bool:
@@ -235,7 +237,7 @@ class TrainingParams(Section):
     num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     eval_steps: int = Field(50, ge=1)
     resume: Literal[True, False, "extend"] = False
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=2**32, description="a whole number from 0 to 4294967295")  # as NumPy takes it
     grpo: dict[str, Any] = Field(
         default_factory=lambda: {
             "scale_rewards": "none",
@@ -259,6 +261,10 @@ class TrainingParams(Section):
                 raise ValueError(f"{key} would publish the run, which is done by hand, from what it leaves")
             if key in _NEVER_ON and grpo[key]:
                 raise ValueError(f"{key} is never on: {_NEVER_ON[key]}")
+            if key in ("steps_per_generation", "generation_batch_size") and not _counts(grpo[key]):
+                raise ValueError(
+                    f"{key} was given {as_given(grpo[key])}; expected a whole number of at least 1, or null"
+                )
         # YAML leaves 1e-3 as text here too, and TRL would fail on it long after the model has been loaded.
         return {key: _exponent_to_float(value) for key, value in grpo.items()}
 
@@ -309,6 +315,10 @@ class TrainingParams(Section):
             )
         prompts = completions / group if completions % group else completions // group
         return BatchPlan(device, accumulation, completions, prompts, notices)
+
+
+def _counts(value: Any) -> bool:
+    return value is None or type(value) is int and value > 0
 
 
 def _shared(completions: int, generated: int, device: int, processes: int) -> tuple[int, int]:

@@ -35,6 +35,8 @@ class ParamsError(PlainError, ValueError):
 
 def expectation(schema: dict[str, Any]) -> str:
     """A JSON schema of one key in words: "a whole number of at least 1, or null"."""
+    if "description" in schema:
+        return schema["description"]
     if "anyOf" in schema:
         return ", or ".join(expectation(option) for option in schema["anyOf"])
     if "enum" in schema:

@@ -7,6 +7,9 @@ vLLM server) is taken
 * from a file, or from what papermill injected (`-f`, `-p` and `-y` look the same in a notebook), only where the person
   says so: `--trust-code`, or `NBHELPERS_TRUST_CODE=1` for papermill.
 
+papermill itself makes a cell of a file before anything of ours runs. A key at the file's top and some of YAML's types
+are code in it (2.7.0; `tests/faults/test_only_data.py` shows which): a stranger's file is for `nbhelpers run` alone.
+
 `RunParams.load` is the one gate: whoever holds a `RunParams` may run what it names. Sections that a command reads from
 another file (a sweep) go there as a `Layer` of data. Whoever starts kernels or processes does it inside
 `trusting(params.needs_trust)`, as they cannot tell what they are handed from a stranger's file. Nothing publishes to a

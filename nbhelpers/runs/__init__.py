@@ -36,4 +36,4 @@ from nbhelpers.runs.samples import (
 )
 from nbhelpers.runs.seals import flaw, read_seal, seal
 from nbhelpers.runs.stages import is_interactive, log_into, shown_by, stage, words_end_nothing
-from nbhelpers.runs.tested import check_libraries, compare_library
+from nbhelpers.runs.tested import check_libraries, compare_library, fields_of

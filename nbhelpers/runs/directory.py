@@ -30,7 +30,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(os.path.abspath(Path(path).expanduser()))
+        self.path = Path(os.path.abspath(os.path.expanduser(path)))
         self.manifest_path = self.path / "manifest.json"
         self.params_path = self.path / "params.yaml"
         self.metrics_path = self.path / "metrics.jsonl"

@@ -53,15 +53,28 @@ def compare_library(library: str) -> Finding:
     entry = json.loads(TABLE.read_text())[library]
     instead = f", or --set {entry['instead']} to do without it" if entry["instead"] else ""
     remedy = f"pip install '{library}=={entry['version']}'{instead}"
-    installed = installed_version(library)
-    # A package at the top is found without being imported.
-    spec = importlib.util.find_spec(library.replace("-", "_")) if installed else None
-    if spec is None or spec.origin is None:
+    folder, installed = _folder_of(library), installed_version(library)
+    if folder is None:
         return Finding(library, entry["version"], remedy)
-    now = fingerprints(Path(spec.origin).parent, entry["names"])
+    now = fingerprints(folder, entry["names"])
     other = [name for name, fingerprint in entry["names"].items() if now[name] != fingerprint]
     differing = tuple(f"{name} {'has changed' if now[name] else 'is missing'}" for name in other)
     return Finding(library, entry["version"], remedy, installed, differing)
+
+
+def fields_of(library: str, module: str, name: str) -> list[str]:
+    """The own fields of a data class in a library's source; none where there is no such library, file or class."""
+    folder = _folder_of(library)
+    if folder is None or not (file := folder.joinpath(*module.split(".")).with_suffix(".py")).is_file():
+        return []
+    body = [node for found in _named(name, ast.parse(file.read_bytes()).body) for node in found.body]
+    return [node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+
+
+def _folder_of(library: str) -> Path | None:
+    """Where an installed library lies; a package at the top is found without being imported."""
+    spec = importlib.util.find_spec(library.replace("-", "_")) if installed_version(library) else None
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def check_libraries(*libraries: str, error: type[Exception] = RuntimeError) -> list[str]:

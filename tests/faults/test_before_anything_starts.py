@@ -58,7 +58,19 @@ REFUSED = {
     "a model's folder without a model": (["smoke", "--set", "model.name=EMPTY"], "holds no config.json"),
     "a model's folder that is not there": (["smoke", "--set", "model.name=/no/such"], "there is no folder '/no/such'"),
     "a misspelt model": (["smoke", "--set", "model.name=embeded"], "did you mean embedded?"),
-    "a logger that is not installed": (["smoke", "--report-to", "no_such_logger"], "pip install no_such_logger"),
+    "a logger that is not installed": (["smoke", "--report-to", "swanlab"], "pip install swanlab, or leave out"),
+    "a misspelt logger": (
+        ["smoke", "--report-to", "wandbb"],
+        "there is no logger 'wandbb'. transformers reports to wandb",
+    ),
+    "a reward without its module": (
+        ["smoke", "--set", "reward.functions=['no_such:r']"],
+        "the module of no_such:r is not",
+    ),
+    "a misspelt field of TRL's": (
+        ["smoke", "--set", "training.grpo.betta=0.1"],
+        "no field of TRL's GRPOConfig. Did you",
+    ),
     "an output that is a file": (["smoke", "--output-dir", "FILE"], "FILE is a file"),
     "an output below a file": (["smoke", "--output-dir", "FILE/a/b"], "FILE is a file"),
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import subprocess
+import sys
 
 import nbformat
 import papermill
@@ -183,11 +186,32 @@ def test_a_sweep_file_is_data_as_well(file, tmp_path):
         load_sweep(sweep_file)
 
 
-def test_a_key_that_is_a_program_is_refused_by_the_command(file, tmp_path, capsys):
-    """Papermill alone would put such a key of its `-f` into a cell as it is (2.7.0)."""
-    trap = tmp_path / "trap"
-    assert cli.main(["run", file(**{f"open({str(trap)!r}, 'w') #": 1})]) == 1
-    assert "is not a section" in capsys.readouterr().err and not trap.exists()
+# What papermill 2.7.0 makes of a file by itself; TRAP stands for Python that opens the trap. README names them.
+PROGRAMS = {
+    "a key at the top": "'TRAP #': 1",
+    "!!pairs": "reward: !!pairs [a: '\" + str(TRAP) + \"']",
+    "!!omap": "reward: {x: !!omap [a: '\" + str(TRAP) + \"']}",
+    "!!binary": "reward: {x: [!!binary 'BASE64']}",
+}
+NO_PROGRAMS = {
+    "a key further in": "reward: {'\": TRAP, \"': 1}",
+    "a text": "reward: {x: '\" + str(TRAP) + \"'}",
+    "a text with a backslash": "reward: {x: '\\\" + str(TRAP) #'}",
+}
+
+
+@pytest.mark.parametrize("case", [*PROGRAMS, *NO_PROGRAMS])
+def test_what_papermill_runs_of_a_file_and_the_command_refuses(case, tmp_path, capsys):
+    trap, own = tmp_path / "trap", tmp_path / "own.yaml"
+    opens = f'open("{trap}", "w")'
+    encoded = base64.b64encode(f'" + str({opens}) + "'.encode()).decode()
+    own.write_text((PROGRAMS | NO_PROGRAMS)[case].replace("TRAP", opens).replace("BASE64", encoded))
+    assert cli.main(["run", str(own)]) == 1 and not trap.exists()
+    assert "own.yaml" in capsys.readouterr().err
+    book = notebook(tmp_path / "in.ipynb", "preset = 'smoke'\nreward = {}")
+    command = [sys.executable, "-m", "papermill", book, tmp_path / "out.ipynb", "-f", own, "--no-progress-bar"]
+    subprocess.run(list(map(str, command)), capture_output=True, check=False)
+    assert trap.exists() is (case in PROGRAMS)
 
 
 def test_trust_ends_with_its_block(monkeypatch):
