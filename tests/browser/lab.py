@@ -89,12 +89,11 @@ class Jupyter:
         wait_for(browser, "return document.querySelector('.jp-Dialog .jp-mod-accept')").click()
 
     def theme(self, browser, name: str) -> None:
-        browser.execute_async_script(
-            "const done = arguments[1];"
-            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]})"
-            ".then(() => setTimeout(done, 1500))",
-            name,
+        """Changes the theme and waits for its style sheet."""
+        browser.execute_script(
+            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]})", name
         )
+        wait_for(browser, f"return document.body.dataset.jpThemeName === {name!r}")
 
 
 def wait_for(browser, script: str, seconds: float = 60):

@@ -328,6 +328,41 @@ def test_marks_and_notes_are_kept_and_exported(browser, run):
     browser.execute_script("localStorage.clear()")
 
 
+def test_a_key_that_comes_before_the_answer_is_not_lost(browser, run):
+    """A kernel may take its time: here each question is answered when all keys have come."""
+    ready(browser, run)
+    said = browser.execute_async_script("""
+        const done = arguments[0], source = new PageSource(), root = element("div"), asked = [];
+        for (const name of ["find", "groups"]) {
+          const quick = source[name].bind(source);
+          source[name] = (...given) => new Promise((answer) => asked.push(() => answer(quick(...given))));
+        }
+        root.tabIndex = 0;
+        document.body.append(root);
+        const slow = new Browser(root, source, { perPage: 1 });
+        const press = async (...keys) => {
+          for (const key of keys) root.dispatchEvent(new KeyboardEvent("keydown", { key }));
+          for (let turns = 0; turns < 20; turns++) {
+            for (const answer of asked.splice(0)) answer();
+            await new Promise((next) => setTimeout(next));
+          }
+          const inside = root.contains(document.activeElement);
+          return [slow.place.textContent, root.querySelectorAll(".diff").length > 0, inside];
+        };
+        (async () => {
+          const found = [await press("j", "j", "d"), await press("j"), await press("ArrowRight", "k", "j", "j", "d")];
+          slow.change("show", "mixed");
+          found.push(await press("j", "d"));
+          root.remove();
+          done([found, findGroups({ ...slow.state }).length]);
+        })();
+    """)  # fmt: skip
+    (before, moved, on, mixed), number = said
+    assert before[:2] == ["group 3 of 96", True]
+    assert moved == ["group 4 of 96", False, True] and on == ["group 6 of 96", True, True]
+    assert mixed[0].endswith(f" of {number}") and number < 96 and mixed[1:] == [True, True]
+
+
 def test_two_completions_are_compared_word_by_word(browser, run):
     ready(browser, run, "#role=evaluation&show=fixed")
     press(browser, "d")

@@ -292,7 +292,7 @@ const FIRST = { role: "rollout", show: "all", kind: "", error: "", step: "", ord
 
 class Browser {
   constructor(root, source, { perPage, address = null }) {
-    Object.assign(this, { root, source, info: source.info, perPage, address, state: { ...FIRST, role: source.info.first ?? FIRST.role }, found: [], at: 0, turn: 0 });
+    Object.assign(this, { root, source, info: source.info, perPage, address, state: { ...FIRST, role: source.info.first ?? FIRST.role }, found: [], cards: [], at: 0, first: 0, turn: 0 });
     if (!this.view()) this.state.role = this.info.views[0].role;
     root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of here
     this.controls();
@@ -417,49 +417,68 @@ class Browser {
 
   current() { return this.cards?.[this.at]?.group; }
 
-  async select(key, step) {
+  // `drawing` ends with what is drawn now, or with nothing where something else is asked for meanwhile; `aim` is the place
+  // that it brings, undefined as long as that is looked for. Keys count from there: a kernel may take its time. `still` says
+  // that the cards are those of `found`.
+  select(key, step) { return (this.drawing = this.selected(key, step)); }
+
+  draw(place) { return (this.drawing = this.drawn(place, ++this.turn)); }
+
+  async selected(key, step) {
     const mine = ++this.turn;
+    this.aim = undefined;
+    this.still = false;
     const found = await this.source.find(this.state, key, step);
-    if (mine !== this.turn) return;
+    if (mine !== this.turn) return false;
     this.found = found.numbers;
-    await this.draw(found.place ?? 0, mine);
+    return this.drawn(found.place ?? 0, mine);
   }
 
-  async draw(place, mine = ++this.turn) {
-    this.first = place - (place % this.perPage);
-    const groups = await this.source.groups(this.state.role, this.found.slice(this.first, this.first + this.perPage), true);
-    if (mine !== this.turn) return;
+  async drawn(place, mine) {
+    this.aim = place;
+    this.still = false;
+    const first = place - (place % this.perPage);
+    const groups = await this.source.groups(this.state.role, this.found.slice(first, first + this.perPage), true);
+    if (mine !== this.turn) return false;
+    this.first = first;
+    this.still = true;
     const pages = Math.max(1, Math.ceil(this.found.length / this.perPage)), page = this.first / this.perPage + 1;
     const count = this.found.length.toLocaleString("en"), what = this.state.role === "rollout" ? "group" : "problem";
     this.place.textContent = !this.found.length ? `no ${what} matches` : this.perPage === 1 ? `${what} ${page.toLocaleString("en")} of ${count}` : `page ${page} of ${pages} (${count} ${what}s)`;
     this.back.disabled = page <= 1;
     this.forward.disabled = page >= pages;
     this.cards = groups.map((group) => ({ group, card: this.groupCard(group) }));
+    const focused = this.body.contains(document.activeElement);
     this.body.replaceChildren(...this.cards.map((one) => one.card));
     this.said.textContent = this.found.length ? this.view().note : "Nothing matches; widen the filters.";
     this.highlight();
     this.go(place - this.first, false);
+    if (focused) (this.cards[this.at]?.card ?? this.root).focus({ preventScroll: true }); // not out of here, where keys do other things
+    return true;
   }
 
   go(at, scroll = true) {
     this.at = at;
+    this.aim = this.first + at;
     this.cards.forEach((one, place) => one.card.classList.toggle("current", place === at));
     if (scroll && this.cards[at]) { this.cards[at].card.scrollIntoView({ block: "nearest" }); this.cards[at].card.focus({ preventScroll: true }); }
     this.write();
   }
 
   async page(by) {
-    const place = this.first + by * this.perPage;
+    while (this.aim === undefined) await this.drawing;
+    const place = this.aim - (this.aim % this.perPage) + by * this.perPage;
     if (place < 0 || place >= this.found.length) return;
-    await this.draw(place);
+    if (!(await this.draw(place))) return;
     if (this.address) window.scrollTo(0, 0); else this.body.scrollTop = 0;
   }
 
   async step(by) {
-    const place = this.first + this.at + by;
+    while (this.aim === undefined) await this.drawing;
+    const place = this.aim + by;
     if (place < 0 || place >= this.found.length) return;
-    if (place >= this.first && place < this.first + this.cards.length) this.go(place - this.first);
-    else { await this.draw(place); this.go(place - this.first); }
+    if (this.still && place >= this.first && place < this.first + this.cards.length) this.go(place - this.first);
+    else if (await this.draw(place)) this.go(place - this.first);
   }
 
   groupCard(group) {
@@ -569,12 +588,13 @@ class Browser {
   }
 
   async nextHit(by) {
+    while (!this.still) await this.drawing;
     if (!this.state.text.trim()) return;
     let next = this.hit + by;
     if (next < 0 || next >= this.hits.length) {
       const place = this.first + by * this.perPage;
       if (place < 0 || place >= this.found.length) return;
-      await this.draw(place);
+      if (!(await this.draw(place))) return;
       next = by > 0 ? 0 : this.hits.length - 1;
     }
     if (!this.hits[next]) return;
@@ -591,12 +611,12 @@ class Browser {
   key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) && event.target.type !== "checkbox";
-    const card = this.cards?.[this.at]?.card;
+    const onCard = (act) => async () => { while (!this.still) await this.drawing; act(this.cards[this.at]?.card); }; // not on one that is being replaced
     const acts = {
       j: () => this.step(1), k: () => this.step(-1), ArrowRight: () => this.page(1), ArrowLeft: () => this.page(-1),
       n: () => this.nextHit(1), p: () => this.nextHit(-1), "/": () => this.inputs.text.focus(), "?": () => { this.help.hidden = !this.help.hidden; },
-      m: () => (document.activeElement?.closest?.(".completion") ?? card)?.querySelector(".star")?.click(),
-      d: () => card?.querySelector(".diff-button")?.click(), z: () => card && toggleZoom(card), w: () => card?.querySelector(".words-button")?.click(),
+      m: onCard((card) => (document.activeElement?.closest?.(".completion") ?? card)?.querySelector(".star")?.click()),
+      d: onCard((card) => card?.querySelector(".diff-button")?.click()), z: onCard((card) => card && toggleZoom(card)), w: onCard((card) => card?.querySelector(".words-button")?.click()),
       Escape: () => { for (const one of this.cards) toggleZoom(one.card, false); for (const shown of this.root.querySelectorAll(".differences")) shown.remove(); event.target.blur?.(); this.root.focus?.({ preventScroll: true }); },
     };
     if (event.key === "Enter" && event.target === this.inputs.text) { clearTimeout(this.waiting); this.change("text", this.inputs.text.value); event.target.blur(); this.root.focus({ preventScroll: true }); event.preventDefault(); return; }
