@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from tiny_run import REPOSITORY
 from nbhelpers.params import ModelParams
 from nbhelpers.policy.vllm import served
 from nbhelpers.policy.vllm.engine import engine_arguments
-from nbhelpers.policy.vllm.setup import GenerationError
+from nbhelpers.policy.vllm.setup import GenerationError, free_port
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training import expected_rate
 
@@ -39,7 +38,7 @@ def start(file, folder, **environment):
 
 def trained(folder, *started):
     """(how often the end was said, completions, whether two processes shared a step) once all have ended well."""
-    said = [process.communicate(timeout=240)[0] for process in started]
+    said = [process.communicate(timeout=600)[0] for process in started]
     assert [process.returncode for process in started] == [0] * len(started), said
     run = RunDirectory(folder)
     shared = "2 processes share" in " ".join(run.read_manifest()["notices"])
@@ -56,7 +55,7 @@ def test_one_host(tmp_path):
 
 @pytest.mark.slow
 def test_two_hosts(tmp_path):
-    shared = {"FIRST": "127.0.0.1", "PORT": "29613", "GPUS": "1"}
+    shared = {"FIRST": "127.0.0.1", "PORT": str(free_port()), "GPUS": "1"}
     assert trained(tmp_path, *(start("two_hosts.sh", tmp_path, HOST=host, **shared) for host in "01")) == ONE_END
 
 
@@ -68,7 +67,8 @@ def test_slurm_with_a_stand_in_for_its_commands(tmp_path):
     for name, line in stand_ins.items():
         (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{line}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    given = {"SLURM_JOB_NODELIST": "x", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7", "PORT": "29614", "GPUS": "1"}
+    given = {"SLURM_JOB_NODELIST": "x", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7", "GPUS": "1"}
+    given["PORT"] = str(free_port())
     assert trained(tmp_path, start("slurm.sh", tmp_path, **given)) == ONE_END
 
 
@@ -81,14 +81,12 @@ def test_a_server_that_serves(tmp_path):
     )
     (tmp_path / "bin" / "vllm").write_text(stand_in)
     (tmp_path / "bin" / "vllm").chmod(0o755)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PORT": port, "PYTHONPATH": path}
     server = subprocess.Popen([str(LAUNCH / "serve.sh"), "a/model", "--seed", "3"], env=env)
     try:
-        engine, deadline = None, time.monotonic() + 120
+        engine, deadline = None, time.monotonic() + 600
         while engine is None and time.monotonic() < deadline:
             with contextlib.suppress(GenerationError):
                 engine = served.served_engine(f"http://127.0.0.1:{port}", [], [], 0)

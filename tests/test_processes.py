@@ -41,6 +41,8 @@ STEP = {
     "grpo": {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant"},
 }  # fmt: skip
 
+HOURS = 10_000  # steps: such a training does not end by itself while a test waits for its end
+
 
 def parameters(folder, processes, evaluation=None, **training):
     section = STEP | {"num_processes": processes} | training
@@ -168,7 +170,7 @@ def ranks_of(starter):
 
 
 def are_gone(pids):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if not any(os.path.exists(f"/proc/{pid}") for pid in pids):
             return True
@@ -188,7 +190,7 @@ def stopping_after(step, stop):
 
 
 def long_run(folder, on_log, **training):
-    params = parameters(folder, 2, max_steps=40, **training)
+    params = parameters(folder, 2, max_steps=HOURS, **training)
     policy = load_policy(params.model, params.lora, params.training)
     return train(policy, load_problems(params.dataset), params, RunDirectory(folder), on_log=on_log)
 
@@ -252,12 +254,12 @@ def test_an_interrupt_ends_every_process(tmp_path):
 
 @pytest.mark.slow
 def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
-    params = parameters(tmp_path, 2, max_steps=40)
+    params = parameters(tmp_path, 2, max_steps=HOURS)
     settings = launching.command("nbhelpers.training", params, 2)
     settings = settings[settings.index("nbhelpers.training") :]
     starter = subprocess.Popen([sys.executable, "-m", *settings], stdout=subprocess.DEVNULL)
     metrics = RunDirectory(tmp_path).metrics_path
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not metrics.is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
     ranks = ranks_of(starter.pid)

@@ -18,6 +18,14 @@ def each_stage_is_shown(monkeypatch):
     monkeypatch.setattr(stages, "_SHOWN_AFTER", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The seconds that a stage sees: they stand at 0, however busy the machine is, until a test sets them."""
+    now = [0.0]
+    monkeypatch.setattr(stages.time, "monotonic", lambda: now[0])
+    return now
+
+
 def test_what_is_printed_by_python_by_descriptor_and_by_a_process_goes_to_the_log(tmp_path, capfd):
     log = log_into(tmp_path)
     with stage("loading weights"):
@@ -98,23 +106,28 @@ def test_a_stage_inside_another_has_its_own_line(tmp_path, capfd):
     assert capfd.readouterr().out == "inner: 0 s\nouter: 0 s\n"
 
 
-def test_a_stage_that_goes_on_is_announced_with_the_logs_name(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(stages, "_ANNOUNCED_AFTER", 0.0)
-    log = log_into(tmp_path)
+def test_a_stage_that_goes_on_is_announced_with_the_logs_name(tmp_path, capfd, clock):
+    log, announced = log_into(tmp_path), ""
     with stage("first step compiles"):
-        time.sleep(1.2)
-    announced, done = capfd.readouterr().out.splitlines()
-    assert announced == f"first step compiles \u2026 (what libraries say: {log})"
-    assert done == "first step compiles: 1 s"
+        clock[0] = stages._ANNOUNCED_AFTER
+        while not announced:
+            time.sleep(0.02)
+            announced = capfd.readouterr().out
+    assert announced == f"first step compiles \u2026 (what libraries say: {log})\n"
+    assert capfd.readouterr().out == f"first step compiles: {stages._ANNOUNCED_AFTER:.0f} s\n"
 
 
-def test_somebody_else_may_show_the_stages(tmp_path, capfd):
+def test_somebody_else_may_show_the_stages(tmp_path, capfd, clock):
     log_into(tmp_path)
     seen = []
     with shown_by(lambda *one: seen.append(one)), stage("starting vLLM"):
-        time.sleep(1.1)
-    assert [(name, done) for name, _, done in seen] == [("starting vLLM", False), ("starting vLLM", True)]
-    assert 1.0 <= seen[0][1] <= seen[1][1] < 3 and capfd.readouterr().out == ""
+        clock[0] = 1.0
+        while ("starting vLLM", 1.0, False) not in seen:
+            time.sleep(0.02)
+        clock[0] = 2.5
+    assert seen[-1] == ("starting vLLM", 2.5, True) and sum(done for _, _, done in seen) == 1
+    assert {name for name, _, _ in seen} == {"starting vLLM"}
+    assert capfd.readouterr().out == ""
 
 
 def test_without_a_log_the_clock_runs_and_nothing_is_hidden(capfd, monkeypatch):

@@ -285,7 +285,7 @@ def test_two_processes_train_one_policy_and_keep_every_sample(tmp_path):
     command = [*launch, "-m", "nbhelpers.training", "smoke", "--output-dir", str(tmp_path)]
     command += [part for setting in settings for part in ("--set", setting)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("adapter in") == 1
     run = RunDirectory(tmp_path)

@@ -549,12 +549,13 @@ def test_a_failing_training_is_not_hidden_and_the_view_says_how_it_ended(run, ca
     assert "Training stopped: step 1 of 9" in page and re.search(r"stopped by RuntimeError at \d\d:", page)
 
 
-def test_before_the_first_step_the_stages_are_shown_with_a_clock(tmp_path):
+def test_before_the_first_step_the_stages_are_shown_with_a_clock(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path)
     run.append_jsonl(run.samples_path, {"step": 1})  # of an earlier run
     os.utime(run.samples_path, (0, 0))
     view = LiveView(tmp_path)
-    view._begun, view._opened = time.monotonic() - 75, time.time() - 1
+    monkeypatch.setattr(live.time, "monotonic", lambda: 100.0)
+    view._begun, view._opened = 25.0, time.time() - 1
     stages = []
     for change in (lambda: None, lambda: run.write_jsonl(run.samples_path, []),
                    lambda: run.append_jsonl(run.samples_path, {"step": 0, "role": "probe"})):  # fmt: skip
@@ -590,10 +591,11 @@ def test_a_tile_has_its_scale_and_a_smoothed_line(run):
     assert max(heights[0]) - min(heights[0]) == 30 > 10 > max(heights[1][4:-4]) - min(heights[1][4:-4])
 
 
-def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run):
+def test_the_live_page_shows_progress_curves_and_what_the_loss_says(run, monkeypatch):
     directory = RunDirectory(run)
     view = LiveView(run, 16)
-    view._begun = time.monotonic() - 65
+    monkeypatch.setattr(live.time, "monotonic", lambda: 100.0)
+    view._begun = 35.0
     view.rows = directory.read_jsonl(directory.metrics_path)
     view.rows[-1]["seconds_per_step"] = 1.625  # as train says it
     page = Elements(view._page())

@@ -12,7 +12,7 @@ import time
 import nbformat
 import papermill
 import pytest
-from tiny_process import ENVIRONMENT, settings, wait_for_step
+from tiny_process import ENVIRONMENT, PATIENCE, settings, wait_for_step
 from tiny_run import REPOSITORY, TINY_TRAINING
 
 from nbhelpers import series
@@ -124,7 +124,7 @@ def test_a_series_that_is_stopped_leaves_a_checkpoint_and_one_sentence(tmp_path,
     process = start_series(tmp_path, max_steps=300, save_steps=100)
     wait_for_step(process, tmp_path, 2)
     process.send_signal(signal.Signals[end])
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in said
     assert re.search(rf"nbhelpers: Stopped by {end}\. 03_grpo_training.ipynb failed in cell .*stopped by SIGINT", said)
     assert said.count("To go on: nbhelpers run") == 1
@@ -136,6 +136,6 @@ def test_a_training_kernel_that_is_killed_is_a_sentence_with_step_and_command(tm
     process = start_series(tmp_path, max_steps=300, save_steps=2)
     wait_for_step(process, tmp_path, 3)
     os.kill(int(re.search(r'"pid": ?(\d+)', (tmp_path / ".writer").read_text())[1]), signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and said.count("Traceback") == 0
     assert "its kernel died" in said and re.search(r"checkpoint-\d+ is whole\. To go on: nbhelpers run", said)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_process import tiny_training, wait_for_step
+from tiny_process import PATIENCE, tiny_training, wait_for_step
 
 from nbhelpers import cli
 from nbhelpers.policy import load_policy
@@ -74,7 +74,7 @@ def test_training_goes_on_where_nobody_reads_its_words_any_more(tmp_path):
     assert process.stdout.readline()
     process.stdout.close()  # `| head -1`, or a terminal that has gone
     said = process.stderr.read()
-    assert process.wait(timeout=120) == 0 and "rror" not in said and not flaw(tmp_path / "final_model")
+    assert process.wait(timeout=PATIENCE) == 0 and "rror" not in said and not flaw(tmp_path / "final_model")
 
 
 def warnings_of(run):
@@ -155,7 +155,7 @@ def test_sigterm_to_a_process_ends_it_with_a_checkpoint_and_one_sentence(tmp_pat
     process = tiny_training(tmp_path, max_steps=200, save_steps=100)
     step = wait_for_step(process, tmp_path, 2)
     process.terminate()
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in said
     lines = [line for line in said.splitlines() if line.startswith("nbhelpers.training: ")]
     assert len(lines) == 1 and "stopped by SIGTERM" in lines[0] and "To go on: nbhelpers run" in lines[0]
@@ -169,7 +169,7 @@ def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(tmp_path):
     process = tiny_training(tmp_path, max_steps=60, save_steps=2)
     wait_for_step(process, tmp_path, 3)
     subprocess.run([sys.executable, "-c", LIMIT, str(process.pid)], check=True)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and "Traceback" not in said
     last = read_seal(last_whole_checkpoint(RunDirectory(tmp_path)))["step"]
     assert "could not write any more" in said and f"checkpoint-{last} is whole" in said

@@ -13,6 +13,7 @@ from tiny_run import TINY_DATASET, TINY_TRAINING
 
 from nbhelpers.runs import RunDirectory
 
+PATIENCE = 600  # seconds that a process of the tests may take on a machine that does other things as well
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NBHELPERS_BATCH": "1"}
 
 
@@ -30,7 +31,7 @@ def tiny_training(folder: Path, **training) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
-def wait_for_step(process: subprocess.Popen, folder: Path, step: int, seconds: float = 180) -> int:
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int, seconds: float = PATIENCE) -> int:
     """Return once a step is in the metrics, with the last one that is."""
     run, end = RunDirectory(folder), time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
