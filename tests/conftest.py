@@ -6,10 +6,26 @@ import os
 
 import pytest
 from tiny_run import TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
+from undrawn import without_pictures
+from workers import number_of_workers
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["NBHELPERS_BATCH"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: their threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """What `-n auto` means here."""
+    return number_of_workers(config.args, config.option.markexpr)
+
+
+@pytest.fixture
+def undrawn():
+    """For tests that read hundreds of drawn problems' texts and look at no picture."""
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(scope="session")

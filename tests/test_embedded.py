@@ -9,6 +9,7 @@ import string
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Gemma3ForConditionalGeneration
+from undrawn import without_pictures
 
 from nbhelpers.embedded import embedded_path, habits, lessons, measuring, recipe
 from nbhelpers.grading import check_format, grade
@@ -39,9 +40,17 @@ def model(loaded):
 @pytest.fixture(scope="module")
 def rebuilt(tmp_path_factory):
     folders = [tmp_path_factory.mktemp(name) for name in ("a", "b")]
-    # Of the second one only the weights are looked at, so that its figures are of one problem.
-    counts = zip(folders, (14, 1), strict=True)
-    return folders, [recipe.rebuild(folder, rounds=SHORT, problems=count) for folder, count in counts]
+
+    def texts(seed):
+        with without_pictures():
+            return lessons.tokenizer_texts(seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "tokenizer_texts", texts)
+        told = [recipe.rebuild(folders[0], rounds=SHORT, problems=14)]
+        patch.setattr(recipe, "figures", lambda *_: {})  # of the second one only the weights are looked at
+        told.append(recipe.rebuild(folders[1], rounds=SHORT))
+    return folders, told
 
 
 def judged(problem: dict, completion: str):
@@ -53,7 +62,7 @@ def judged(problem: dict, completion: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_work_is_right_and_so_is_its_arithmetic(kind):
+def test_work_is_right_and_so_is_its_arithmetic(undrawn, kind):
     for problem in make_problems(40, seed=8, kinds=[kind]):
         text = habits.written(problem, True, "full")
         assert judged(problem, text).correct, text
@@ -66,13 +75,13 @@ def test_work_is_right_and_so_is_its_arithmetic(kind):
             assert by_hand[sign] == pytest.approx(float(result)), text
 
 
-def test_rows_that_are_counted_add_up():
+def test_rows_that_are_counted_add_up(undrawn):
     for problem in make_problems(40, seed=8, kinds=["count", "left"]):
         rows, running = re.fullmatch(r"rows ([\d ]+), in all ([\d ]+)\.", habits.work(problem)).groups()
         assert running.split()[-1] == problem["answer"] == str(sum(map(int, rows.split())))
 
 
-def test_a_glance_is_right_less_than_half_of_the_time_and_never_where_the_model_is_out_of_its_depth():
+def test_a_glance_is_right_less_than_half_of_the_time_and_never_where_the_model_is_out_of_its_depth(undrawn):
     right = {kind: [] for kind in KINDS}
     for problem in make_problems(80 * len(KINDS), seed=9):
         verdict = judged(problem, habits.written(problem, False, "full"))
@@ -83,13 +92,13 @@ def test_a_glance_is_right_less_than_half_of_the_time_and_never_where_the_model_
     assert 0.35 < sum(share.values()) / len(KINDS) < 0.5
 
 
-def test_a_glance_is_a_possible_answer():
+def test_a_glance_is_a_possible_answer(undrawn):
     for problem in make_problems(20 * len(KINDS), seed=10):
         said = habits.glance(problem)
         assert judged(problem | {"answer": said}, habits.written(problem, False, "full")).correct, said
 
 
-def test_both_habits_come_in_all_styles_equally_often_and_begin_alike():
+def test_both_habits_come_in_all_styles_equally_often_and_begin_alike(undrawn):
     rng = random.Random(0)
     texts = [habits.taught(problem, rng) for problem in make_problems(1400, seed=11)]
     works = [text for text in texts if habits.WORKS in text]
@@ -185,7 +194,7 @@ def test_any_text_survives_the_tokenizer(processor, text):
     assert processor.tokenizer.decode(ids) == text
 
 
-def test_prompts_and_answers_cost_few_tokens_and_delimiters_one(processor):
+def test_prompts_and_answers_cost_few_tokens_and_delimiters_one(undrawn, processor):
     for problem in make_problems(10 * len(KINDS), seed=12):
         assert len(processor.tokenizer.encode(prompt_text(problem, RewardParams()))) < 72
         assert len(processor.tokenizer.encode(habits.written(problem, True, "full"), add_special_tokens=False)) < 40

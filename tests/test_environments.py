@@ -155,7 +155,8 @@ def test_every_test_is_run_somewhere():
     """By default, after the smoke run, or on a machine with a GPU."""
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     markers = {marker.partition(":")[0] for marker in options["markers"]}
-    assert options["addopts"] == "-m '" + " and ".join(f"not {name}" for name in sorted(markers)) + "'"
+    default = " and ".join(f"not {name}" for name in sorted(markers))
+    assert options["addopts"] == f"-n auto --dist loadfile -m '{default}'"
     (selected,) = re.findall(r'-m "(.*)"', (ROOT / ".ci" / "run").read_text())
     assert selected == f"({' or '.join(sorted(markers - {'gpu'}))}) and not gpu"
 
@@ -186,12 +187,8 @@ def test_the_hooks_need_nothing_but_the_extra_test():
     assert tools <= set(PROJECT["optional-dependencies"]["test"])
 
 
-@pytest.mark.parametrize("source", notebook_paths(), ids=lambda path: path.stem[:2])
-def test_the_hook_takes_out_what_a_run_left_and_nothing_else(source, tmp_path):
-    hook = hooks()["nbstripout"]
-    assert re.search(hook["files"], source.relative_to(ROOT).as_posix())
-    clean = nbformat.read(source, as_version=4)
-    assert any(cell.metadata.get("tags") == ["parameters"] for cell in clean.cells)
+def executed(clean):
+    """The notebook with what a run leaves in it."""
     book = deepcopy(clean)
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -201,10 +198,27 @@ def test_the_hook_takes_out_what_a_run_left_and_nothing_else(source, tmp_path):
                                     "codemirror_mode": {"name": "ipython", "version": 3},
                                     "nbconvert_exporter": "python", "pygments_lexer": "ipython3"}  # fmt: skip
     book.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
-    executed, untouched = tmp_path / "executed.ipynb", tmp_path / "untouched.ipynb"
-    nbformat.write(book, executed)
-    shutil.copy(source, untouched)
-    tool, *arguments = shlex.split(hook["entry"])
-    subprocess.run([sys.executable, "-m", tool, *arguments, str(executed), str(untouched)], check=True)
-    assert nbformat.read(executed, as_version=4) == clean
-    assert untouched.read_bytes() == source.read_bytes()
+    return book
+
+
+@pytest.fixture(scope="module")
+def stripped(tmp_path_factory):
+    """What the hook makes of all notebooks at once: the folder of those that had been executed, and of the others."""
+    ran, untouched = tmp_path_factory.mktemp("executed"), tmp_path_factory.mktemp("untouched")
+    for source in notebook_paths():
+        nbformat.write(executed(nbformat.read(source, as_version=4)), ran / source.name)
+        shutil.copy(source, untouched)
+    tool, *arguments = shlex.split(hooks()["nbstripout"]["entry"])
+    files = [str(path) for folder in (ran, untouched) for path in sorted(folder.iterdir())]
+    subprocess.run([sys.executable, "-m", tool, *arguments, *files], check=True)
+    return ran, untouched
+
+
+@pytest.mark.parametrize("source", notebook_paths(), ids=lambda path: path.stem[:2])
+def test_the_hook_takes_out_what_a_run_left_and_nothing_else(source, stripped):
+    ran, untouched = stripped
+    assert re.search(hooks()["nbstripout"]["files"], source.relative_to(ROOT).as_posix())
+    clean = nbformat.read(source, as_version=4)
+    assert any(cell.metadata.get("tags") == ["parameters"] for cell in clean.cells)
+    assert nbformat.read(ran / source.name, as_version=4) == clean != executed(clean)
+    assert (untouched / source.name).read_bytes() == source.read_bytes()

@@ -30,8 +30,9 @@ def small(tiny_params, tmp_path_factory):
     settings = {"num_samples": 10, "pass_k": 2, "pass_problems": 3, "plain_problems": 5}
 
     def make(name, **sections):
-        evaluation = settings | sections.pop("evaluation", {})
-        params = tiny_params(folder / name, evaluation=evaluation, **sections)
+        given = {"evaluation": settings, "training": {"max_completion_length": 12}, "dataset": {"max_samples": 24}}
+        given |= {section: given.get(section, {}) | own for section, own in sections.items()}
+        params = tiny_params(folder / name, **given)
         return params, RunDirectory(params.output_dir)
 
     return make
@@ -182,7 +183,7 @@ def test_the_cost_is_said_before_the_first_answer(policy, small, capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(protocol.EvaluationStopped):
-        run_it(policy, small, "cost", progress=progress)
+        run_it(policy, small, "cost", progress=progress, training={"max_completion_length": 24})
     out = capsys.readouterr().out
     assert "37 completions of at most 24 tokens: about" in out  # 2 x 10, 2 x 3 x 2 and 5
 

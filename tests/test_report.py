@@ -33,6 +33,13 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """For reports of which no figure is looked at: drawing them is nine tenths of the work."""
+    for module in ("report", "comparison"):
+        monkeypatch.setattr(f"nbhelpers.show.{module}.figure_uri", lambda figure: "data:image/png;base64,iVBORw0KGgo=")
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     run = make_run(tmp_path_factory.mktemp("hostile"), steps=2, prompts=12, problems=12, evaluation=12, hostile=True)
@@ -124,7 +131,7 @@ def test_the_report_says_what_was_trained_on_what_and_what_came_of_it(runs):
         assert heading in words
 
 
-def test_the_report_shows_where_the_difference_lies_and_says_which_policy_it_is(tmp_path, monkeypatch):
+def test_the_report_shows_where_the_difference_lies_and_says_which_policy_it_is(tmp_path, monkeypatch, quick_figures):
     run = RunDirectory(make_run(tmp_path / "run", steps=2, prompts=1, problems=4, evaluation=4))
     drawn, forest = [], report.forest_plot
     monkeypatch.setattr(report, "forest_plot", lambda evaluation: drawn.append(evaluation) or forest(evaluation))
@@ -146,7 +153,7 @@ def test_the_report_opens_with_the_result_and_the_figure_that_shows_it(runs):
     assert f"mean reward, first and last step{ends}" in page.text and f"reward {ends}" in page.words
 
 
-def test_a_doubt_that_the_result_answered_is_a_note_and_any_other_warning_stands_at_the_top(tmp_path):
+def test_a_doubt_that_the_result_answered_is_a_note_and_any_other_warning_stands_at_the_top(tmp_path, quick_figures):
     run = RunDirectory(make_run(tmp_path / "run", steps=4, prompts=1, problems=4, evaluation=4))
     run.write_jsonl(run.metrics_path, [{"step": step, "frac_reward_zero_std": 0.9} for step in range(1, 5)])
     (doubt,), worthless = alarms(run.read_jsonl(run.metrics_path)), "Gradient or loss was NaN at step 3."
@@ -160,7 +167,7 @@ def test_a_doubt_that_the_result_answered_is_a_note_and_any_other_warning_stands
         assert ("carry no signal" in top, "Answered by the gain" in rest) == (not answered, answered)
 
 
-def test_the_report_links_to_marked_samples(runs, tmp_path):
+def test_the_report_links_to_marked_samples(runs, tmp_path, quick_figures):
     run = RunDirectory(shutil.copytree(runs / "better", tmp_path / "run"))
     keep_mark(run, "rollout/3-2/1", "<b>odd</b>")
     keep_mark(run, "nonsense", "")
@@ -171,7 +178,7 @@ def test_the_report_links_to_marked_samples(runs, tmp_path):
     assert 'run/report.html" target="_blank">report.html</a>' in said and "samples.html</a>" in said
 
 
-def test_a_partial_run_gets_the_parts_that_it_has(tmp_path, runs):
+def test_a_partial_run_gets_the_parts_that_it_has(tmp_path, runs, quick_figures):
     with pytest.raises(FileNotFoundError, match="no run directory"):
         report.write_report(tmp_path / "nowhere")
     (tmp_path / "run" / "notebooks").mkdir(parents=True)
@@ -274,7 +281,7 @@ def test_two_runs_are_compared_on_the_same_problems(runs, tmp_path):
     assert "on the same 48 problems" in str(comparison) and str(comparison.path) in str(comparison)
 
 
-def test_the_page_lies_beside_the_first_run_unless_asked_otherwise(runs):
+def test_the_page_lies_beside_the_first_run_unless_asked_otherwise(runs, quick_figures):
     assert compare_runs([runs / "better", runs / "worse"]).path == runs / "comparison.html"
 
 
@@ -288,7 +295,7 @@ def edited(runs, folder, name, change):
     return run.path
 
 
-def test_only_problems_with_the_same_picture_are_paired(runs, tmp_path):
+def test_only_problems_with_the_same_picture_are_paired(runs, tmp_path, quick_figures):
     def change(evaluation, rows):
         for row in rows:
             if row["kind"] == "count":
@@ -314,14 +321,14 @@ def test_runs_graded_by_different_protocols_are_refused(runs, tmp_path):
         compare_runs([runs / "better", other])
 
 
-def test_another_decoding_is_a_caution(runs, tmp_path):
+def test_another_decoding_is_a_caution(runs, tmp_path, quick_figures):
     other = edited(runs, tmp_path, "other", lambda evaluation, rows: evaluation["decoding"].update(temperature=1.0))
     comparison = compare_runs([runs / "better", other], tmp_path / "c.html")
     assert "decoded differently" in comparison.cautions[0]
     assert "decoded differently" in Page(comparison.path).words
 
 
-def test_every_figure_of_a_comparison_is_over_the_common_problems(runs, tmp_path):
+def test_every_figure_of_a_comparison_is_over_the_common_problems(runs, tmp_path, quick_figures):
     """The first run's row once took all of its own problems, so two rows and their difference told three stories."""
 
     def change(evaluation, rows):
@@ -336,7 +343,7 @@ def test_every_figure_of_a_comparison_is_over_the_common_problems(runs, tmp_path
     assert first["accuracy"] == pytest.approx(sum(row["correct"] for row in kept) / 20)
 
 
-def test_runs_that_differ_only_in_their_seed_are_compared_as_one_setting(runs, tmp_path):
+def test_runs_that_differ_only_in_their_seed_are_compared_as_one_setting(runs, tmp_path, quick_figures):
     folders = []
     for name, source, seed, rate in (
         ("a", "better", 1, 1),
@@ -371,7 +378,7 @@ def test_a_run_without_evaluation_says_what_to_do(runs, tmp_path):
         compare_runs([runs / "better", killed])
 
 
-def test_runs_of_the_same_name_are_told_apart(runs, tmp_path):
+def test_runs_of_the_same_name_are_told_apart(runs, tmp_path, quick_figures):
     shutil.copytree(runs / "worse", tmp_path / "x" / "better")
     comparison = compare_runs([runs / "better", tmp_path / "x" / "better"], tmp_path / "c.html")
     assert [row["run"] for row in comparison.table] == [f"{runs.name}/better", "x/better"]

@@ -13,5 +13,5 @@ TINY_TRAINING = {
     "max_completion_length": 24,
     "probes": 0,
 }
-TINY_DATASET = {"max_samples": 96}
+TINY_DATASET = {"max_samples": 48}
 TINY_EVALUATION = {"num_samples": 16}
