@@ -83,8 +83,8 @@ def is_looked_at(output) -> bool:
     return "image/png" in data or len(data.get("text/html", "")) > 500
 
 
-# Notebook 04 trains what it evaluates. 01 and 03 alone are slow tests; the series runs them anyway.
-ALONE = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem[:2] in ("01", "03"))) for path in NOTEBOOKS]
+# Notebook 04 trains what it evaluates. The others alone are slow tests; the series runs them anyway.
+ALONE = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem[:2] != "04")) for path in NOTEBOOKS]
 
 
 @pytest.mark.parametrize("path", ALONE, **BY_NAME)

@@ -70,7 +70,7 @@ def test_a_terminal_that_is_closed_asks_as_ctrl_c_does_and_what_nohup_ignores_st
 
 
 def test_training_goes_on_where_nobody_reads_its_words_any_more(tmp_path):
-    process = tiny_training(tmp_path, max_steps=6, save_steps=100)
+    process = tiny_training(tmp_path, max_steps=3, save_steps=100)
     assert process.stdout.readline()
     process.stdout.close()  # `| head -1`, or a terminal that has gone
     said = process.stderr.read()
