@@ -59,6 +59,15 @@ def test_what_a_step_says_in_json_is_said_at_once_with_its_name(gpu_round, tmp_p
     assert "a {word}" in (tmp_path / "some.log").read_text() and not (tmp_path / "some").exists()
 
 
+def test_a_step_finds_the_checkout_and_keeps_what_it_compiles(gpu_round, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", "/some/site")
+    found = "{'found': [sys.dont_write_bytecode, os.environ['PYTHONPATH']]}"
+    code = f"import json, os, sys; print(json.dumps({found}))"
+    gpu_round.run_step(a_step(gpu_round, code), tmp_path, 60, 0.0, used=lambda: 0.0)
+    assert said(capsys)[0]["said"]["found"] == [False, f"{BENCHMARKS.parents[1]}:/some/site"]
+
+
 def test_when_a_steps_time_is_up_all_that_it_started_is_gone_and_what_it_said_is_kept(
     gpu_round, tmp_path, capsys, monkeypatch
 ):

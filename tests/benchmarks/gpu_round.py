@@ -4,9 +4,10 @@ usage: python gpu_round.py --model DIR [--steps NAME ...] [--seconds 1700] [--ou
 
 What has to be on the machine: this checkout; Python with what the extras `gpu` and `test` list; and DIR, Gemma-3 4B or
 what `make_true_shape.py TOKENIZER_DIR DIR` writes there in 15 s from Gemma-3's tokenizer. Nothing is downloaded: the
-notebooks get drawn problems. Compile caches go to OUT/cache and stay, so that a step called `...-warm`
-finds what one before it left; `...-cold` begins with an empty one of its own. If PYTHONDONTWRITEBYTECODE is set and the
-libraries have no bytecode (`nbhelpers doctor` says so), compile them first.
+notebooks get drawn problems. Compile caches go to OUT/cache and stay, so that a step called `...-warm` finds what one
+before it left; `...-cold` begins with an empty one of its own. PYTHONDONTWRITEBYTECODE does not reach the steps: the
+first of them compiles the libraries' sources, about 20 s, and the others find them compiled (`python -m compileall -q
+-j 0 SITE` beforehand spares the first one too, and where SITE cannot be written to, all).
 
 A step runs in a process of its own. When its time is up, it and everything that it started is killed, by a mark in
 their environment, for kernels and servers leave its process group; and the next step waits until the card is as empty
@@ -168,9 +169,11 @@ def run_step(step: Step, out: Path, limit: float, empty: float, *, used: Callabl
     shutil.rmtree(out / step.name, ignore_errors=True)  # a run directory that is finished would not be trained again
     if step.cold:
         shutil.rmtree(cache, ignore_errors=True)
-    surroundings = {MARK: mark, "NBHELPERS_CACHE": str(cache if step.cold else warm), "PYTHONUNBUFFERED": "1"}
+    surroundings = os.environ | {MARK: mark, "NBHELPERS_CACHE": str(cache if step.cold else warm)}
+    surroundings |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     surroundings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
-    watched = Watched(step, out, os.environ | surroundings)
+    surroundings.pop("PYTHONDONTWRITEBYTECODE", None)
+    watched = Watched(step, out, surroundings)
     try:
         code = watched.wait(limit, used)
         took = watched.seconds
