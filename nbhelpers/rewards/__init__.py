@@ -13,5 +13,5 @@ from nbhelpers.rewards.functions import (
 )
 from nbhelpers.rewards.groups import group_statistics, signal_chance
 from nbhelpers.rewards.guarding import RewardError
-from nbhelpers.rewards.making import make_reward_funcs
+from nbhelpers.rewards.making import make_reward_funcs, own_code
 from nbhelpers.rewards.previewing import Preview, preview

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import RewardParams, did_you_mean
@@ -26,6 +29,22 @@ def _own_function(name: str) -> Reward:
         hint = did_you_mean(function_name, public)
         raise RewardError(f"reward {name!r}: module {module_name!r} has no function {function_name!r}{hint}")
     return function
+
+
+def own_code(reward_params: RewardParams) -> dict[str, str]:
+    """Twelve hexadecimal digits of the file that each of the user's own functions stands in, by the function's name; a
+    module without a file has none.
+
+    Raises:
+        RewardError: a function cannot be found.
+    """
+    digests = {}
+    for name in filter(lambda name: ":" in name, reward_params.functions):
+        _own_function(name)
+        file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+        if file:
+            digests[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    return digests
 
 
 def _named(name: str, function: Reward, **settings: Any) -> Reward:

@@ -39,9 +39,11 @@ def installed_version(name: str) -> str | None:
 
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each version, part of the machine, data set or grader that differs between two manifests."""
+    """A line for each version, part of the machine, data set, grader or own reward's code that differs between two
+    manifests.
+    """
     made_with = [
-        {key: manifest.get(key) for key in ("versions", "hardware", "grader")}
+        {key: manifest.get(key) for key in ("versions", "hardware", "grader", "own_rewards")}
         | {"data": (manifest.get("dataset") or {}).get("fingerprint")}
         for manifest in (then, now)
     ]

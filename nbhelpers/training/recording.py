@@ -13,6 +13,7 @@ from nbhelpers.grading import GRADER_VERSION, PROBLEM_COLUMNS
 from nbhelpers.params import Delimiters, RunParams
 from nbhelpers.policy import grade_row
 from nbhelpers.problems import ProblemSets
+from nbhelpers.rewards import own_code
 from nbhelpers.runs import (
     RunDirectory,
     SampleWriter,
@@ -110,6 +111,7 @@ def start_records(
     """A run that goes on keeps its lines up to the checkpoint; what was made of a later or an earlier policy moves to
     `previous/`, so that nothing is lost, and that is said.
     """
+    code = own_code(params.reward)
     results = (run.metrics_path, run.samples_path, run.final_model_dir, run.checkpoints_dir)
     if where.step:
         keep_records_up_to(run, where)
@@ -117,11 +119,12 @@ def start_records(
         _say_what_moved(run.set_aside())
     earlier = run.read_manifest() if where.step else {}
     run.record_run(params, goes_on=where.step > 0)
-    run.update_manifest(dataset=problems.as_manifest(), grader=GRADER_VERSION)
+    run.update_manifest(dataset=problems.as_manifest(), grader=GRADER_VERSION, own_rewards=code)
     if other := environment_differences(earlier, run.read_manifest()) if earlier else ():
         sentence = f"After step {where.step} the run went on in another environment: {'; '.join(other)}."
         print(sentence, flush=True)
-        run.add_notice(sentence)
+        other_rewards = any(line.startswith("own_rewards") for line in other)  # mended, it may be, but not the same
+        (run.add_warning if other_rewards else run.add_notice)(sentence)
     run.write_jsonl(run.dropped_path, problems.dropped_rows)
     note_state(run, "running")
     for notice in [*notices, *where.notices]:

@@ -287,6 +287,21 @@ def test_a_run_that_goes_on_in_another_environment_says_so(finished, params_of, 
     assert "hardware.cores: 64 then" in notice and notice in capsys.readouterr().out
 
 
+def test_a_run_that_goes_on_with_another_reward_of_the_same_name_warns(tmp_path, tiny_params, monkeypatch):
+    """A reward may be mended and the run go on, but its curves are of two rewards then."""
+    module = tmp_path / "edited_reward.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    run, warned = RunDirectory(tmp_path / "run"), []
+    for paid, training in ((1, {"max_steps": 2}), (2, {"max_steps": 3, "resume": "extend"})):
+        module.write_text(f"def paid(completions, **columns):\n    return [{paid}.0] * len(completions)\n")
+        params = tiny_params(run.path, training=training, reward={"functions": ["correctness", "edited_reward:paid"]})
+        go_on(run, params)
+        warned.append(
+            [one for one in run.read_manifest().get("warnings", []) if "own_rewards.edited_reward:paid" in one]
+        )
+    assert not warned[0] and warned[1][0].startswith("After step 2 the run went on in another environment")
+
+
 def test_the_command_that_goes_on_is_right_for_a_folder_with_spaces(finished, tmp_path):
     place = finished.path.rename(tmp_path / "my run's")
     command = re.search("nbhelpers (run .*?), or in", how_to_go_on(RunDirectory(place)))[1]
