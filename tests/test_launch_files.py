@@ -1,4 +1,4 @@
-"""The examples in params/launch are files that run, and README's table of expected rates is the function's."""
+"""The examples in params/launch are files that run, and the table of expected rates is the function's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nbhelpers.policy.vllm import served
 from nbhelpers.policy.vllm.engine import engine_arguments
 from nbhelpers.policy.vllm.setup import GenerationError, free_port
 from nbhelpers.runs import RunDirectory
-from nbhelpers.training import expected_rate
+from nbhelpers.training import expected_rate, scaling
 
 LAUNCH = REPOSITORY / "params" / "launch"
 SETTINGS = (
@@ -103,9 +103,8 @@ def test_a_server_that_serves(tmp_path):
     assert names <= ours, "vLLM knows the names that the run's own server is started with"
 
 
-def test_readme_has_the_expected_rates():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (64 in all|64 a GPU) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+def test_the_module_states_the_rates_that_it_gives():
+    rows = re.findall(r"^ *(64 in all|64 a GPU) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", scaling.__doc__, re.M)
     assert len(rows) == 2
     for what, *said in rows:
         for gpus, rate in zip((1, 2, 4, 8), said, strict=True):

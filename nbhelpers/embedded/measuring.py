@@ -1,5 +1,27 @@
 """What a small model reaches on unseen drawn problems, left to itself or begun with one habit's first words."""
 
+# `smoke`, five training seeds (2026-11-24; 2 CPU cores, AMD EPYC, one thread each beside other work; Python 3.11.7,
+# torch 2.13.0+cpu, trl 1.14.2, transformers 5.17.0): greedy accuracy on the same 512 unseen problems, difference in
+# points with its 95 % interval; sampled (temperature 1) on 64 of them; tokens per completion in the first and the last
+# of 24 steps.
+#
+#   seed   before    after     difference               sampled      tokens    training
+#   1      40.4 %    87.9 %    +47.5 (+42.7 to +51.9)   41, 77 %     18, 29    58 s
+#   2      40.4 %    88.1 %    +47.7 (+42.9 to +52.0)   41, 76 %     19, 29    64 s
+#   3      40.4 %    88.1 %    +47.7 (+42.9 to +52.0)   43, 78 %     18, 29    60 s
+#   4      40.4 %    86.7 %    +46.3 (+41.5 to +50.8)   41, 77 %     19, 30    76 s
+#   5      40.4 %    87.7 %    +47.3 (+42.5 to +51.7)   41, 78 %     19, 28    58 s
+#
+# By kind, median of the seeds, in %: angle 62 to 100, area 25 to 92, clock 49 to 100, count 41 to 73, decimal 56 to
+# 100, difference 24 to 100, field 0 to 0, left 46 to 86, longest 83 to 100, mean 14 to 100, point 69 to 100, share 57
+# to 100, table 0 to 97, triangle 41 to 78. No kind fell in any seed. `field` (two numbers of three digits to be
+# multiplied) is beyond the model on purpose. The format of greedy answers moves by +0.0 points (-0.5 to +0.5). Seed 42
+# on two idle cores went from 40.4 to 88.7 %.
+#
+# The shipped weights took 383 s on one NVIDIA H100 (matrices of one shape updated together there, the same arithmetic);
+# by estimate, six to seven hours on 2 cores. Made to work, they are right on 88 % of 512 unseen problems, on 10 of the
+# 14 kinds on 97 % or more.
+
 from __future__ import annotations
 
 from collections.abc import Sequence
