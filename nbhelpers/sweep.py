@@ -39,7 +39,7 @@ from nbhelpers.params import (
 )
 from nbhelpers.runs import RunDirectory, SampleStore, duration, hardware, versions
 from nbhelpers.show import percent, points
-from nbhelpers.training import in_processes
+from nbhelpers.training import in_processes, stops_go_to
 
 ENOUGH = 0.8  # the share of right probes whose first step is in the table
 
@@ -156,6 +156,7 @@ def run_sweep(runs: Sequence[SweepRun], *, jobs: int = 1, echo: Callable[[str], 
 
     Raises:
         SweepError: some runs failed (the others were made, and the table holds them), or a directory holds another run.
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came; the runs that were being made have ended, with a checkpoint.
     """
     waiting = [one for one in runs if not one.finished]
     echo(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished earlier; {jobs} at a time")
@@ -163,9 +164,13 @@ def run_sweep(runs: Sequence[SweepRun], *, jobs: int = 1, echo: Callable[[str], 
     with trusting(any(one.params.needs_trust for one in waiting)):
         environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ, "NBHELPERS_BATCH": "1"}
     started, running, failed = time.monotonic(), set(), {}
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_in_a_process, one, environment, running): one for one in waiting}
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    with stops_go_to(stop), ThreadPoolExecutor(jobs) as pool:
         try:
+            futures = {pool.submit(_in_a_process, one, environment, running): one for one in waiting}
             for done, future in enumerate(as_completed(futures), start=1):
                 one, code = futures[future], future.result()
                 if code:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -140,6 +144,25 @@ def test_finished_runs_are_not_made_again_and_a_failed_one_stops_no_other(tmp_pa
     assert [row["override"] for row in kept["table"]] == ["a", "c"]
     assert "| c | 1 | 25.0 % | 75.0 %" in (tmp_path / "sweep.md").read_text()
     assert (tmp_path / "sweep.png").is_file() and "a/1" in (tmp_path / "compare-1.html").read_text()
+
+
+def test_sigterm_ends_the_runs_of_a_sweep_too(tmp_path):
+    """It ended the sweep alone and left its runs training."""
+    runs = sweep.load_sweep(sweep_file(tmp_path, seeds=[1], overrides={"a": {}, "b": {}}), output_dir=tmp_path)
+    ended: list[str] = []
+
+    def make(one, environment, running):
+        running.add(Mock(terminate=lambda: ended.append(one.name)))
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not ended:
+            time.sleep(0.01)
+        return 130
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sweep, "_in_a_process", make)
+        sweep.run_sweep(runs, echo=lambda line: None)
+    assert ended == ["a/1"] and signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.slow
