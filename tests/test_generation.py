@@ -419,7 +419,7 @@ def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
     return two_steps(
         policy,
         folder,
-        trainer_class=inside_trl.weights_from_the_loss(GRPOTrainer) if from_the_loss else GRPOTrainer,
+        trainer_class=inside_trl.scoring_in_groups(GRPOTrainer) if from_the_loss else GRPOTrainer,
         built_inside=inside_trl.generating_with(engine),
         use_vllm=True,
         vllm_mode="colocate",
@@ -428,10 +428,18 @@ def trained_with(policy, engine, folder, *, from_the_loss, **arguments):
     )
 
 
+def own_log_probs(trainer, model, inputs, *args, **kwargs):
+    from trl import GRPOTrainer
+
+    return GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, *args, **kwargs)
+
+
 @pytest.mark.parametrize(
     "arguments", [{}, {"gradient_accumulation_steps": 2, "vllm_importance_sampling_mode": "token_truncate"}]
 )
-def test_importance_weights_from_the_loss_train_as_trls_own(policy, tmp_path, arguments):
+def test_importance_weights_from_the_loss_train_as_trls_own(policy, tmp_path, monkeypatch, arguments):
+    """From TRL's own log-probs, so that nothing but the weights differs."""
+    monkeypatch.setattr(inside_trl, "_packed", own_log_probs)
     engine = engine_for(policy)
     engine.noise = 0.02
     stock, expected = trained_with(policy, engine, tmp_path / "stock", from_the_loss=False, **arguments)

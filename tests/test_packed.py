@@ -365,7 +365,7 @@ def test_in_parts_and_beside_vllm_a_step_goes_where_trls_goes(policy, tmp_path, 
     """Micro-batches of whole groups instead of shuffled rows, rows without advantage left out: the same sum."""
     parts = {"gradient_accumulation_steps": 2, "loss_type": loss_type}
     rollout = inside_trl.rollout_trainer_class()
-    ours_class = inside_trl.weights_from_the_loss(inside_trl.scoring_in_groups(rollout))
+    ours_class = inside_trl.scoring_in_groups(rollout)
     plain, expected = trained_over_an_engine(policy, tmp_path, rollout, reward, **parts)
     ours, found = trained_over_an_engine(policy, tmp_path, ours_class, reward, **parts)
     for theirs, line in zip(plain, ours, strict=True):

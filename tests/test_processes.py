@@ -132,7 +132,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_torch_still_knows_no_cpu_with_a_number(tmp_path):
-    """When this fails, `inside_trl.name_the_cpu` can go."""
+    """When this fails, what `launching.take_place` registers can go."""
     torch.save({"moment": torch.zeros(2)}, tmp_path / "optimizer.pt")
     with pytest.raises(RuntimeError, match="cpu:0"):
         torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu", 0))

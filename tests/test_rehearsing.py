@@ -72,7 +72,7 @@ def test_with_vllm_the_loss_gets_what_it_weighs_with(policy, tmp_path):
         trainer.add_callback(callbacks[0])
 
     two_steps(
-        policy, tmp_path, trainer_class=inside_trl.weights_from_the_loss(GRPOTrainer), before=add,
+        policy, tmp_path, trainer_class=inside_trl.scoring_in_groups(GRPOTrainer), before=add,
         built_inside=inside_trl.generating_with(engine_for(policy)), use_vllm=True, vllm_mode="colocate",
         gradient_checkpointing=False,
     )  # fmt: skip

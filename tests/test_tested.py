@@ -142,21 +142,19 @@ def test_each_override_takes_what_the_parent_takes():
     from trl.generation.vllm_generation import VLLMGeneration
 
     rollout = inside_trl.rollout_trainer_class()
-    weighing = inside_trl.weights_from_the_loss(rollout)
-    scoring, ordered = inside_trl.scoring_in_groups(rollout), inside_trl.keeping_groups_together(rollout)
-    generation = inside_trl._generation_class()
+    scoring, generation = inside_trl.scoring_in_groups(rollout), inside_trl.generation_class(None)
     found = {}
     for child, parent in (
-        (rollout, GRPOTrainer), (weighing, GRPOTrainer), (scoring, GRPOTrainer), (ordered, GRPOTrainer),
-        (generation, VLLMGeneration),
+        (rollout, GRPOTrainer), (scoring, GRPOTrainer), (generation, VLLMGeneration),
     ):  # fmt: skip
         for name, ours, theirs in overrides(child, parent):
             found.setdefault(child, set()).add(name)
             if ("args", inspect.Parameter.VAR_POSITIONAL) not in ours:
                 assert ours == theirs, name
     assert found[rollout] == set(unsloth.OVERRIDDEN)
-    assert found[weighing] == {"_generate_and_score_completions", "_compute_loss", "_get_per_token_logps_and_entropies"}
-    assert found[scoring] == found[weighing] and found[ordered] == {"_prepare_inputs"}
+    assert found[scoring] == {
+        "_prepare_inputs", "_generate_and_score_completions", "_compute_loss", "_get_per_token_logps_and_entropies",
+    }  # fmt: skip
     assert found[generation] == {"_init_vllm", "sync_weights", "generate"}
     assert all(name in tested.TABLE.read_text() for names in found.values() for name in names)
 

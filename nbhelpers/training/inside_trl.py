@@ -6,11 +6,10 @@
 * `_step`: micro-batches of the whole training, from which TRL tells when a rollout is used up; it counts on after a
   resume.
 * `_metrics`: what a rehearsed loss adds to it is taken out again.
-* `_compute_loss`, `_get_per_token_logps_and_entropies`, `_ForwardRedirection`: the importance weights of vLLM from the
-  loss's own forward; the log-probs of a group's completions after one common prompt.
+* `_compute_loss`, `_get_per_token_logps_and_entropies`, `_ForwardRedirection`: the log-probs of a group's completions
+  after one common prompt; the importance weights of vLLM from them.
 * `shuffle_sequence_dict`, which `_prepare_inputs` calls: a group's completions stay together.
 * `use_liger_kernel` and `_ForwardRedirection` after construction, `_chunked_logps`: TRL's log-probs without all logits.
-* `_setup_devices` of the arguments: the device of several CPU processes, by a name that `torch.load` knows.
 * `VLLMGeneration`, its `_init_vllm`, `sync_weights` and `generate`: an engine that runs already, the adapter alone.
 """
 
@@ -25,16 +24,6 @@ from typing import Any
 from nbhelpers.policy import Engine, draws, in_groups, replaced
 from nbhelpers.training.fused import Lengths
 from nbhelpers.training.packed import packed_log_probs
-
-
-def name_the_cpu(config: Any) -> None:
-    """Let several CPU processes go on from a checkpoint: accelerate 1.15 calls the device of each `cpu:0`, transformers
-    5.17 loads the optimiser's state there, and `torch.load` (2.13) knows a `cpu` without a number only.
-    """
-    import torch
-
-    if config.device.type == "cpu":
-        vars(config)["_setup_devices"] = torch.device("cpu")
 
 
 @functools.cache
@@ -156,15 +145,30 @@ def sampling_in_groups(trainer_class: type) -> type:
 
 
 @functools.cache
-def keeping_groups_together(trainer_class: type) -> type:
-    """`trainer_class` whose micro-batches hold whole groups.
+def scoring_in_groups(trainer_class: type) -> type:
+    """`trainer_class` whose loss takes the log-probs of a group from one row (`packed`), where it has a picture a row,
+    and the importance weights of vLLM from those log-probs.
+
+    A completion whose advantage is 0 has no part in the gradient: a group of them is left out of the backward pass, and
+    where vLLM has told its log-probs, each of them out of the forward pass too. Averages and divisors stay as they are.
 
     TRL shuffles what was generated before it cuts it into micro-batches. Where all of them go into one update, and none
-    has a divisor or a threshold of its own, any order gives the same gradient, and what was generated stays in order.
+    has a divisor or a threshold of its own, any order gives the same gradient: the order stays, so that a micro-batch
+    holds whole groups.
+
+    TRL runs the policy once more over the whole batch for the weights, which correct for the difference between vLLM's
+    probabilities and the trainer's. Where each batch is used for one update, the loss computes the same log-probs
+    (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
+
+    `row_lengths` of the trainer: the `lengths` of `packed_log_probs`.
     """
+    import torch
     import trl.trainer.grpo_trainer as module
 
-    class KeepingGroupsTogether(trainer_class):
+    class ScoringInGroups(trainer_class):
+        row_lengths: Lengths | None = None
+        _inputs: dict | None = None  # of the loss that is being computed
+
         def _prepare_inputs(self, generation_batch):
             of_its_own = self.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
             cut = self.model.training and self.args.steps_per_generation > 1
@@ -172,27 +176,11 @@ def keeping_groups_together(trainer_class: type) -> type:
             with replaced(module, "shuffle_sequence_dict", _in_order) if in_order else contextlib.nullcontext():
                 return super()._prepare_inputs(generation_batch)
 
-    return KeepingGroupsTogether
-
-
-@functools.cache
-def scoring_in_groups(trainer_class: type) -> type:
-    """`trainer_class` whose loss takes the log-probs of a group from one row (`packed`), where it has a picture a row.
-
-    A completion whose advantage is 0 has no part in the gradient: a group of them is left out of the backward pass, and
-    where vLLM has told its log-probs, each of them out of the forward pass too. Averages and divisors stay as they are.
-
-    `row_lengths` of the trainer: the `lengths` of `packed_log_probs`.
-    """
-    import torch
-    from trl.models.utils import _ForwardRedirection
-
-    class ScoringInGroups(keeping_groups_together(trainer_class)):
-        row_lengths: Lengths | None = None
-        _grouped_inputs: dict | None = None
-
         def _generate_and_score_completions(self, inputs):
-            output = super()._generate_and_score_completions(inputs)
+            later = self.use_vllm and self.model.training and _one_update_a_batch(self)
+            now = self.vllm_importance_sampling_correction and not later
+            with replaced(self, "vllm_importance_sampling_correction", now):
+                output = super()._generate_and_score_completions(inputs)
             if self.model.training:
                 rows, device = len(output["prompt_ids"]), output["prompt_ids"].device
                 places = torch.arange(rows, device=device) + rows * self.accelerator.process_index
@@ -200,43 +188,55 @@ def scoring_in_groups(trainer_class: type) -> type:
             return output
 
         def _compute_loss(self, model, inputs):
-            self._grouped_inputs = inputs if "group" in inputs else None
-            try:
+            with replaced(self, "_inputs", inputs):
                 return super()._compute_loss(model, inputs)
-            finally:
-                self._grouped_inputs = None
 
         def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
-            inputs = self._grouped_inputs
-            alone = inputs is None or len(inputs["pixel_values"]) != len(inputs["group"])
-            if alone or self._entropy_bonus_enabled:  # which asks for the entropies' gradient
+            inputs = self._inputs
+            if inputs is None or "group" not in inputs:
                 return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-            batch = {**inputs, "input_ids": args[0], "attention_mask": args[1]}
-            batch["learning"] = inputs["advantages"] != 0 if self.beta == 0 else inputs["advantages"].isfinite()
-            known = inputs.get("sampling_per_token_logps")
-            if known is not None and self.beta == 0 and self.top_entropy_quantile == 1.0:
-                batch["known"], inputs["scored"] = known, batch["learning"]
-            unwrapped = self.accelerator.unwrap_model(model)
-            if model is unwrapped:
-                return _packed(self, model, batch)
-            # Several processes: through the wrapper, which adds up their gradients.
-            return _ForwardRedirection()(model, unwrapped, _packed, self, unwrapped, batch)
+            a_picture_a_row = len(inputs["pixel_values"]) == len(inputs["group"])
+            if a_picture_a_row and not self._entropy_bonus_enabled:  # which asks for the entropies' gradient
+                result = _packed(self, model, inputs, *args, **kwargs)
+            else:
+                result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            weighs = self.use_vllm and self.vllm_importance_sampling_correction
+            if weighs and "importance_sampling_ratio" not in inputs:
+                _weigh(self, result[0].detach(), inputs)
+            return result
 
     return ScoringInGroups
 
 
-def _packed(trainer: Any, model: Any, batch: dict[str, Any]) -> tuple[Any, Any, None]:
-    """What `_get_per_token_logps_and_entropies` gives, from `packed_log_probs`."""
+def _packed(trainer: Any, model: Any, inputs: dict[str, Any], input_ids: Any, attention_mask: Any, *_, **__) -> tuple:
+    """What `_get_per_token_logps_and_entropies` gives, from `packed_log_probs`. Where rows are left out of the forward
+    pass, the loss's inputs get `scored`, (completions,): those that are not.
+    """
     import torch
+    from trl.models.utils import _ForwardRedirection
 
-    with trainer.accelerator.autocast():
-        log_probs, entropies = packed_log_probs(
-            model, batch, batch["group"], batch["learning"], trainer.temperature, known=batch.get("known"),
-            lengths=trainer.row_lengths,
-        )  # fmt: skip
-    if torch.is_grad_enabled() and not log_probs.requires_grad:  # no group learns: a gradient of 0, as TRL's
-        log_probs = log_probs + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
-    return log_probs, entropies, None
+    advantages, known = inputs["advantages"], inputs.get("sampling_per_token_logps")
+    learning = advantages != 0 if trainer.beta == 0 else advantages.isfinite()
+    if trainer.beta != 0 or trainer.top_entropy_quantile < 1.0:
+        known = None
+    if known is not None:
+        inputs["scored"] = learning
+    batch = inputs | {"input_ids": input_ids, "attention_mask": attention_mask}
+    unwrapped = trainer.accelerator.unwrap_model(model)
+
+    def log_probs_of(model: Any) -> tuple[Any, Any, None]:
+        with trainer.accelerator.autocast():
+            log_probs, entropies = packed_log_probs(
+                model, batch, inputs["group"], learning, trainer.temperature, known=known, lengths=trainer.row_lengths
+            )
+        if torch.is_grad_enabled() and not log_probs.requires_grad:  # no group learns: a gradient of 0, as TRL's
+            log_probs = log_probs + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+        return log_probs, entropies, None
+
+    if model is unwrapped:
+        return log_probs_of(model)
+    # Several processes: through the wrapper, which adds up their gradients.
+    return _ForwardRedirection()(model, unwrapped, log_probs_of, unwrapped)
 
 
 def _in_order(rows: dict[str, Any]) -> dict[str, Any]:
@@ -294,23 +294,19 @@ def generating_with(engine: Engine) -> contextlib.AbstractContextManager:
     """Inside, a `GRPOTrainer` that is built takes `engine` for its colocated vLLM instead of starting its own."""
     import trl.trainer.grpo_trainer as module
 
-    return replaced(module, "VLLMGeneration", type("BoundGeneration", (_generation_class(),), {"engine": engine}))
+    return replaced(module, "VLLMGeneration", generation_class(engine))
 
 
-@functools.cache
-def _generation_class() -> type:
+def generation_class(engine: Engine) -> type:
+    """TRL's interface to vLLM over an engine that is already there."""
     from trl.generation.vllm_generation import VLLMGeneration
 
     class AdapterOnlyGeneration(VLLMGeneration):
-        """TRL's interface to vLLM over an `Engine` that is already there."""
-
-        engine: Engine
-
         def _init_vllm(self) -> None:
-            self.llm = self.engine.llm
+            self.llm = engine.llm
 
         def sync_weights(self) -> None:
-            self.engine.take_adapter(self.accelerator.unwrap_model(self.model))
+            engine.take_adapter(self.accelerator.unwrap_model(self.model))
 
         def generate(self, prompts, images, num_generations, profiler=None):
             group = num_generations if _repeats(prompts, num_generations) else 1
@@ -318,7 +314,7 @@ def _generation_class() -> type:
             sampling = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
             sampling |= {"min_p": self.min_p or 0.0, "max_tokens": self.max_completion_length, **self.generation_kwargs}
             with profiler or contextlib.nullcontext():
-                ids, logps = self.engine.generate(prompts[::group], pictures, n=group, **sampling)
+                ids, logps = engine.generate(prompts[::group], pictures, n=group, **sampling)
             alone = [[[[value] for value in row] for row in rows] for rows in (logps, ids)]  # one candidate per token
             return prompts, ids, *alone
 
@@ -345,64 +341,24 @@ def log_probs_in_chunks(trainer: Any) -> None:
     trainer._forward_redirection = _ForwardRedirection()
 
 
-@functools.cache
-def weights_from_the_loss(trainer_class: type) -> type:
-    """`trainer_class` with the vLLM importance weights computed in the loss's own forward.
-
-    They correct for the difference between vLLM's and the trainer's probabilities. TRL runs the policy once more over
-    the whole batch for them; where each batch is used for one update, that forward gives the log-probs that the loss
-    computes anyway (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
+def _weigh(trainer: Any, logps: Any, inputs: dict[str, Any]) -> None:
+    """Put the importance weights into the loss's inputs, and into the metrics what TRL logs about them. A row that the
+    loss left out (`scored`) has the weight 1 and stands in no metric.
     """
     import torch
 
-    class ImportanceWeightsFromTheLoss(trainer_class):
-        _weighed_inputs: dict | None = None
-
-        def _generate_and_score_completions(self, inputs):
-            corrected = self.vllm_importance_sampling_correction
-            later = self.use_vllm and self.model.training and _one_update_a_batch(self)
-            self.vllm_importance_sampling_correction = corrected and not later
-            try:
-                return super()._generate_and_score_completions(inputs)
-            finally:
-                self.vllm_importance_sampling_correction = corrected
-
-        def _compute_loss(self, model, inputs):
-            wanted = self.use_vllm and self.vllm_importance_sampling_correction and self.model.training
-            self._weighed_inputs = inputs if wanted and "importance_sampling_ratio" not in inputs else None
-            try:
-                return super()._compute_loss(model, inputs)
-            finally:
-                self._weighed_inputs = None
-
-        def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
-            result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-            if self._weighed_inputs is not None:
-                self._weigh(result[0].detach(), self._weighed_inputs)
-            return result
-
-        def _weigh(self, logps, inputs) -> None:
-            """Put the weights into the loss's inputs, and into the metrics what TRL logs about them. A row that the
-            loss left out (`scored`) has the weight 1 and stands in no metric.
-            """
-            mask = inputs["completion_mask"]
-            if "scored" in inputs:
-                mask = mask * inputs["scored"][:, None]
-            ratio, gaps = importance_weights(
-                logps,
-                inputs["sampling_per_token_logps"],
-                mask,
-                mode=self.vllm_importance_sampling_mode,
-                low=self.vllm_importance_sampling_clip_min,
-                high=self.vllm_importance_sampling_clip_max,
-            )
-            inputs["importance_sampling_ratio"] = ratio
-            weights = ratio.flatten() if ratio.shape[1] == 1 else ratio[mask.bool()]
-            _log_over_processes(self, "sampling/sampling_logp_difference/mean", gaps, torch.mean)
-            _log_over_processes(self, "sampling/sampling_logp_difference/max", gaps, torch.max)
-            _log_over_processes(self, "sampling/importance_sampling_ratio/mean", weights, torch.mean)
-
-    return ImportanceWeightsFromTheLoss
+    mask = inputs["completion_mask"]
+    if "scored" in inputs:
+        mask = mask * inputs["scored"][:, None]
+    ratio, gaps = importance_weights(
+        logps, inputs["sampling_per_token_logps"], mask, mode=trainer.vllm_importance_sampling_mode,
+        low=trainer.vllm_importance_sampling_clip_min, high=trainer.vllm_importance_sampling_clip_max,
+    )  # fmt: skip
+    inputs["importance_sampling_ratio"] = ratio
+    weights = ratio.flatten() if ratio.shape[1] == 1 else ratio[mask.bool()]
+    _log_over_processes(trainer, "sampling/sampling_logp_difference/mean", gaps, torch.mean)
+    _log_over_processes(trainer, "sampling/sampling_logp_difference/max", gaps, torch.max)
+    _log_over_processes(trainer, "sampling/importance_sampling_ratio/mean", weights, torch.mean)
 
 
 def _log_over_processes(trainer: Any, name: str, values: Any, summary: Callable[[Any], Any]) -> None:

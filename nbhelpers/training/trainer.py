@@ -37,12 +37,10 @@ from nbhelpers.training.fitting import must_recompute, out_of_memory, row_length
 from nbhelpers.training.inside_trl import (
     generating_with,
     is_between_rollouts,
-    name_the_cpu,
     rollout_trainer_class,
     rollouts_callback,
     sampling_in_groups,
     scoring_in_groups,
-    weights_from_the_loss,
 )
 from nbhelpers.training.launching import MetricsFollower, beside_processes, launch, out_of_the_way
 from nbhelpers.training.packed import packs
@@ -151,7 +149,6 @@ def _train(
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
-    name_the_cpu(config)
     is_main = config.process_index == 0
     refuse_other_data(run, where, problems.fingerprint, plan)
     if where.step:
@@ -173,7 +170,7 @@ def _train(
     generating = _start_generation(policy, params, config, dataset, run if is_main else None)
     if config.gradient_checkpointing and not must_recompute(policy, params, plan, max(lengths), tell):
         arguments["gradient_checkpointing"] = config.gradient_checkpointing = False
-    trainer_class = _trainer_class(policy, params)
+    trainer_class = _trainer_class(policy)
     with generating, stage("preparing the trainer"):
         trainer = _build(trainer_class, policy, params, config, dataset)
         trainer.row_lengths = row_lengths(policy, params, config, plan, max(lengths))
@@ -290,16 +287,12 @@ def _start_generation(
     return contextlib.nullcontext() if policy.backend == "unsloth" else generating_with(engine)
 
 
-def _trainer_class(policy: Policy, params: RunParams) -> type:
+def _trainer_class(policy: Policy) -> type:
     """TRL's trainer with what holds for this run."""
     trainer_class = rollout_trainer_class()
     if policy.decodes_in_groups:
         trainer_class = sampling_in_groups(trainer_class)
-    if packs(policy):
-        trainer_class = scoring_in_groups(trainer_class)
-    if params.model.fast_inference and policy.backend == "transformers":
-        trainer_class = weights_from_the_loss(trainer_class)
-    return trainer_class
+    return scoring_in_groups(trainer_class) if packs(policy) else trainer_class
 
 
 def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, dataset: Any) -> Any:

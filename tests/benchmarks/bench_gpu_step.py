@@ -304,7 +304,7 @@ def ours(args):
         report = parity.check_parity(policy, engine, rows["prompt"][:4], rows["image"][:4])
         log(f"parity: {report}")
         with inside_trl.generating_with(engine):
-            trainer = inside_trl.weights_from_the_loss(inside_trl.scoring_in_groups(GRPOTrainer))(
+            trainer = inside_trl.scoring_in_groups(GRPOTrainer)(
                 model=policy.model,
                 processing_class=policy.processor,
                 args=config_of(args),
