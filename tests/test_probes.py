@@ -10,7 +10,7 @@ from nbhelpers.policy import load_policy
 from nbhelpers.problems import kind_of, load_problems
 from nbhelpers.runs import RunDirectory, SampleStore
 from nbhelpers.training import train
-from nbhelpers.training.probes import set_aside_probes
+from nbhelpers.training.selecting import set_aside_probes
 
 
 @pytest.fixture(scope="module")

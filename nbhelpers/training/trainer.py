@@ -44,7 +44,6 @@ from nbhelpers.training.inside_trl import (
 )
 from nbhelpers.training.launching import MetricsFollower, beside_processes, launch, out_of_the_way
 from nbhelpers.training.packed import packs
-from nbhelpers.training.probes import Probes, probes_callback, set_aside_probes
 from nbhelpers.training.recording import (
     Recorder,
     after_first_step,
@@ -67,7 +66,7 @@ from nbhelpers.training.resuming import (
     run_facts,
     standing,
 )
-from nbhelpers.training.selecting import selecting_callback, set_aside_selection, take_selected
+from nbhelpers.training.selecting import asking_callback, set_aside_probes, set_aside_selection, take_selected
 from nbhelpers.training.soundness import soundness_callback
 from nbhelpers.training.stopping import TrainingStopped, ending_in_words, stop_request, stopping_callback
 from nbhelpers.training.vision_cache import looking_once
@@ -178,8 +177,7 @@ def _train(
     trainer.on_rollout = recorder
     if is_main:
         fresh: dict[str, float] = {}
-        trainer.add_callback(probes_callback(Probes(policy, probes, params, run), fresh))
-        trainer.add_callback(selecting_callback(policy, selection, params, run, where.step, fresh))
+        trainer.add_callback(asking_callback(policy, probes, selection, params, run, where.step, fresh))
         trainer.add_callback(metrics_callback(run, on_log, fresh))
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
     sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
