@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from nbhelpers.training import inside_trl
-from nbhelpers.training.rehearsing import rehearse
+from nbhelpers.training.fitting import rehearse
 
 
 @pytest.fixture(scope="module")

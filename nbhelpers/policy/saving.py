@@ -17,11 +17,14 @@ from nbhelpers.policy.unsloth import load_saved
 from nbhelpers.runs import RunDirectory, seal
 
 
-def save_final_model(policy: Policy, path: Path, **facts: Any) -> Path:
+def save_final_model(policy: Policy, path: Path, *, keep_earlier: bool = True, **facts: Any) -> Path:
     """Write the LoRA adapter, tokenizer, processor and the base model's config to `path` (the reference recipe's
     `final_model/`); it loads with `load_final_model`, with peft, and on a GPU with Unsloth's `FastVisionModel`.
 
-    The folder appears whole or not at all, sealed with `facts`, such as its step. An earlier one moves to `previous/`.
+    The folder appears whole or not at all, sealed with `facts`, such as its step.
+
+    Args:
+        keep_earlier: whether an earlier one moves to `previous/`; otherwise this one takes its place.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +35,9 @@ def save_final_model(policy: Policy, path: Path, **facts: Any) -> Path:
         _save_processor(policy, unfinished)
         policy.model.config.save_pretrained(unfinished)
         seal(unfinished, **facts)
-        if path.exists():
+        if keep_earlier and path.exists():
             RunDirectory(path.parent).set_aside(path)
+        shutil.rmtree(path, ignore_errors=True)
         unfinished.rename(path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -152,13 +152,10 @@ def scoring_in_groups(trainer_class: type) -> type:
     A completion whose advantage is 0 has no part in the gradient: a group of them is left out of the backward pass, and
     where vLLM has told its log-probs, each of them out of the forward pass too. Averages and divisors stay as they are.
 
-    TRL shuffles what was generated before it cuts it into micro-batches. Where all of them go into one update, and none
-    has a divisor or a threshold of its own, any order gives the same gradient: the order stays, so that a micro-batch
-    holds whole groups.
-
-    TRL runs the policy once more over the whole batch for the weights, which correct for the difference between vLLM's
-    probabilities and the trainer's. Where each batch is used for one update, the loss computes the same log-probs
-    (`old_per_token_logps` is then `per_token_logps.detach()`, as TRL does itself without vLLM).
+    TRL shuffles what was generated before it cuts it into micro-batches. Where any order gives the same gradient, it
+    stays in order, so that a micro-batch holds whole groups. For the weights TRL runs the policy once more over the
+    whole batch; where that is used for one update, those log-probs are the loss's own (`old_per_token_logps` is then
+    `per_token_logps.detach()`, as TRL does itself without vLLM).
 
     `row_lengths` of the trainer: the `lengths` of `packed_log_probs`.
     """

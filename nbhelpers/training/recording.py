@@ -23,7 +23,6 @@ from nbhelpers.runs import (
     read_seal,
     seal,
 )
-from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.configuration import TrainingError
 from nbhelpers.training.resuming import Standing, run_facts
 
@@ -55,7 +54,7 @@ class Recorder:
     @staticmethod
     def _sampled(trainer: Any, completion_ids: Sequence[list[int]]) -> list[TokenLogProbs | None]:
         """vLLM's log-probs of each completion; None where the policy sampled itself."""
-        values = getattr(trainer, "sampled_log_probs", None)
+        values = trainer.sampled_log_probs
         if values is None:
             return [None] * len(completion_ids)
         decode = trainer.processing_class.tokenizer.decode
@@ -161,8 +160,6 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, f
     from transformers import TrainerCallback
 
     class MetricsCallback(TrainerCallback):
-        """Writes TRL's metrics, one line per logging step."""
-
         def on_train_begin(self, args, state, control, **kwargs):
             self.started, self.first_step = time.perf_counter(), state.global_step
             run.update_manifest(max_steps=state.max_steps)
@@ -228,9 +225,3 @@ def log_line(metrics: dict) -> None:
     step, total = metrics["step"], metrics["max_steps"]
     if step in (1, total) or step % max(1, total // 10) == 0:
         print(progress_line(metrics), flush=True)
-
-
-def warn_about_learning(run: RunDirectory) -> None:
-    """Warnings that a reader of the curves should not have to find alone."""
-    for sentence in alarms(run.read_jsonl(run.metrics_path)):
-        run.add_warning(sentence)

@@ -101,9 +101,8 @@ def last_whole_checkpoint(run: RunDirectory) -> Path | None:
 
 def run_facts(params: RunParams, step: int, max_steps: int, seconds: float) -> dict[str, Any]:
     """What the seal of a checkpoint or of `final_model/` says of it."""
-    settings = settings_digest(params.as_dict())
-    facts = {"step": step, "max_steps": max_steps, "length": _length(params), "settings": settings}
-    return facts | {"seconds": seconds}
+    settings, length = settings_digest(params.as_dict()), _length(params)
+    return {"step": step, "max_steps": max_steps, "length": length, "settings": settings, "seconds": seconds}
 
 
 def refuse_other_data(run: RunDirectory, where: Standing, fingerprint: str, plan: BatchPlan) -> None:

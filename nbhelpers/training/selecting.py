@@ -4,16 +4,14 @@ and the selection set, by which a checkpoint is chosen without peeking at the ev
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.params import RunParams
-from nbhelpers.policy import Policy, load_weights, predict
+from nbhelpers.policy import Policy, load_weights, predict, save_final_model
 from nbhelpers.problems import cut_from_training, kind_of
 from nbhelpers.rewards import preview
-from nbhelpers.runs import RunDirectory, flaw, read_seal, seal
+from nbhelpers.runs import RunDirectory, flaw, read_seal
 from nbhelpers.training.configuration import TrainingError
 
 
@@ -82,7 +80,8 @@ def asking_callback(
                 fresh["selection/accuracy"] = accuracy
                 if accuracy > self.best:
                     self.best = accuracy
-                    _keep_best(policy, best_folder(run), step=step, accuracy=accuracy, problems=len(rows))
+                    facts = {"step": step, "accuracy": accuracy, "problems": len(rows)}
+                    save_final_model(policy, best_folder(run), keep_earlier=False, **facts)
 
     return AskingCallback()
 
@@ -118,17 +117,6 @@ def _share_right(rows: list[dict]) -> float:
 def best_folder(run: RunDirectory) -> Path:
     """Where the adapter that did best on the selection set lies."""
     return run.checkpoints_dir / "best"
-
-
-def _keep_best(policy: Policy, folder: Path, **facts: Any) -> None:
-    """Write the adapter to `folder`, sealed with `facts`, in place of the one that was there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    policy.model.save_pretrained(unfinished)
-    policy.processor.save_pretrained(unfinished)  # so that it can be evaluated as any checkpoint
-    seal(unfinished, **facts)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
 
 
 def take_selected(policy: Policy, params: RunParams, run: RunDirectory, last: int) -> dict[str, Any]:

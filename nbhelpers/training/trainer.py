@@ -24,6 +24,7 @@ from nbhelpers.policy import (
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
 from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, log_into, read_seal, stage, writing
+from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.card import write_card
 from nbhelpers.training.configuration import (
     TrainingError,
@@ -33,7 +34,7 @@ from nbhelpers.training.configuration import (
     num_processes,
     record_configuration,
 )
-from nbhelpers.training.fitting import must_recompute, out_of_memory, row_lengths
+from nbhelpers.training.fitting import must_recompute, out_of_memory, rehearsal_callback, row_lengths
 from nbhelpers.training.inside_trl import (
     generating_with,
     is_between_rollouts,
@@ -53,9 +54,7 @@ from nbhelpers.training.recording import (
     note_state,
     sealing_callback,
     start_records,
-    warn_about_learning,
 )
-from nbhelpers.training.rehearsing import rehearsal_callback
 from nbhelpers.training.resuming import (
     Standing,
     check,
@@ -67,8 +66,13 @@ from nbhelpers.training.resuming import (
     standing,
 )
 from nbhelpers.training.selecting import asking_callback, set_aside_probes, set_aside_selection, take_selected
-from nbhelpers.training.soundness import soundness_callback
-from nbhelpers.training.stopping import TrainingStopped, ending_in_words, stop_request, stopping_callback
+from nbhelpers.training.stopping import (
+    TrainingStopped,
+    ending_in_words,
+    soundness_callback,
+    stop_request,
+    stopping_callback,
+)
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -201,7 +205,8 @@ def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, secon
     run.update_manifest(timings={"training_seconds": seconds})
     write_card(run, params)
     note_state(run, "finished")
-    warn_about_learning(run)
+    for sentence in alarms(run.read_jsonl(run.metrics_path)):  # which a reader of the curves should not have to find
+        run.add_warning(sentence)
 
 
 def _take_what_was_trained(policy: Policy, params: RunParams, run: RunDirectory, where: Standing) -> TrainingResult:

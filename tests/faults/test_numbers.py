@@ -16,7 +16,7 @@ from nbhelpers.show.report import write_report
 from nbhelpers.training import trainer
 from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.configuration import TrainingError
-from nbhelpers.training.soundness import are_finite
+from nbhelpers.training.stopping import are_finite
 from nbhelpers.training.trainer import train
 
 # Two runs of the embedded model, 32 completions a step, as they were logged on 2026-11-24.
