@@ -19,19 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
-from nbhelpers.policy import Policy, serve
+from nbhelpers.policy import Policy, end_group, environment_apart, serve, with_last_lines
 from nbhelpers.runs import RunDirectory, words_end_nothing
 from nbhelpers.training.configuration import TrainingError, is_first_process, launched
 from nbhelpers.training.stopping import TrainingStopped
 
 _LOGS, _STARTED_BY = "NBHELPERS_RANK_LOGS", "NBHELPERS_STARTED_BY"
-# What a launcher sets, and what vLLM sets where it runs without one (`policy.vllm.engine`).
-_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = 40.0  # seconds in which the processes may end their step with a checkpoint; torchrun gives them 30
-_LAST_LINES = 15
 # In torchrun's summary, below "Root Cause" (torch 2.11 and 2.13): which rank ended first, and how.
 _FIRST_TO_END = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.S)
 
@@ -54,8 +50,17 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
         old.unlink()
     if params.model.starts_server:
         serve(params.model, params.lora.r)
-    words = _FirstRank(logs / "rank-0.log")
-    with trusting(params.needs_trust), open(logs / "launcher.log", "wb") as log:
+    (logs / "rank-0.log").touch()
+    with (
+        trusting(params.needs_trust),
+        open(logs / "launcher.log", "wb") as log,
+        open(logs / "rank-0.log", errors="replace") as words,
+    ):
+
+        def look_on() -> None:
+            print(words.read(), end="", flush=True)
+            look()
+
         child = subprocess.Popen(
             command(module, params, processes),
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -64,13 +69,11 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
         )  # fmt: skip
         try:
             while child.poll() is None:
-                words.say_more()
-                look()
+                look_on()
                 time.sleep(0.2)
         finally:
-            _end(child)
-            words.say_more()
-            look()
+            end_group(child, _PATIENCE)  # the launcher ends its processes
+            look_on()
     if child.returncode:
         raise TrainingError(_what_happened(logs, child.returncode, processes))
 
@@ -80,7 +83,7 @@ def _environment(logs: Path) -> dict[str, str]:
 
     mine = {_LOGS: str(logs), _STARTED_BY: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    return {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER} | mine | on_cpu
+    return environment_apart() | mine | on_cpu
 
 
 def command(module: str, params: RunParams, processes: int) -> list[str]:
@@ -90,48 +93,17 @@ def command(module: str, params: RunParams, processes: int) -> list[str]:
     return [*launcher, "--main_process_port", "0", "-m", module, *params.as_arguments()]
 
 
-def _end(child: subprocess.Popen) -> None:
-    """End the launcher, which ends its processes; what is left after `_PATIENCE` seconds is killed."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C does not wait
-            child.wait(_PATIENCE)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
 def _what_happened(logs: Path, code: int, processes: int) -> str:
-    told = (logs / "launcher.log").read_text(errors="replace")
-    found = _FIRST_TO_END.search(told)
+    told = logs / "launcher.log"
+    found = _FIRST_TO_END.search(told.read_text(errors="replace"))
     if found is None:
-        where, last = logs / "launcher.log", told
-        what = f"The launcher of {processes} processes ended with exit code {code}."
-    else:
-        rank, own = int(found[1]), int(found[2])
-        where = logs / f"rank-{rank}.log"
-        last = where.read_text(errors="replace") if where.is_file() else told
-        how = f"was killed by {signal.Signals(-own).name}" if own < 0 else f"ended with exit code {own}"
-        what = f"Process {rank} of {processes} {how}, and the others were ended."
-    lines = [line.rstrip() for line in last.splitlines() if line.strip()][-_LAST_LINES:]
-    return "\n".join([f"{what} The last lines of {where}:", *(f"  {line}" for line in lines)])
-
-
-class _FirstRank:
-    """What the first rank prints, passed on line by line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._read = path, 0
-
-    def say_more(self) -> None:
-        if not self._path.is_file():
-            return
-        with open(self._path, "rb") as file:
-            file.seek(self._read)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._read += len(whole) + len(newline)
-        for line in whole.decode(errors="replace").splitlines():
-            print(line, flush=True)
+        return with_last_lines(f"The launcher of {processes} processes ended with exit code {code}.", told)
+    rank, own = int(found[1]), int(found[2])
+    where = logs / f"rank-{rank}.log"
+    how = f"was killed by {signal.Signals(-own).name}" if own < 0 else f"ended with exit code {own}"
+    what = f"Process {rank} of {processes} {how}, and the others were ended."
+    has_spoken = where.is_file() and where.stat().st_size > 0
+    return with_last_lines(what, where if has_spoken else told)
 
 
 class MetricsFollower:
@@ -205,15 +177,9 @@ def take_place() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # accelerate 1.15 names the CPU of a process cpu:0 and transformers 5.17 loads the optimiser's state to there, which
     # torch up to 2.13 does not know: no run in several CPU processes could go on (2026-11-24).
-    torch.serialization.register_package(15, _no_name, _as_it_is)
-
-
-def _no_name(storage: Any) -> None:
-    """Storages are named as before when they are saved."""
-
-
-def _as_it_is(storage: Any, place: str) -> Any:
-    return storage if place == "cpu:0" else None
+    torch.serialization.register_package(
+        15, lambda storage: None, lambda storage, place: storage if place == "cpu:0" else None
+    )
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbhelpers.policy.processes import end_group, environment_apart, with_last_lines
 from nbhelpers.policy.vllm.hand_over import adapted_modules
 from nbhelpers.policy.vllm.setup import GenerationError, cache_folder, free_port, prepare_environment
 
@@ -249,9 +250,7 @@ def url_of_server(source: str, arguments: dict[str, Any], gpu: str) -> str:
     port = free_port()
     log = cache_folder() / f"vllm-server-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    of_a_launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    env = {name: value for name, value in os.environ.items() if name not in of_a_launcher}
-    env |= {"CUDA_VISIBLE_DEVICES": gpu, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    env = environment_apart() | {"CUDA_VISIBLE_DEVICES": gpu, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     with open(log, "wb") as file:
         child = subprocess.Popen(
             serve_command(source, arguments, port), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -273,8 +272,7 @@ def _wait_until_ready(child: subprocess.Popen, url: str, log: Path) -> None:
         time.sleep(1)
     how = f"ended with exit code {child.returncode}" if child.returncode is not None else f"needs more than {_START} s"
     _end(child)
-    last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-15:]
-    raise GenerationError("\n".join([f"The vLLM server {how}. The last lines of {log}:", *(f"  {x}" for x in last)]))
+    raise GenerationError(with_last_lines(f"The vLLM server {how}.", log))
 
 
 def _ends_with_parent() -> Any:
@@ -288,10 +286,5 @@ def _ends_with_parent() -> Any:
 
 
 def _end(child: subprocess.Popen) -> None:
-    if child.poll() is None:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(15)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+    end_group(child, 15)
     os.environ.pop(SERVER, None)
