@@ -114,6 +114,16 @@ class Policy:
             torch.cuda.empty_cache()
 
     @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the model is in evaluation mode."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+    @contextlib.contextmanager
     def without_adapter(self) -> Iterator[Policy]:
         """The policy as it was before training: the adapter is switched off inside the `with`."""
         with self.model.disable_adapter() if self.has_adapter else contextlib.nullcontext():
@@ -212,31 +222,25 @@ class Policy:
             "suppress_tokens": never_sampled_ids(self.processor) or None,
         }
         batch_size = batch_size or max(1, (128 if device.type == "cpu" else 16) // samples_per_problem)
-        was_training = self.model.training
-        self.model.eval()
         completions: list[list[Completion]] = []
-        try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
-                torch.manual_seed(seed)
-                for start in range(0, len(conversations), batch_size):
-                    end = start + batch_size
-                    inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
+        own_numbers = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with self.evaluating(), own_numbers, torch.inference_mode():
+            torch.manual_seed(seed)
+            for start in range(0, len(conversations), batch_size):
+                end = start + batch_size
+                inputs = self.inputs(conversations[start:end], images[start:end]).to(device)
+                if self.decodes_in_groups:
                     places = range(first + start, first + min(end, len(conversations)))
                     drawn = draws(seed, places, samples_per_problem, max_new_tokens) if temperature > 0 else None
-                    output = self._generate(inputs, samples_per_problem, drawn, **decoding)
-                    tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
-                    groups = self.completions(tokens, eos_ids, samples_per_problem)
-                    completions += groups
-                    if progress:
-                        progress(len(groups))
-        finally:
-            self.model.train(was_training)
+                    output = generate_groups(self.model, inputs, samples_per_problem, drawn, **decoding)
+                else:
+                    output = self.model.generate(**inputs, num_return_sequences=samples_per_problem, **decoding)
+                tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
+                groups = self.completions(tokens, eos_ids, samples_per_problem)
+                completions += groups
+                if progress:
+                    progress(len(groups))
         return completions
-
-    def _generate(self, inputs: Any, group: int, drawn: Any, **decoding: Any) -> Any:
-        if self.decodes_in_groups:
-            return generate_groups(self.model, inputs, group, drawn, **decoding)
-        return self.model.generate(**inputs, num_return_sequences=group, **decoding)
 
     def completions(self, ids: list[list[int]], eos_ids: list[int], size: int) -> list[list[Completion]]:
         """Sampled tokens (N * size, tokens) as N groups of completions; what stands after an end is not read."""

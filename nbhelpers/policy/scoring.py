@@ -41,12 +41,12 @@ def completions_as_inputs(
 
 def log_probs_and_entropies(policy: Policy, inputs: dict[str, Any], ids: Any, temperature: float = 1.0) -> Any:
     """The log-probs of `ids` and the entropies of the distributions that they were drawn from, both (N, T), in nats,
-    without gradients. A completion at a time, and of that a few tokens: all of Gemma-3's logits would take gigabytes.
+    without gradients and dropout. A completion at a time, and of that a few tokens: all of Gemma-3's logits would take gigabytes.
     """
     import torch
 
     found = []
-    with torch.no_grad(), _in_half(policy):
+    with policy.evaluating(), torch.no_grad(), _in_half(policy):
         for row in range(len(ids)):
             states, head = _before_the_head(policy, _row(inputs, row), ids.shape[1])
             for part, tokens in zip(states[0].split(SCORED_AT_ONCE), ids[row].split(SCORED_AT_ONCE), strict=True):
@@ -199,14 +199,9 @@ def word_numbers(
         tokenizer(text, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id] for text in completions
     ]
     inputs, ids, mask = completions_as_inputs(policy, conversations, images, tokens)
-    mode = policy.model.training
-    policy.model.eval()
-    try:
-        log_probs, entropy = log_probs_and_entropies(policy, inputs, ids, temperature or 1.0)
-        with policy.without_adapter():
-            before, _ = log_probs_and_entropies(policy, inputs, ids, temperature or 1.0)
-    finally:
-        policy.model.train(mode)
+    log_probs, entropy = log_probs_and_entropies(policy, inputs, ids, temperature or 1.0)
+    with policy.without_adapter():
+        before, _ = log_probs_and_entropies(policy, inputs, ids, temperature or 1.0)
     log_probs, before, entropy = log_probs * mask, before * mask, entropy * mask
     weight = None if sampled is None else (log_probs - sampled.to(log_probs)).exp()
     words = [[tokenizer.decode([token]) for token in row] for row in tokens]

@@ -153,19 +153,35 @@ def _say_what_moved(folder: Path | None) -> None:
         print(f"Moved to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.", flush=True)
 
 
-def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, fresh: dict[str, float]) -> Any:
-    """A callback for the trainer that writes `metrics.jsonl`, with what others found since the last line (`fresh`,
-    which it empties), and calls `on_log`.
+def recording_callback(
+    run: RunDirectory, params: RunParams, resumed: Path | None, on_log: Callable[[dict], None] | None,
+    fresh: dict[str, float], *, is_main: bool,
+) -> Any:  # fmt: skip
+    """A callback for the trainer of every process. The first writes `metrics.jsonl`, calls `on_log`, and seals a
+    checkpoint that all have written their part of.
+
+    Args:
+        resumed: the checkpoint that training goes on from; the seconds spent up to it are counted in.
+        fresh: what others found since the last line of the metrics; it is emptied.
     """
+    from accelerate import PartialState
     from transformers import TrainerCallback
 
-    class MetricsCallback(TrainerCallback):
+    earlier = read_seal(resumed)["seconds"] if resumed else 0
+
+    class RecordingCallback(TrainerCallback):
+        @property
+        def seconds(self) -> float:
+            """Spent on training so far."""
+            return round(earlier + time.perf_counter() - self.started, 2)
+
         def on_train_begin(self, args, state, control, **kwargs):
             self.started, self.first_step = time.perf_counter(), state.global_step
-            run.update_manifest(max_steps=state.max_steps)
+            if is_main:
+                run.update_manifest(max_steps=state.max_steps)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if not logs or "loss" not in logs:
+            if not is_main or not logs or "loss" not in logs:
                 return  # the summary at the end of training is of no step; a step on an old rollout has no rewards
             if not run.manifest_path.is_file():
                 raise TrainingError(
@@ -179,34 +195,13 @@ def metrics_callback(run: RunDirectory, on_log: Callable[[dict], None] | None, f
                 pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
                 on_log({**line, "max_steps": state.max_steps, "seconds_per_step": pace})
 
-    return MetricsCallback()
-
-
-def sealing_callback(params: RunParams, resumed: Path | None, *, is_main: bool) -> Any:
-    """A callback for the trainer of every process: the first seals a checkpoint that all have written their part of.
-
-    Args:
-        resumed: the checkpoint that training goes on from; the seconds spent up to it are counted in.
-    """
-    from accelerate import PartialState
-    from transformers import TrainerCallback
-
-    class SealingCallback(TrainerCallback):
-        @property
-        def seconds(self) -> float:
-            """Spent on training so far."""
-            return round(time.perf_counter() - self.started, 2)
-
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.started = time.perf_counter() - (read_seal(resumed)["seconds"] if resumed else 0)
-
         def on_save(self, args, state, control, **kwargs):
             PartialState().wait_for_everyone()
             if is_main:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 seal(folder, **run_facts(params, state.global_step, state.max_steps, self.seconds))
 
-    return SealingCallback()
+    return RecordingCallback()
 
 
 def after_first_step(call: Callable[[], None]) -> Any:

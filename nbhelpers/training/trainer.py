@@ -24,6 +24,7 @@ from nbhelpers.policy import (
 from nbhelpers.problems import ProblemSets, decode_once, grpo_dataset, load_problems
 from nbhelpers.rewards import make_reward_funcs
 from nbhelpers.runs import RunDirectory, SampleWriter, check_libraries, log_into, read_seal, stage, writing
+from nbhelpers.training import inside_trl, recording, resuming, selecting, stopping
 from nbhelpers.training.alarm_rules import alarms
 from nbhelpers.training.card import write_card
 from nbhelpers.training.configuration import (
@@ -35,44 +36,8 @@ from nbhelpers.training.configuration import (
     record_configuration,
 )
 from nbhelpers.training.fitting import must_recompute, out_of_memory, rehearsal_callback, row_lengths
-from nbhelpers.training.inside_trl import (
-    generating_with,
-    is_between_rollouts,
-    rollout_trainer_class,
-    rollouts_callback,
-    sampling_in_groups,
-    scoring_in_groups,
-)
 from nbhelpers.training.launching import MetricsFollower, beside_processes, launch, out_of_the_way
 from nbhelpers.training.packed import packs
-from nbhelpers.training.recording import (
-    Recorder,
-    after_first_step,
-    keep_records_up_to,
-    log_line,
-    metrics_callback,
-    note_state,
-    sealing_callback,
-    start_records,
-)
-from nbhelpers.training.resuming import (
-    Standing,
-    check,
-    is_trained,
-    refuse_a_trained_policy,
-    refuse_another_base,
-    refuse_other_data,
-    run_facts,
-    standing,
-)
-from nbhelpers.training.selecting import asking_callback, set_aside_probes, set_aside_selection, take_selected
-from nbhelpers.training.stopping import (
-    TrainingStopped,
-    ending_in_words,
-    soundness_callback,
-    stop_request,
-    stopping_callback,
-)
 from nbhelpers.training.vision_cache import looking_once
 
 
@@ -114,36 +79,38 @@ def train(
         RunError: another process is writing in the run directory, or nothing can be written there.
     """
     processes = 1 if launched() else num_processes(params)
-    if processes > 1 and not standing(params, run).trained:
-        return _train_in_processes(policy, params, run, processes, on_log)
+    if processes > 1 and not (where := resuming.standing(params, run)).trained:
+        steps, seconds = _train_in_processes(policy, params, run, processes, on_log)
+        return TrainingResult(steps, seconds, run.final_model_dir, adapter_norm(policy), where.step)
     with writing(run.path, "training") if is_first_process() else contextlib.nullcontext():
         log_into(run.path)
-        where = standing(params, run)
+        where = resuming.standing(params, run)
         for sentence in where.notices if is_first_process() else ():
             print(sentence, flush=True)
         if where.trained:
-            return _take_what_was_trained(policy, params, run, where)
-        if where.checkpoint is None:
-            refuse_a_trained_policy(policy, run)
-        with ending_in_words(run) if is_first_process() else contextlib.nullcontext():
-            return _train(policy, problems, params, run, where, on_log)
+            steps, seconds = _take_what_was_trained(policy, params, run, where)
+        else:
+            if where.checkpoint is None:
+                resuming.refuse_a_trained_policy(policy, run)
+            with stopping.ending_in_words(run) if is_first_process() else contextlib.nullcontext():
+                steps, seconds = _train(policy, problems, params, run, where, on_log)
+    return TrainingResult(steps, seconds, run.final_model_dir, adapter_norm(policy), where.step)
 
 
 def _train_in_processes(
     policy: Policy, params: RunParams, run: RunDirectory, processes: int, on_log: Any
-) -> TrainingResult:
+) -> tuple[int, float]:
     """`train` in other processes, which load the data and the policy themselves; this one gets the weights."""
-    where = standing(params, run)
-    with out_of_the_way(policy), ending_in_words(run):
+    with out_of_the_way(policy), stopping.ending_in_words(run):
         launch("nbhelpers.training", params, processes, look=MetricsFollower(run, on_log))
     load_weights(policy, run.final_model_dir)
     sealed = read_seal(run.final_model_dir)
-    return TrainingResult(sealed["step"], sealed["seconds"], run.final_model_dir, adapter_norm(policy), where.step)
+    return sealed["step"], sealed["seconds"]
 
 
 def _train(
-    policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, where: Standing, on_log: Any
-) -> TrainingResult:
+    policy: Policy, problems: ProblemSets, params: RunParams, run: RunDirectory, where: resuming.Standing, on_log: Any
+) -> tuple[int, float]:
     untested = check_libraries("trl", error=TrainingError)
     import torch
     from trl import GRPOConfig
@@ -153,18 +120,18 @@ def _train(
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
     config = GRPOConfig(**arguments)
     is_main = config.process_index == 0
-    refuse_other_data(run, where, problems.fingerprint, plan)
+    resuming.refuse_other_data(run, where, problems.fingerprint, plan)
     if where.step:
-        refuse_another_base(run, policy)
+        resuming.refuse_another_base(run, policy)
     tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
     if is_main:
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
-        start_records(run, params, problems, where, notices)
+        recording.start_records(run, params, problems, where, notices)
 
     dataset, lengths, left_out = drop_overlong(grpo_dataset(problems.train, params), policy, params)
     of_pid = dict(zip(dataset["pid"], lengths, strict=True))
-    dataset, selection = set_aside_selection(dataset, params)
-    dataset, probes = set_aside_probes(dataset, params.training.probes)
+    dataset, selection = selecting.set_aside_selection(dataset, params)
+    dataset, probes = selecting.set_aside_probes(dataset, params.training.probes)
     lengths = [of_pid[pid] for pid in dataset["pid"]]
     if left_out and is_main:
         run.append_jsonl(run.dropped_path, *left_out)
@@ -177,48 +144,49 @@ def _train(
     with generating, stage("preparing the trainer"):
         trainer = _build(trainer_class, policy, params, config, dataset)
         trainer.row_lengths = row_lengths(policy, params, config, plan, max(lengths))
-    recorder = Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
+    recorder = recording.Recorder(SampleWriter(run, where.step or None) if is_main else None, params.reward.delimiters)
     trainer.on_rollout = recorder
+    fresh: dict[str, float] = {}
     if is_main:
-        fresh: dict[str, float] = {}
-        trainer.add_callback(asking_callback(policy, probes, selection, params, run, where.step, fresh))
-        trainer.add_callback(metrics_callback(run, on_log, fresh))
+        trainer.add_callback(selecting.asking_callback(policy, probes, selection, params, run, where.step, fresh))
         record_configuration(run, arguments, trainer.args, policy, plan, len(dataset))
-    sealing = sealing_callback(params, where.checkpoint, is_main=is_main)
-    trainer.add_callback(sealing)
+    recorded = recording.recording_callback(run, params, where.checkpoint, on_log, fresh, is_main=is_main)
+    trainer.add_callback(recorded)
     if on_gpu:
         trainer.add_callback(rehearsal_callback(trainer, policy, dataset, lengths, tell))
-    trainer.add_callback(soundness_callback(run, warn))
+    trainer.add_callback(stopping.soundness_callback(run, warn))
 
     _run(trainer, policy, params, where.checkpoint)
     policy.model = trainer.accelerator.unwrap_model(trainer.model)
+    step, seconds = trainer.state.global_step, recorded.seconds
     if is_main:
-        _keep(policy, params, run, trainer.state.global_step, sealing.seconds)
-    step, seconds = trainer.state.global_step, sealing.seconds
-    return TrainingResult(step, seconds, run.final_model_dir, adapter_norm(policy), where.step)
+        _keep(policy, params, run, step, seconds)
+    return step, seconds
 
 
 def _keep(policy: Policy, params: RunParams, run: RunDirectory, step: int, seconds: float) -> None:
     """What the end of training leaves: the policy, how long it took, and warnings on what was learnt."""
-    selected = take_selected(policy, params, run, step)
-    save_final_model(policy, run.final_model_dir, **run_facts(params, step, step, seconds), selected=selected)
+    selected = selecting.take_selected(policy, params, run, step)
+    save_final_model(policy, run.final_model_dir, **resuming.run_facts(params, step, step, seconds), selected=selected)
     run.update_manifest(timings={"training_seconds": seconds})
     write_card(run, params)
-    note_state(run, "finished")
+    recording.note_state(run, "finished")
     for sentence in alarms(run.read_jsonl(run.metrics_path)):  # which a reader of the curves should not have to find
         run.add_warning(sentence)
 
 
-def _take_what_was_trained(policy: Policy, params: RunParams, run: RunDirectory, where: Standing) -> TrainingResult:
+def _take_what_was_trained(
+    policy: Policy, params: RunParams, run: RunDirectory, where: resuming.Standing
+) -> tuple[int, float]:
     """Give the policy the weights of the last step. A run that was killed between its last checkpoint and
     `final_model/` gets that now; where it is there, nothing is written.
     """
     load_weights(policy, where.trained)
     seconds = read_seal(where.trained)["seconds"]
     if where.trained != run.final_model_dir and is_first_process():
-        keep_records_up_to(run, where)
+        recording.keep_records_up_to(run, where)
         _keep(policy, params, run, where.step, seconds)
-    return TrainingResult(where.step, seconds, run.final_model_dir, adapter_norm(policy), where.step)
+    return where.step, seconds
 
 
 def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
@@ -228,17 +196,17 @@ def train_if_missing(params: RunParams, run: RunDirectory) -> bool:
         TrainingError: training was interrupted here and `training.resume` does not say to go on, or `final_model/` is
             not of the step that the records have come to.
     """
-    if is_trained(params, run):
+    if resuming.is_trained(params, run):
         return False
     load_and_train(params)
     return True
 
 
 def load_and_train(
-    params: RunParams, *, on_log: Callable[[dict], None] | None = log_line
+    params: RunParams, *, on_log: Callable[[dict], None] | None = recording.log_line
 ) -> tuple[Policy, ProblemSets, TrainingResult]:
     """`train` from the parameters alone: see that they can be trained, load the policy and the problems, train."""
-    check(params)
+    resuming.check(params)
     model = beside_processes(params, 1 if launched() else num_processes(params))
     policy, problems = load_policy(model, params.lora, params.training), load_problems(params.dataset)
     return policy, problems, train(policy, problems, params, RunDirectory(params.output_dir), on_log=on_log)
@@ -287,15 +255,15 @@ def _start_generation(
         run.update_manifest(parity=report.as_manifest())
         if warning:
             run.add_warning(warning)
-    return contextlib.nullcontext() if policy.backend == "unsloth" else generating_with(engine)
+    return contextlib.nullcontext() if policy.backend == "unsloth" else inside_trl.generating_with(engine)
 
 
 def _trainer_class(policy: Policy) -> type:
     """TRL's trainer with what holds for this run."""
-    trainer_class = rollout_trainer_class()
+    trainer_class = inside_trl.rollout_trainer_class()
     if policy.decodes_in_groups:
-        trainer_class = sampling_in_groups(trainer_class)
-    return scoring_in_groups(trainer_class) if packs(policy) else trainer_class
+        trainer_class = inside_trl.sampling_in_groups(trainer_class)
+    return inside_trl.scoring_in_groups(trainer_class) if packs(policy) else trainer_class
 
 
 def _build(trainer_class: type, policy: Policy, params: RunParams, config: Any, dataset: Any) -> Any:
@@ -322,13 +290,13 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
         with (
             contextlib.ExitStack() as first,
             looking_once(policy.model, policy.processor),
-            stop_request() as request,
+            stopping.stop_request() as request,
         ):
-            trainer.add_callback(rollouts_callback(trainer))
-            trainer.add_callback(stopping_callback(request, lambda: is_between_rollouts(trainer)))
+            trainer.add_callback(inside_trl.rollouts_callback(trainer))
+            trainer.add_callback(stopping.stopping_callback(request, lambda: inside_trl.is_between_rollouts(trainer)))
             if torch.cuda.is_available():
                 first.enter_context(stage("first step, which compiles"))
-                trainer.add_callback(after_first_step(first.close))
+                trainer.add_callback(recording.after_first_step(first.close))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         sentence = out_of_memory(
@@ -337,4 +305,4 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
         raise TrainingError(sentence) from error
     step, last = trainer.state.global_step, trainer.state.max_steps
     if request.by and step < last:
-        raise TrainingStopped(f"Training was stopped by {request.by} after step {step} of {last}.")
+        raise stopping.TrainingStopped(f"Training was stopped by {request.by} after step {step} of {last}.")

@@ -81,8 +81,7 @@ class ParityReport:
 
     def as_manifest(self) -> dict[str, Any]:
         """What `manifest.json` keeps."""
-        weights = {"weight": self.weight, "lowest_weight": self.lowest_weight}
-        return {**vars(self), **weights}
+        return vars(self) | {"weight": self.weight, "lowest_weight": self.lowest_weight}
 
 
 def parity_report(vllm_logps: Any, trainer_logps: Any, mask: Any, *, length: int, mode: str) -> ParityReport:
@@ -164,10 +163,5 @@ def check_parity(
     ids, logps = engine.generate(prompts, list(images), **options)
     inputs, ids_NT, mask_NT = completions_as_inputs(policy, conversations, images, ids)
     sampled_NT = pad_sequence([torch.tensor(values, dtype=torch.float64) for values in logps], batch_first=True)
-    was_training = policy.model.training
-    policy.model.eval()
-    try:
-        trainer_NT, _ = log_probs_and_entropies(policy, inputs, ids_NT)
-    finally:
-        policy.model.train(was_training)
+    trainer_NT, _ = log_probs_and_entropies(policy, inputs, ids_NT)
     return parity_report(sampled_NT, trainer_NT.cpu(), mask_NT.cpu(), length=length, mode=mode)
