@@ -6,7 +6,6 @@ from nbhelpers.training.beside_trl import compare_with_trl
 from nbhelpers.training.card import write_card
 from nbhelpers.training.configuration import (
     TrainingError,
-    grpo_arguments,
     is_first_process,
     launched,
     num_processes,
@@ -14,7 +13,6 @@ from nbhelpers.training.configuration import (
 )
 from nbhelpers.training.first_look import first_answers, first_problems
 from nbhelpers.training.launching import beside_processes, in_processes, launch, meeting, out_of_the_way
-from nbhelpers.training.recording import log_line
 from nbhelpers.training.resuming import (
     check,
     check_trained,
@@ -26,5 +24,5 @@ from nbhelpers.training.resuming import (
 )
 from nbhelpers.training.scaling import expected_rate
 from nbhelpers.training.stopping import TrainingStopped, disk_trouble, stops_go_to
-from nbhelpers.training.trainer import TrainingResult, load_and_train, train, train_if_missing
+from nbhelpers.training.trainer import load_and_train, train, train_if_missing
 from nbhelpers.training.vision_cache import looking_once

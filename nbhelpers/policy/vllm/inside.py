@@ -117,9 +117,7 @@ def find_pictures_once() -> None:
     find = PlaceholderRange.extract_embeds_range
 
     def found_once(self: Any) -> list[tuple[int, int]]:
-        kept = (
-            self.__dict__
-        )  # the dataclass is frozen; functools.cached_property, which it uses itself, writes here too
+        kept = vars(self)  # the dataclass is frozen; functools.cached_property, which it uses itself, writes here too
         if "_embeds_range" not in kept:
             kept["_embeds_range"] = find(self)
         return kept["_embeds_range"]
