@@ -82,13 +82,18 @@ def order_by_epoch(sampler: Any, epochs_done: Callable[[], int]) -> Any:
     return OrderByEpoch()
 
 
-def rollouts_callback(trainer: Any) -> Any:
-    """A callback for the trainer by which a resumed run goes on at the same place of a rollout, which may serve several
-    optimiser steps (`num_iterations`, `steps_per_generation`).
+def rollouts_callback(trainer: Any, is_asked_to_stop: Callable[[], bool]) -> Any:
+    """A callback for the trainer of every process by which a run is saved, and stopped with a checkpoint, between two
+    rollouts alone: from there it goes on as if it had not been interrupted.
 
-    TRL begins to count at 0 in each process, and keeps no rollout in a checkpoint: so the count goes on, and what is to
-    be saved in the middle of a rollout is saved at its end.
+    A rollout may serve several optimiser steps (`num_iterations`, `steps_per_generation`). TRL keeps none in a
+    checkpoint, and begins to count the batches that it serves at 0 in each process: so the count goes on, and what is
+    to be saved in the middle of a rollout is saved at its end.
+
+    Args:
+        is_asked_to_stop: asked after each step; one process that says so stops all.
     """
+    from accelerate.utils import gather_object
     from transformers import TrainerCallback
 
     class RolloutsCallback(TrainerCallback):
@@ -100,18 +105,19 @@ def rollouts_callback(trainer: Any) -> Any:
             trainer._step = epochs * per_epoch + steps * accumulation
 
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step >= state.max_steps:
-                return
-            self.owed = self.owed or control.should_save
-            control.should_save = self.owed and is_between_rollouts(trainer)
-            self.owed = self.owed and not control.should_save
+            stops, new_next = any(gather_object([is_asked_to_stop()])), self._begins_a_rollout(args)
+            if state.global_step < state.max_steps:
+                self.owed = self.owed or control.should_save
+                control.should_save = self.owed and new_next
+                self.owed = self.owed and not control.should_save
+            if stops and new_next:
+                control.should_save = control.should_training_stop = True
+
+        def _begins_a_rollout(self, args):
+            """Whether the next batch begins with new completions."""
+            return trainer._step % (args.steps_per_generation * trainer.num_iterations) == 0
 
     return RolloutsCallback()
-
-
-def is_between_rollouts(trainer: Any) -> bool:
-    """Whether the next batch of a trainer begins with new completions."""
-    return trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations) == 0
 
 
 @functools.cache

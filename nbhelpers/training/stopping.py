@@ -78,26 +78,6 @@ def stop_request() -> Iterator[StopRequest]:
         yield request
 
 
-def stopping_callback(request: StopRequest, between_rollouts: Callable[[], bool]) -> Any:
-    """A callback for the trainer of every process that ends training after a step, with a checkpoint, once one of them
-    was asked to.
-
-    Args:
-        between_rollouts: whether no step is left that the last rollout serves; from there training goes on as if it had
-            not been interrupted.
-    """
-    from accelerate.utils import gather_object
-    from transformers import TrainerCallback
-
-    class StoppingCallback(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            asked = any(gather_object([request.by is not None]))
-            if asked and between_rollouts():
-                control.should_save = control.should_training_stop = True
-
-    return StoppingCallback()
-
-
 def soundness_callback(run: RunDirectory, warn: Callable[[str], None]) -> Any:
     """A callback for the trainer that looks at every gradient before it reaches the weights, and at the weights after.
 

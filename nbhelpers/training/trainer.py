@@ -292,8 +292,7 @@ def _run(trainer: Any, policy: Policy, params: RunParams, checkpoint: Path | Non
             looking_once(policy.model, policy.processor),
             stopping.stop_request() as request,
         ):
-            trainer.add_callback(inside_trl.rollouts_callback(trainer))
-            trainer.add_callback(stopping.stopping_callback(request, lambda: inside_trl.is_between_rollouts(trainer)))
+            trainer.add_callback(inside_trl.rollouts_callback(trainer, lambda: request.by is not None))
             if torch.cuda.is_available():
                 first.enter_context(stage("first step, which compiles"))
                 trainer.add_callback(recording.after_first_step(first.close))
