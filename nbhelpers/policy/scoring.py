@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbhelpers.policy.memory import GIB, LOGIT_BYTES, SCORED_AT_ONCE, TextShape, fits, kept_activations, this_gpu
+from nbhelpers.policy.patching import replaced
 from nbhelpers.policy.policy import Policy
 from nbhelpers.policy.unsloth import pytorchs_checkpoint
 
@@ -41,7 +42,8 @@ def completions_as_inputs(
 
 def log_probs_and_entropies(policy: Policy, inputs: dict[str, Any], ids: Any, temperature: float = 1.0) -> Any:
     """The log-probs of `ids` and the entropies of the distributions that they were drawn from, both (N, T), in nats,
-    without gradients and dropout. A completion at a time, and of that a few tokens: all of Gemma-3's logits would take gigabytes.
+    without gradients and dropout. A completion at a time, and of that a few tokens: all of Gemma-3's logits would take
+    gigabytes.
     """
     import torch
 
@@ -139,16 +141,12 @@ def _layers_recomputed(policy: Policy) -> Iterator[None]:
         yield
         return
     base.gradient_checkpointing_enable({"use_reentrant": False})
-    layers = [layer for layer in base.modules() if getattr(layer, "gradient_checkpointing", False)]
-    modes = [layer.training for layer in layers]
-    for layer in layers:
-        layer.training = True  # they ask this flag, each its own; what they hold stays as it is
-    try:
+    with contextlib.ExitStack() as changes:
+        changes.callback(base.gradient_checkpointing_disable)
+        for layer in base.modules():
+            if getattr(layer, "gradient_checkpointing", False):  # it asks this flag; what it holds stays as it is
+                changes.enter_context(replaced(layer, "training", True))
         yield
-    finally:
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.training = mode
-        base.gradient_checkpointing_disable()
 
 
 @dataclass(frozen=True)

@@ -183,14 +183,11 @@ class PreparedPictures:
 @contextlib.contextmanager
 def looking_once(model: Any, processor: Any, *, pictures: int = 256) -> Iterator[None]:
     """Both caches inside; the features of so many pictures, only where the tower and the projector are frozen."""
-    caches: list[Any] = [PreparedPictures(processor, device=model.device)]
-    with contextlib.suppress(VisionCacheError):
-        caches.append(FrozenVisionCache(model, pictures))
-    try:
+    with contextlib.ExitStack() as caches:
+        caches.callback(PreparedPictures(processor, device=model.device).detach)
+        with contextlib.suppress(VisionCacheError):
+            caches.callback(FrozenVisionCache(model, pictures).detach)
         yield
-    finally:
-        for cache in caches:
-            cache.detach()
 
 
 def _flat(images: Any) -> list | None:
