@@ -345,8 +345,8 @@ def changes_for_ideas(base, trainer, vision, pictures) -> list:
         trainer.row_lengths = None
 
     def row_by_row() -> None:
-        packing = inside_trl.scoring_in_groups(GRPOTrainer)
-        packing._get_per_token_logps_and_entropies = GRPOTrainer._get_per_token_logps_and_entropies
+        own = GRPOTrainer._get_per_token_logps_and_entropies
+        inside_trl._packed = lambda trainer, model, inputs, *args, **more: own(trainer, model, *args, **more)
         base.enable_input_require_grads()
         base.gradient_checkpointing_enable({"use_reentrant": False})
 
