@@ -21,14 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.policy.patching import override, replaced
-from nbhelpers.policy.vllm.hand_over import (
-    FUSED,
-    adapted_modules,
-    base_weights,
-    built_differently,
-    matrices,
-    place_of,
-)
+from nbhelpers.policy.vllm.hand_over import FUSED, adapted_modules, base_weights, built_differently, matrices, place_of
 from nbhelpers.policy.vllm.norm import fused_norm
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
 
