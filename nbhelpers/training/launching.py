@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from nbhelpers.params import ModelParams, ParamsError, RunParams, parse_overrides, trusting
 from nbhelpers.policy import Policy, end_group, environment_apart, serve, with_last_lines
@@ -50,11 +51,11 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
         old.unlink()
     if params.model.starts_server:
         serve(params.model, params.lora.r)
-    (logs / "rank-0.log").touch()
+    (first := logs / "rank-0.log").touch()
     with (
         trusting(params.needs_trust),
         open(logs / "launcher.log", "wb") as log,
-        open(logs / "rank-0.log", errors="replace") as words,
+        open(first, errors="replace") as words,
     ):
 
         def look_on() -> None:
@@ -74,6 +75,8 @@ def launch(module: str, params: RunParams, processes: int, *, look: Callable[[],
         finally:
             end_group(child, _PATIENCE)  # the launcher ends its processes
             look_on()
+            if not first.stat().st_size:  # it never came to speak: the launcher's log says why
+                first.unlink()
     if child.returncode:
         raise TrainingError(_what_happened(logs, child.returncode, processes))
 
@@ -102,8 +105,7 @@ def _what_happened(logs: Path, code: int, processes: int) -> str:
     where = logs / f"rank-{rank}.log"
     how = f"was killed by {signal.Signals(-own).name}" if own < 0 else f"ended with exit code {own}"
     what = f"Process {rank} of {processes} {how}, and the others were ended."
-    has_spoken = where.is_file() and where.stat().st_size > 0
-    return with_last_lines(what, where if has_spoken else told)
+    return with_last_lines(what, where if where.is_file() else told)
 
 
 class MetricsFollower:
@@ -177,9 +179,15 @@ def take_place() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # accelerate 1.15 names the CPU of a process cpu:0 and transformers 5.17 loads the optimiser's state to there, which
     # torch up to 2.13 does not know: no run in several CPU processes could go on (2026-11-24).
-    torch.serialization.register_package(
-        15, lambda storage: None, lambda storage, place: storage if place == "cpu:0" else None
-    )
+    torch.serialization.register_package(15, _no_name, _as_it_is)
+
+
+def _no_name(storage: Any) -> None:
+    """Storages are named as before when they are saved."""
+
+
+def _as_it_is(storage: Any, place: str) -> Any:
+    return storage if place == "cpu:0" else None
 
 
 @contextlib.contextmanager
