@@ -43,6 +43,7 @@ def reckon_by_hand(policy: Policy, group: by_hand.Group, params: RunParams, old_
 def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_logp_GT: Any = None) -> Reckoning:
     """TRL's `GRPOTrainer.compute_loss` on the same group, with this project's configuration. Nothing is generated."""
     import torch
+    from datasets import Dataset
     from trl import GRPOConfig
 
     G, T = group.ids_GT.shape
@@ -55,9 +56,10 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
         )
         short = short_of_memory(policy, group.inputs, T)
         config = GRPOConfig(**{**arguments, "use_vllm": False, "gradient_checkpointing": False})
+        unread = Dataset.from_dict({"prompt": [[{"role": "user", "content": group.problem["question"]}]]})
         trainer = listening_trainer_class()(
             model=policy.model, processing_class=policy.processor, args=config,
-            reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=_one_row(group),
+            reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=unread,
         )  # fmt: skip
         if short:
             log_probs_in_chunks(trainer)
@@ -73,13 +75,6 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
         if short:
             policy.model.get_base_model().gradient_checkpointing_disable()
         return Reckoning(float(value.detach()), trainer.logps * group.mask_GT, _gradients(policy))
-
-
-def _one_row(group: by_hand.Group) -> Any:
-    """TRL wants a data set; none of it is read here."""
-    from datasets import Dataset
-
-    return Dataset.from_dict({"prompt": [[{"role": "user", "content": group.problem["question"]}]]})
 
 
 def _gradients(policy: Policy) -> dict[str, Any]:

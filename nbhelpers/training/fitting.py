@@ -61,12 +61,8 @@ def row_lengths(policy: Policy, params: RunParams, config: Any, plan: BatchPlan,
     """
     import torch
 
-    if (
-        not packs(policy)
-        or policy.model.device.type != "cuda"
-        or config.gradient_checkpointing
-        or not _compiles(params)
-    ):
+    on_gpu = policy.model.device.type == "cuda"
+    if not (on_gpu and packs(policy) and _compiles(params)) or config.gradient_checkpointing:
         return None
     completions = min(plan.per_device_train_batch_size, params.training.num_generations)
     uncompiled = _kept(policy, params, plan, prompt, fused=False)

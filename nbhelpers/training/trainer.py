@@ -123,7 +123,8 @@ def _train(
     resuming.refuse_other_data(run, where, problems.fingerprint, plan)
     if where.step:
         resuming.refuse_another_base(run, policy)
-    tell, warn = (run.add_notice, run.add_warning) if is_main else (_unsaid, _unsaid)  # the manifest has one writer
+    # The manifest has one writer: what another process has to say, the first says too.
+    tell, warn = (run.add_notice, run.add_warning) if is_main else [lambda sentence: None] * 2
     if is_main:
         notices = [*problems.notices, *policy.notices, *plan.notices, *untested]
         recording.start_records(run, params, problems, where, notices)
@@ -210,10 +211,6 @@ def load_and_train(
     model = beside_processes(params, 1 if launched() else num_processes(params))
     policy, problems = load_policy(model, params.lora, params.training), load_problems(params.dataset)
     return policy, problems, train(policy, problems, params, RunDirectory(params.output_dir), on_log=on_log)
-
-
-def _unsaid(sentence: str) -> None:
-    """What a process that is not the first has to say, the first says too."""
 
 
 def drop_overlong(problems: Any, policy: Policy, params: RunParams) -> tuple[Any, list[int], list[dict]]:
