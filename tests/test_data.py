@@ -513,8 +513,9 @@ class TestLoading:
     def test_the_fingerprint_follows_the_contents(self, folder):
         first = load(path=folder([row(number) for number in range(10)], "a"))
         assert load(path=folder([row(number) for number in range(10)], "b")).fingerprint == first.fingerprint
-        changed = [row(number, **({"answer": "77"} if number == 3 else {})) for number in range(10)]
-        assert load(path=folder(changed, "c")).fingerprint != first.fingerprint
+        for name, change in (("c", {"answer": "77"}), ("d", {"answer_type": "text"})):  # both are graded otherwise
+            changed = [row(number, **(change if number == 3 else {})) for number in range(10)]
+            assert load(path=folder(changed, name)).fingerprint != first.fingerprint
 
     def test_the_licence_of_mathvista_is_said_before_training_on_it_only(self):
         assert "forbids using it as a training set" in licence_notice(RunParams.load("full").dataset)

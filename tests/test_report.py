@@ -328,6 +328,12 @@ def test_another_decoding_is_a_caution(runs, tmp_path, quick_figures):
     assert "decoded differently" in Page(comparison.path).words
 
 
+def test_another_version_of_the_grader_is_a_caution(runs, tmp_path):
+    other = edited(runs, tmp_path, "other", lambda evaluation, rows: evaluation.update(grader=1))
+    (caution,) = compare_runs([runs / "better", other], tmp_path / "c.html").cautions
+    assert "different versions of the grader" in caution and caution.endswith("other: 1")
+
+
 def test_every_figure_of_a_comparison_is_over_the_common_problems(runs, tmp_path, quick_figures):
     """The first run's row once took all of its own problems, so two rows and their difference told three stories."""
 

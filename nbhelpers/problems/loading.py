@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from nbhelpers.grading import PROBLEM_COLUMNS
 from nbhelpers.params import DatasetParams
 from nbhelpers.problems.audit import Looks, Overlap, repetitions
 from nbhelpers.problems.cutting import cut_problems, picture_digest
@@ -218,7 +219,7 @@ def _reasons(dropped: Sequence[Mapping[str, Any]]) -> str:
 def _fingerprint(train: Sequence[dict], evaluation: Sequence[dict]) -> str:
     digest = hashlib.sha1(usedforsecurity=False)
     for row in [*train, {}, *evaluation]:
-        fields = [row.get(key) for key in ("pid", "question", "choices", "unit", "precision", "answer")]
+        fields = [row.get(key) for key in ("pid", *PROBLEM_COLUMNS)]
         digest.update(repr([*fields, picture_digest(row) if row else None]).encode())
     return digest.hexdigest()[:16]
 

@@ -160,6 +160,9 @@ def _cautions(found: Sequence[_Evaluated]) -> list[str]:
     if len(set(decodings)) > 1:
         said = "; ".join(f"{one.name}: {decoding}" for one, decoding in zip(found, decodings, strict=True))
         cautions.append(f"The runs were decoded differently, which alone changes accuracy. {said}")
+    if len({one.evaluation.get("grader") for one in found}) > 1:
+        said = "; ".join(f"{one.name}: {one.evaluation.get('grader')}" for one in found)
+        cautions.append(f"The runs were graded by different versions of the grader, so verdicts may differ. {said}")
     for one in found[1:]:
         if first.problems != one.problems:
             shared = first.problems & one.problems
