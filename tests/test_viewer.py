@@ -165,6 +165,44 @@ def test_a_table_of_bars_is_set_where_its_rows_agree():
         assert not any(not isinstance(node, str) and node[0] == "table" for node in typeset(other))
 
 
+def test_a_table_needs_no_bars_at_its_ends_and_a_cell_may_hold_one():
+    page = assert_harmless(markup(typeset("item | price\n--- | ---\n`a|b` | $5\n$|x|$ | $6\nrest")))
+    assert page.tags.count("tr") == 3 and page.tags.count("td") == 4 and "math" in page.tags
+    assert all(text in page.text for text in ("a|b", "$5", "$6")) and page.text.endswith("rest")
+    short = assert_harmless(markup(typeset("| a | b |\n|---|---|\n| 1 |")))
+    assert short.tags.count("td") == 2
+    for other in ("a | b\nno rule\nc | d", "a | b\n---|---\n1 | 2 | 3", "a or b\n---\nc | d"):
+        assert typeset(other) == [other]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("Triangle $ ABC$ with $ AB = 1$", "Triangle ABC with AB=1"),
+        ("an area of 18$\\pi$ and 60$^\\circ$", "an area of 18\u03c0 and 60\u2218"),
+        ("it costs $\\$0.05$ an inch", "it costs $0.05 an inch"),
+        ("$5 and $x$", "$5 and x"),
+        ("\\frac{20}{3}", "203"),
+        ("36*\\pi", "36*\u03c0"),
+        ("so\n\\frac{AD}{AB} = 2\nis it", "so\nADAB=2\nis it"),
+    ],
+)
+def test_formulas_are_set_as_data_sets_write_them(text, plain):
+    page = assert_harmless(markup(typeset(text)))
+    assert "math" in page.tags and page.text == plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$35 - $65", "so $7 - $2 = $5 a day", "0.9 * $3 = $2.7", "$ 5 and $ 6", "US$5 or US$6", "it is $ 5 a piece or 6$",
+        "\\frac{1}{2} of it", "\\section*{ACROSS}", "$\\nothing{x}$", "$ $", "a_{i}$",
+    ],
+)  # fmt: skip
+def test_amounts_of_money_and_unknown_commands_stay_as_they_were_written(text):
+    assert typeset(text) == [text]
+
+
 def test_a_problem_s_formulas_are_set_wherever_it_is_shown(tmp_path):
     row = {"pid": "a", "kind": "k", "question": "Find $x^2$, it costs $5 and $6", "choices": ["$\\frac{1}{2}$", "none"]}
     row |= {"answer": "$\\frac{1}{2}$", "unit": None, "image": None, "step": 1, "group": "1-0", "index": 0}
@@ -220,7 +258,7 @@ def test_any_text_is_set_or_left_as_it_is(parts):
 
 def test_setting_takes_no_longer_than_reading():
     begun = time.perf_counter()
-    for part in ("\\[", "\\(", "**a", "`", "$x", "```\n", "- ", "# ", "*a ", "\\begin{align}"):
+    for part in ("\\[", "\\(", "**a", "`", "$x", "```\n", "- ", "# ", "*a ", "\\begin{align}", "$\\a", "a|", "\\ab{c}", "a|b\n"):
         typeset((part * 20_000)[:19_000])
     assert time.perf_counter() - begun < 3
 

@@ -20,40 +20,62 @@ _MATHML = {
     "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mpadded", "mphantom", "menclose",
 }  # fmt: skip
 _TAGS = _MATHML | {"b", "i", "code", "pre", "table", "tr", "th", "td"}
-_ATTRIBUTES = {"display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class"}
+_ATTRIBUTES = {
+    "display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class", "mathvariant",
+}  # fmt: skip
 _VALUE = re.compile(r"[\w. -]{1,40}")
 _MARKUP = re.compile(
     r"^```[^\n]*\n(?P<pre>.{0,8000}?)\n```[ \t]*$"
-    r"|^(?P<table>[ ]*\|[^\n]{1,400}\|[ ]*\n[ ]*\|[ :|-]{3,200}\|[ ]*(?:\n[ ]*\|[^\n]{1,400}\|[ ]*){1,40})$"
+    r"|^(?P<table>(?=[^\n|]*\|)[^\n]{1,400}\n(?=[^\n|]*\|)(?=[^\n-]*-)[ :|-]{3,200}"
+    r"(?:\n(?=[^\n|]*\|)[^\n]{1,400}){1,40})$"
     r"|`(?P<code>[^`\n]{1,300})`"
     r"|\$\$(?P<block>[^$]{1,600}?)\$\$|\\\[(?P<bracketed>.{1,600}?)\\\]"
-    r"|\\\((?P<inline>.{1,600}?)\\\)|(?<![\w$\\])\$(?P<dollar>[^\s$](?:[^$\n]{0,298}[^\s$\\])?)\$(?![\d$])"
+    r"|\\\((?P<inline>.{1,600}?)\\\)|(?<![$\\])\$(?P<dollar>(?:[^$\\\n]|\\[^\n]){1,300})\$(?!\$)"
     r"|(?P<aligned>\\begin\{(?:align|equation)\*?\}.{1,600}?\\end\{(?:align|equation)\*?\})"
     r"|(?P<boxed>\\boxed\{[^{}\n]{1,200}\})"
     r"|(?<![\w*])\*\*(?P<bold>(?=\S)[^*\n]{1,300}(?<=\S))\*\*(?![\w*])"
     r"|(?<![\w*\\])\*(?P<leaning>(?=\S)[^*\n]{1,200}(?<=\S))\*(?![\w*])"
     r"|^\#{1,6}[ ](?P<head>[^\n]{1,300})"
-    r"|(?P<item>(?<=\n)[ ]*[-*+][ ]{1,4}(?=\S)|^[ ]*[*+-][ ]{1,4}(?=\S))",
+    r"|(?P<item>(?<=\n)[ ]*[-*+][ ]{1,4}(?=\S)|^[ ]*[*+-][ ]{1,4}(?=\S))"
+    # A line of LaTeX without any marks, as choices and answers of data sets are: commands, single letters, figures.
+    r"|^[ ]*(?P<bare>(?=[^\n]{0,200}$)(?=[^\n]*(?:\\[a-zA-Z]|[\^_]\{))"
+    r"(?:\\[a-zA-Z]++(?:\{[A-Za-z ()]*\})?|[A-Z]|[a-z](?![a-z])|[\d .,:;!'+*/=<>|^_{}()\[\]\u00b0\u00b7\u00d7\u00f7-])++)$",
     re.M | re.S,
 )
+_CELL = re.compile(r"((?:\\[^\n]|`[^`]*`|\$[^\s$](?:[^$]*[^\s$])?\$(?!\d)|[^|])*+)(?:\||$)")
 
 
 def typeset(text: str) -> list[Node]:
-    """The tree of a text: its own line breaks, with code, bold words, headings, list marks and formulas set.
+    """The tree of a text: its own line breaks, with code, tables, bold words, headings, list marks and formulas set.
 
     What is not understood stays as it was written; so does a text with characters that act unseen.
     """
     if len(text) > _LONGEST or "hidden-char" in visible(text):
         return [text]
     nodes: list[Node] = []
-    place = 0
-    for found in _MARKUP.finditer(text):
-        node = _node(found.lastgroup, found[found.lastgroup])
+    place = at = 0
+    while found := _MARKUP.search(text, at):
+        kind = found.lastgroup
+        amounts = kind == "dollar" and not _around_a_formula(text, found)
+        node = None if amounts else _node(kind, found[kind])
+        at = found.end() - amounts  # the second of two amounts may begin a formula
         if node is not None:
             nodes += [text[place : found.start()], *node]
             # A block ends its line by itself: one more end of line would leave a gap below it.
-            place = found.end() + (_is_block(node[0]) and text.startswith("\n", found.end()))
+            place = at = found.end() + (_is_block(node[0]) and text.startswith("\n", found.end()))
     return [node for node in (*nodes, text[place:]) if node != ""]
+
+
+def _around_a_formula(text: str, found: re.Match) -> bool:
+    """Whether two dollar signs stand around a formula; else they are amounts, as in "$5 and $6"."""
+    inner, before, after = found["dollar"], text[: found.start()][-1:], text[found.end() :][:2]
+    if after[:1].isdigit():
+        return False
+    if "\\" in inner:  # "18$\\pi$"
+        return bool(inner.strip())
+    if inner[0] == " ":  # "triangle $ ABC$"
+        return bool(inner.strip()) and not after.strip()[:1].isdigit() and not re.search("[a-z]{2}", inner)
+    return not inner[-1].isspace() and not re.match(r"\w", before)
 
 
 def _node(kind: str, inner: str) -> list[Node] | None:
@@ -64,15 +86,25 @@ def _node(kind: str, inner: str) -> list[Node] | None:
     if kind in ("bold", "head"):
         return [["b", {"class": "head"} if kind == "head" else {}, *typeset(inner)]]
     if kind == "table":
-        head, rule, *body = ([cell.strip() for cell in line.strip()[1:-1].split("|")] for line in inner.splitlines())
-        rows = [("th", head), *(("td", cells) for cells in body)]
-        if any(len(cells) != len(head) for cells in (rule, *body)):  # a bar inside a formula, say
-            return None
-        return [["table", {}, *(["tr", {}, *([tag, {}, *typeset(cell)] for cell in cells)] for tag, cells in rows)]]
+        return _table(inner.splitlines())
     if kind == "leaning":
         return [["i", {}, *typeset(inner)]]
     formula = _formula(inner.strip(), kind in ("block", "bracketed", "aligned"))
     return None if formula is None else [formula]
+
+
+def _table(lines: list[str]) -> list[Node] | None:
+    """A table, with a bar at both ends of its lines or without; None where a row has more cells than the head."""
+    head, rule, *body = ([cell.strip() for cell in _CELL.findall(_inside(line))[:-1]] for line in lines)
+    if len(rule) != len(head) or any(len(cells) > len(head) for cells in body):  # a bar inside a formula, say
+        return None
+    body = [cells + [""] * (len(head) - len(cells)) for cells in body]
+    rows = [("th", head), *(("td", cells) for cells in body)]
+    return [["table", {}, *(["tr", {}, *([tag, {}, *typeset(cell)] for cell in cells)] for tag, cells in rows)]]
+
+
+def _inside(line: str) -> str:
+    return line.strip().removeprefix("|").removesuffix("|")
 
 
 def _is_block(node: Node) -> bool:
@@ -100,13 +132,15 @@ def _formula(latex: str, block: bool) -> Node | None:
 
 
 def _known(element: Any) -> list[Node]:
-    """The element with the attributes that are known; `ValueError` for an unknown tag, so that nothing gets lost."""
+    """The element with the attributes that are known; `ValueError` for an unknown tag or command, so that nothing gets
+    lost.
+    """
     inside: list[Node] = [element.text] if element.text else []
     for child in element:
         inside += _known(child)
         inside += [child.tail] if child.tail else []
     tag = element.tag.rpartition("}")[2]
-    if tag not in _MATHML:
+    if tag not in _MATHML or (element.text or "").startswith("\\"):
         raise ValueError(tag)
     given = {key: value for key, value in element.attrib.items() if key in _ATTRIBUTES and _VALUE.fullmatch(value)}
     return [[tag, given, *inside]]

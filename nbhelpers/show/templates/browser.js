@@ -6,7 +6,8 @@
 const HTML_TAGS = new Set(["b", "i", "code", "pre", "table", "tr", "th", "td"]);
 const MATHML = new Set(("math mrow mi mn mo mtext mspace mfrac msqrt mroot mstyle msub msup msubsup munder mover munderover "
   + "mtable mtr mtd mpadded mphantom menclose").split(" "));
-const ATTRIBUTES = new Set(["display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class"]);
+const ATTRIBUTES = new Set(("display displaystyle linethickness stretchy fence form width columnalign class "
+  + "mathvariant").split(" "));
 const ACTS_UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}]/u;
 const FOLD = 400; // characters of reasoning that stand open
 const BLANK = " \t\r\n\f\v";
