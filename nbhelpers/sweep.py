@@ -31,14 +31,15 @@ from nbhelpers.params import (
     as_given,
     did_you_mean,
     differing_settings,
+    percent,
     places_of,
+    points,
     read_yaml,
     repository_root,
     resolve_path,
     trusting,
 )
 from nbhelpers.runs import RunDirectory, SampleStore, duration, hardware, versions
-from nbhelpers.show import percent, points
 from nbhelpers.training import in_processes, stops_go_to
 
 ENOUGH = 0.8  # the share of right probes whose first step is in the table

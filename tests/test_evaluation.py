@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from nbhelpers.evaluation.evaluating import evaluate, headline, power_sentence
+from nbhelpers.evaluation.evaluating import evaluate
 from nbhelpers.evaluation.statistics import (
     cluster_interval,
     compare,
@@ -18,6 +18,7 @@ from nbhelpers.evaluation.statistics import (
     paired_difference,
     picture_clusters,
 )
+from nbhelpers.evaluation.telling import headline, power_sentence
 from nbhelpers.problems import loading
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nbhelpers.evaluation.evaluating import headline
-from nbhelpers.evaluation.gain import readings, split_gain, split_sentence
+from nbhelpers.evaluation.gain import split_gain
 from nbhelpers.evaluation.statistics import compare
-from nbhelpers.evaluation.untaught import not_taught
+from nbhelpers.evaluation.telling import headline, not_taught, readings, split_sentence
 from nbhelpers.grading.errors import ERRORS, count_errors, equations, error_kind
 
 

@@ -7,8 +7,9 @@ from itertools import combinations
 
 import pytest
 
-from nbhelpers.evaluation.majority_at_k import majority_curve, sampling_table, vote_curve, votes
+from nbhelpers.evaluation.majority_at_k import majority_curve, vote_curve, votes
 from nbhelpers.evaluation.pass_at_k import pass_curve
+from nbhelpers.evaluation.telling import sampling_table
 
 
 def by_hand(marks, k):

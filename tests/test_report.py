@@ -236,9 +236,9 @@ def test_the_browser_holds_every_sample_and_each_picture_once(runs):
     assert data["info"]["rewards"] == ["formatting", "correctness"]
     _, step, problem, completions = data["groups"]["rollout"][5]
     row = SampleStore(runs / "better").group(5).rows[0]
-    assert completions[0][1:] == [
+    assert completions[0][2:] == [
         row["reason"], list(row["rewards"].values()), row["reward"], row["advantage"], row["length"], row["truncated"],
-        row["correct"], error_kind(row) or "", "", None,
+        row["correct"], error_kind(row) or "", "",
     ]  # fmt: skip
     assert data["problems"][problem][:3] == [row["pid"], row["kind"], row["question"]]
 

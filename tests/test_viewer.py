@@ -23,9 +23,9 @@ from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.samples import CHANGES, ORDERS, ROLES, SampleStore, SampleWriter
 from nbhelpers.show import live, pictures, samples, viewer
 from nbhelpers.show.live import LiveView, live_view, sparkline
-from nbhelpers.show.packing import problem_of, set_problem
+from nbhelpers.show.packing import FIELDS, problem_of
 from nbhelpers.show.pages import is_interactive, macro
-from nbhelpers.show.text import clipped, number, reading_order, segments, visible, word_diff
+from nbhelpers.show.text import Piece, clipped, number, reading_order, segments, visible, word_diff
 from nbhelpers.show.typeset import _ATTRIBUTES as ATTRIBUTES
 from nbhelpers.show.typeset import _TAGS as TAGS
 from nbhelpers.show.typeset import markup, typeset
@@ -116,12 +116,13 @@ def test_a_number_has_three_decimals_at_most(value, expected):
 @pytest.mark.parametrize(("completion", "delimiters", "pieces"), CASES["segments"])
 def test_a_completion_is_taken_apart_and_nothing_is_left_out(completion, delimiters, pieces):
     found = segments(completion, delimiters) if delimiters else segments(completion)
-    assert [list(piece) for piece in found] == pieces
+    assert [list(piece[:3]) for piece in found] == pieces
+    assert all(completion[piece.start :].startswith(piece.text) for piece in found)
 
 
 @pytest.mark.parametrize(("pieces", "expected"), CASES["reading order"])
 def test_solutions_are_read_first(pieces, expected):
-    assert [list(piece) for piece in reading_order([tuple(piece) for piece in pieces])] == expected
+    assert [list(piece[:3]) for piece in reading_order([Piece(*piece, 0) for piece in pieces])] == expected
 
 
 @pytest.mark.parametrize(("before", "after", "row"), CASES["word diff"])
@@ -195,7 +196,8 @@ def test_formulas_are_set_as_data_sets_write_them(text, plain):
 @pytest.mark.parametrize(
     "text",
     [
-        "$35 - $65", "so $7 - $2 = $5 a day", "0.9 * $3 = $2.7", "$ 5 and $ 6", "US$5 or US$6", "it is $ 5 a piece or 6$",
+        "$35 - $65", "so $7 - $2 = $5 a day", "0.9 * $3 = $2.7", "$ 5 and $ 6", "US$5 or US$6",
+        "it is $ 5 a piece or 6$",
         "\\frac{1}{2} of it", "\\section*{ACROSS}", "$\\nothing{x}$", "$ $", "a_{i}$",
     ],
 )  # fmt: skip
@@ -209,9 +211,9 @@ def test_a_problem_s_formulas_are_set_wherever_it_is_shown(tmp_path):
     row |= {"completion": "2", "correct": False}
     page = assert_harmless(macro("group")([row], None, DEFAULT_DELIMITERS))
     assert page.tags.count("math") == 3 and page.tags.count("mfrac") == 2 and "it costs $5 and $6" in page.text
-    *_, trees = set_problem(problem_of(row))
+    *_, trees = problem_of(row)
     assert [tree is not None for tree in trees] == [True, True, False, True] and trees[1][0][0] == "math"
-    assert set_problem(problem_of({**row, "question": "x", "choices": None, "answer": "3"}))[-1] is None
+    assert problem_of({**row, "question": "x", "choices": None, "answer": "3"})[-1] is None
     assert "<b>" in assert_harmless(macro("problem")({**row, "question": "<b>$x$ </b>"}, None)).text
 
 
@@ -258,7 +260,22 @@ def test_any_text_is_set_or_left_as_it_is(parts):
 
 def test_setting_takes_no_longer_than_reading():
     begun = time.perf_counter()
-    for part in ("\\[", "\\(", "**a", "`", "$x", "```\n", "- ", "# ", "*a ", "\\begin{align}", "$\\a", "a|", "\\ab{c}", "a|b\n"):
+    for part in (
+        "\\[",
+        "\\(",
+        "**a",
+        "`",
+        "$x",
+        "```\n",
+        "- ",
+        "# ",
+        "*a ",
+        "\\begin{align}",
+        "$\\a",
+        "a|",
+        "\\ab{c}",
+        "a|b\n",
+    ):
         typeset((part * 20_000)[:19_000])
     assert time.perf_counter() - begun < 3
 
@@ -411,6 +428,11 @@ def groups(looking, numbers, role="rollout") -> list[dict]:
     return looking.answer({"ask": "groups", "role": role, "numbers": list(numbers), "pictures": True})
 
 
+def rows_of(group) -> list[dict]:
+    """The rows of a packed group by the names of their fields."""
+    return [dict(zip(FIELDS["row"], row, strict=False)) for row in group["rows"]]
+
+
 @pytest.fixture
 def looking(run):
     return viewer.SampleViewer(run)
@@ -429,10 +451,12 @@ def test_a_group_comes_with_its_problem_its_picture_and_all_that_was_said_of_it(
     row = SampleStore(run).group(2).rows[0]
     assert (found["key"], found["step"], found["problem"][0]) == (f"rollout/{row['group']}", 1, row["pid"])
     assert found["picture"].startswith("data:image/webp;base64,") and found["visits"] == 4
-    text, reason, rewards, reward, advantage, length, cut, correct, error, when, trees = found["rows"][0]
+    text, pieces, reason, rewards, reward, advantage, length, cut, correct, error, when = found["rows"][0]
     assert (text, reason, rewards) == (row["completion"], row["reason"], list(row["rewards"].values()))
     assert (reward, advantage, length, cut) == (row["reward"], row["advantage"], row["length"], row["truncated"])
-    assert (correct, when, trees) == (row["correct"], "", None) and (error == "") == row["correct"]
+    assert (correct, when) == (row["correct"], "") and (error == "") == row["correct"]
+    cut_out = [text[start:stop] for _, start, stop in pieces]
+    assert cut_out == [piece.text for piece in reading_order(segments(text))] and len(cut_out) == 2
 
 
 def test_kind_error_problem_and_search_narrow_down(looking, run):
@@ -469,16 +493,16 @@ def test_all_before_and_after_pairs_are_there(looking, run):
     changes = samples.sort_changes(rows)
     assert {name: len(pairs) for name, pairs in changes.items()} == {k: v for k, v in counts.items() if k != "all"}
     (pair,) = groups(looking, find(looking, role="evaluation", show="fixed")["numbers"][:1], "evaluation")
-    assert [row[9] for row in pair["rows"]] == ["before training", "after training"]
-    assert [row[7] for row in pair["rows"]] == [False, True]
+    assert [row["when"] for row in rows_of(pair)] == ["before training", "after training"]
+    assert [row["correct"] for row in rows_of(pair)] == [False, True]
 
 
 def test_a_probe_is_one_strip_through_training(looking, run):
     probes = find(looking, role="probe")["numbers"]
     assert len(probes) == 4
     (strip,) = groups(looking, probes[:1], "probe")
-    assert [row[9] for row in strip["rows"]] == ["before training", "after 4 steps", "after 8 steps"]
-    assert all(row[3] is not None and row[5] > 0 for row in strip["rows"])
+    assert [row["when"] for row in rows_of(strip)] == ["before training", "after 4 steps", "after 8 steps"]
+    assert all(row["reward"] is not None and row["length"] > 0 for row in rows_of(strip))
 
 
 def test_marks_are_kept_in_the_run_directory(run, tmp_path):

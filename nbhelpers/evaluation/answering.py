@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.grading import GRADING_COLUMNS, grade_anywhere
-from nbhelpers.params import RunParams
+from nbhelpers.params import RunParams, counted
 from nbhelpers.policy import Policy, predict
 from nbhelpers.problems import conversation
 from nbhelpers.runs import RunDirectory
@@ -155,9 +155,11 @@ def cost_sentence(policy: Policy, problems: Any, params: RunParams, run: RunDire
     together = max(tried, 64) if policy.sampler is None else batch_of(params)
     seconds = sum(math.ceil(count * one.samples / together) * longest * write for one, count in left.items() if count)
     seconds += sum(left.values()) * read / tried
-    minutes = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{max(seconds, 1):.0f} seconds"
-    tokens = f"of at most {longest} tokens"
-    return f"{completions:,} completions {tokens}: about {minutes} if all are that long, less where they end earlier."
+    time_taken = counted(round(seconds / 60), "minute") if seconds > 90 else counted(round(max(seconds, 1)), "second")
+    return (
+        f"{counted(completions, 'completion')} of at most {counted(longest, 'token')}: about {time_taken} if all are "
+        "that long, less where they end earlier."
+    )
 
 
 def _pace(policy: Policy, problems: Any, params: RunParams, tokens: int) -> tuple[float, float]:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nbhelpers.evaluation.answering import Pass, answer, cost_sentence, plan_passes
-from nbhelpers.evaluation.gain import right_anywhere, split_gain, split_sentence
+from nbhelpers.evaluation.gain import right_anywhere, split_gain
 from nbhelpers.evaluation.majority_at_k import vote_curve
 from nbhelpers.evaluation.pass_at_k import pass_curve
 from nbhelpers.evaluation.protocol import EvaluationError, EvaluationStopped, begin, choose_problems, conditions
-from nbhelpers.evaluation.statistics import compare, detectable_difference, problem_accuracy
+from nbhelpers.evaluation.statistics import compare, mean, problem_accuracy
 from nbhelpers.evaluation.we_math import we_math_scores
 from nbhelpers.grading import GRADER_VERSION, count_errors
-from nbhelpers.params import RunParams
+from nbhelpers.params import RunParams, counted
 from nbhelpers.policy import Policy
 from nbhelpers.problems import ProblemSets
 from nbhelpers.runs import RunDirectory, read_seal, writing
@@ -118,8 +118,8 @@ def _begin(
         print("An evaluation of this policy was interrupted; it goes on.", flush=True)
     if left_out["overlong"]:
         run.add_warning(
-            f"{left_out['overlong']} of {left_out['overlong'] + len(chosen)} evaluation problems were left out: "
-            f"their prompt is longer than the {left_out['room']} tokens that a completion leaves it."
+            f"{left_out['overlong']} of {counted(left_out['overlong'] + len(chosen), 'evaluation problem')} "
+            f"were left out: their prompt is longer than the {left_out['room']} tokens that a completion leaves it."
         )
     print(cost_sentence(policy, chosen, params, run, passes), flush=True)
 
@@ -145,7 +145,7 @@ def judged(rows: Mapping[str, list[dict]], passes: Sequence[Pass], params: RunPa
         result["split"] = split_gain(before, after, plain)
     else:
         found = {"training_prompt": right_anywhere(after), "plain_prompt": right_anywhere(plain)}
-        result["anywhere"] = {name: _mean(rates.values()) for name, rates in found.items() if rates}
+        result["anywhere"] = {name: mean(rates.values()) for name, rates in found.items() if rates}
     curves = {
         phase: pass_curve(found) | vote_curve(found, settings.protocol) | _greedy(rows[phase], found, settings)
         for phase in ("before", "after")
@@ -162,51 +162,4 @@ def _greedy(rows: Sequence[dict], sampled: Sequence[dict], settings: Any) -> dic
     """Greedy accuracy on the problems that were also sampled, where the evaluation is greedy."""
     pids = {row["pid"] for row in sampled}
     rates = problem_accuracy(row for row in rows if row["pid"] in pids)
-    return {"greedy": round(_mean(rates.values()), 4)} if settings.temperature == 0 else {}
-
-
-def _mean(values: Any) -> float:
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def headline(result: dict) -> str:
-    """The result in one or two honest sentences: the difference with its interval, and what it is made of."""
-    after, difference = result["after"], result.get("difference")
-    accuracy = f"{100 * after['accuracy']:.1f} %"
-    if difference is None:
-        said = (
-            f"Accuracy {'of the base model' if 'anywhere' in result else 'after training'}: {accuracy} of {after['n']}"
-        )
-        anywhere = result.get("anywhere", {})
-        names = {
-            "training_prompt": "with the answer taken wherever it stands",
-            "plain_prompt": "under a plain prompt, taken likewise",
-        }
-        more = [f"{100 * value:.1f} % {names[name]}" for name, value in anywhere.items()]
-        return f"{said} problems; {', '.join(more) if more else 'no baseline was measured'}."
-    gain, low, high = (100 * value for value in (difference["accuracy"], *difference["ci95"]))
-    verdict = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that this many problems could show"
-    said = (
-        f"Accuracy {100 * result['before']['accuracy']:.1f} % → {accuracy} on the same {difference['n_paired']} "
-        f"problems: {gain:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), {verdict}."
-    )
-    return f"{said} {split_sentence(result['split'])}" if "split" in result else said
-
-
-def power_sentence(problems: int, flips: float | None = None, pictures: int | None = None) -> str:
-    """What difference so many problems can show; without `flips`, with the share of changed verdicts that is usual.
-
-    Args:
-        pictures: that they are about. Were the questions of a picture all alike, they alone would count.
-    """
-    share = {} if flips is None else {"flips": flips}
-    shown = detectable_difference(problems, **share)
-    alike = detectable_difference(pictures, **share) if pictures and pictures < problems else shown
-    reach = f"{100 * shown:.1f}" + (f" to {100 * alike:.1f}" if alike > shown else "")
-    about = f" about {pictures} pictures" if alike > shown else ""
-    given = "if 12 % of the verdicts change" if flips is None else f"with {100 * flips:.0f} % of the verdicts changed"
-    return (
-        f"{problems} problems{about} show a true difference of {reach} points in four of five runs, {given}; "
-        "smaller ones will often look like none."
-    )
+    return {"greedy": round(mean(rates.values()), 4)} if settings.temperature == 0 else {}

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nbhelpers.evaluation.pass_at_k import powers_of_two
-from nbhelpers.evaluation.statistics import cluster_interval, picture_clusters
+from nbhelpers.evaluation.pass_at_k import intervals, powers_of_two, rounded
+from nbhelpers.evaluation.statistics import by_problem
 from nbhelpers.grading import GRADING_COLUMNS, same_answer
 
 AGREEMENT_BINS = 4
@@ -74,51 +74,18 @@ def vote_curve(rows: Iterable[Mapping[str, Any]], protocol: str = "strict") -> d
         problems' own rates}, "agreement": [{"low", "high", "problems", "accuracy"}, ...]}: the share of the most
         frequent answer among all samples, in bins, against how often that answer is right.
     """
-    problems: dict[str, list[Mapping]] = defaultdict(list)
-    for row in rows:
-        problems[row["pid"]].append(row)
+    problems = by_problem(rows)
     if not problems:
         return {}
     n = min(map(len, problems.values()))
-    counted = {pid: votes(samples[:n], protocol) for pid, samples in problems.items()}
-    table = np.array([majority_curve(*counts) for counts in counted.values()])[:, [k - 1 for k in powers_of_two(n)]]
-    pictures = picture_clusters(samples[0] for samples in problems.values())
-    intervals = [cluster_interval(column, [pictures[pid] for pid in counted], (0.0, 1.0)) for column in table.T]
+    counted = [votes(samples[:n], protocol) for samples in problems.values()]
+    table = np.array([majority_curve(*counts) for counts in counted])[:, [k - 1 for k in powers_of_two(n)]]
     return {
-        "majority": [round(float(value), 4) for value in table.mean(axis=0)],
-        "majority_interval": [[round(end, 4) for end in pair] for pair in intervals],
-        "variance": _variance([right / n for right, _, _ in counted.values()], n),
-        "agreement": _agreement(counted.values(), n),
+        "majority": rounded(table.mean(axis=0)),
+        "majority_interval": intervals(table, problems),
+        "variance": _variance([right / n for right, _, _ in counted], n),
+        "agreement": _agreement(counted, n),
     }
-
-
-def sampling_table(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """`evaluation.json`'s `pass_at_k` as a table, rows {"on the problems that were sampled", "before", "after"}: greedy
-    and sampled side by side, votes, the variance of a verdict, and how often an answer is right by how many agree.
-    """
-    curves = {phase: curve for phase in ("before", "after") if (curve := (result.get("pass_at_k") or {}).get(phase))}
-    columns = {phase: _in_words(curve) for phase, curve in curves.items()}
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    return [
-        {"on the problems that were sampled": name, **{phase: of.get(name, "\u2013") for phase, of in columns.items()}}
-        for name in sorted(names, key=lambda name: name if name.startswith("right where") else "")
-    ]
-
-
-def _in_words(curve: Mapping[str, Any]) -> dict[str, str]:
-    n = curve["n"]
-    shares = {
-        "greedy": curve.get("greedy"),
-        "one sample (pass@1)": curve["all"][0],
-        f"majority of {n}": curve["majority"][-1],
-        f"one of {n} is right (pass@{n})": curve["all"][-1],
-    }
-    column = {name: f"{100 * value:.1f} %" for name, value in shares.items() if value is not None}
-    column |= {f"variance {where} problems": f"{value:.3f}" for where, value in curve["variance"].items()}
-    for part in curve["agreement"]:
-        name = f"right where {100 * part['low']:.0f} to {100 * part['high']:.0f} % of the samples agree"
-        column[name] = f"{100 * part['accuracy']:.1f} % of {part['problems']}"
-    return column
 
 
 def _variance(rates: Sequence[float], n: int) -> dict[str, float]:

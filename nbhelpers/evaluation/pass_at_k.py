@@ -4,13 +4,12 @@ does.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nbhelpers.evaluation.statistics import cluster_interval, picture_clusters
+from nbhelpers.evaluation.statistics import by_problem, interval_of_rate, picture_clusters
 
 
 def pass_at_k(right: int, n: int, k: int) -> float:
@@ -46,32 +45,29 @@ def pass_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         {"n": samples per problem, "problems": ..., "k": [1, 2, ...], "all": [...], "interval": [[low, high], ...],
         "by_group": {kind: [...]}}.
     """
-    right: dict[str, list[bool]] = defaultdict(list)
-    kinds: dict[str, str] = {}
-    pictures: dict[str, Hashable] = {}
-    for row in rows:
-        right[row["pid"]].append(bool(row["correct"]))
-        pictures |= picture_clusters([row])
-        kinds[row["pid"]] = row["kind"]
-    if not right:
+    problems = by_problem(rows)
+    if not problems:
         return {}
-    n = min(map(len, right.values()))
+    n = min(map(len, problems.values()))
     ks = powers_of_two(n)
-    by_problem = {pid: [pass_at_k(sum(marks[:n]), n, k) for k in ks] for pid, marks in right.items()}
-    table = np.array(list(by_problem.values()))
-    labels = [pictures[pid] for pid in by_problem]
-    by_group: dict[str, list] = defaultdict(list)
-    for pid, values in by_problem.items():
-        by_group[kinds[pid]].append(values)
+    right = [sum(bool(row["correct"]) for row in samples[:n]) for samples in problems.values()]
+    table = np.array([[pass_at_k(count, n, k) for k in ks] for count in right])
+    kinds = np.array([samples[0]["kind"] for samples in problems.values()])
     return {
         "n": n,
         "problems": len(table),
         "k": ks,
-        "all": _rounded(table.mean(axis=0)),
-        "interval": [_rounded(cluster_interval(column, labels, (0.0, 1.0))) for column in table.T],
-        "by_group": {kind: _rounded(np.mean(values, axis=0)) for kind, values in sorted(by_group.items())},
+        "all": rounded(table.mean(axis=0)),
+        "interval": intervals(table, problems),
+        "by_group": {kind: rounded(table[kinds == kind].mean(axis=0)) for kind in sorted(set(kinds.tolist()))},
     }
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
+def intervals(table: np.ndarray, problems: Mapping[str, Sequence[Mapping]]) -> list[list[float]]:
+    """The 95 % interval of each column's mean, over the pictures of the problems that the rows are about."""
+    pictures = picture_clusters(samples[0] for samples in problems.values())
+    return [rounded(interval_of_rate(dict(zip(problems, column, strict=True)), pictures)) for column in table.T]
+
+
+def rounded(values: Sequence[float]) -> list[float]:
     return [round(float(value), 4) for value in values]

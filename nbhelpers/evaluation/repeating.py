@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 
 from nbhelpers.evaluation.evaluating import evaluate
 from nbhelpers.evaluation.protocol import EvaluationError, differences
-from nbhelpers.params import RunParams, did_you_mean
+from nbhelpers.evaluation.telling import headline
+from nbhelpers.params import RunParams, counted, did_you_mean
 from nbhelpers.policy import Policy, load_final_model, load_policy
 from nbhelpers.problems import load_problems
 from nbhelpers.runs import RunDirectory
@@ -37,8 +39,6 @@ class Evaluated:
     differences: list[str]
 
     def __str__(self) -> str:
-        from nbhelpers.evaluation.evaluating import headline
-
         return "\n".join([headline(self.result), *self.differences, f"Written to {self.run.path}"])
 
 
@@ -63,8 +63,7 @@ def evaluate_run(folder: str | Path, *, checkpoint: str | None = None, progress:
     policy = load_final_model(weights, params.model)
     refuse_another_base(run, policy)
     result = evaluate(policy, problems, params, place, progress=progress)
-    said = [] if record is None else _compared(run, place, record, result["conditions"], same_policy=checkpoint is None)
-    return Evaluated(result, place, said)
+    return Evaluated(result, place, _compared(run, place, record, result["conditions"], same_policy=checkpoint is None))
 
 
 def evaluate_model(name: str, params: RunParams, *, progress: Progress = None) -> Evaluated:
@@ -83,8 +82,7 @@ def evaluate_model(name: str, params: RunParams, *, progress: Progress = None) -
     place = _beside(run, _REPEAT) if record else run
     result = evaluate(policy, load_problems(params.dataset), params, place, progress=progress)
     place.write_text(place.params_path, params.to_yaml())
-    said = _compared(run, place, record, result["conditions"], same_policy=True) if record else []
-    return Evaluated(result, place, said)
+    return Evaluated(result, place, _compared(run, place, record, result["conditions"], same_policy=True))
 
 
 def _checkpoint(run: RunDirectory, name: str) -> Path:
@@ -106,44 +104,45 @@ def _beside(run: RunDirectory, name: str) -> RunDirectory:
     return place
 
 
-def _compared(run: RunDirectory, place: RunDirectory, then: dict, now: dict, *, same_policy: bool) -> list[str]:
+def _compared(run: RunDirectory, place: RunDirectory, then: dict | None, now: dict, *, same_policy: bool) -> list[str]:
     """What differs between an evaluation and its repetition: in their records, and in their answers."""
+    if not then:
+        return []
     sentences = differences(then, now)
     if not same_policy:
         return [sentence for sentence in sentences if not sentence.startswith("model.adapter")]
-    said = (
-        ["Everything that its record names is as it was."] if not sentences else [f"Different: {s}" for s in sentences]
-    )
+    said = [f"Different: {s}" for s in sentences] or ["Everything that its record names is as it was."]
     files = [path for path in (run.predictions_path, run.pass_path, run.plain_path) if path.is_file()]
-    again = [place.path / path.name for path in files]
-    same = [one.name for one, other in zip(files, again, strict=True) if one.read_bytes() == other.read_bytes()]
+    same = [path.name for path in files if path.read_bytes() == (place.path / path.name).read_bytes()]
     if same:
         said.append(f"{', '.join(same)} {'is' if len(same) == 1 else 'are'} the same, byte for byte.")
-    for one, other in zip(files, again, strict=True):
-        if one.name not in same:
-            said.append(f"{one.name}: {_counted(_pairs(run.read_jsonl(one), place.read_jsonl(other)))}")
-    return said
+    others = [path for path in files if path.name not in same]
+    return said + [f"{path.name}: {_changed(run.read_jsonl(path), place.read_jsonl(place.path / path.name))}"
+                   for path in others]  # fmt: skip
 
 
-def _counted(pairs: Sequence[tuple[dict, dict]]) -> str:
+def _changed(first: Sequence[dict], second: Sequence[dict]) -> str:
+    pairs = _pairs(first, second)
     texts = sum(one["completion"] != other["completion"] for one, other in pairs)
     verdicts = sum(one["correct"] != other["correct"] for one, other in pairs)
     right = [sum(row["correct"] for row in rows) for rows in zip(*pairs, strict=True)] if pairs else [0, 0]
     return (
-        f"of {len(pairs)} answers {texts} have another text and {verdicts} another verdict; "
+        f"of {counted(len(pairs), 'answer')} {texts} have another text and {verdicts} another verdict; "
         f"{right[0]} were right then, {right[1]} are now."
     )
 
 
 def _pairs(first: Sequence[dict], second: Sequence[dict]) -> list[tuple[dict, dict]]:
-    """Rows of both by phase, problem and place among its samples."""
-    tables: list[dict[tuple, dict]] = []
-    for rows in (first, second):
-        table: dict[tuple, dict] = {}
-        for row in rows:
-            place = 0
-            while (key := (row["phase"], row["pid"], place)) in table:
-                place += 1
-            table[key] = row
-        tables.append(table)
-    return [(tables[0][key], tables[1][key]) for key in tables[0] if key in tables[1]]
+    """The rows that stand at the same place among the samples of a problem in the same phase."""
+    then, now = _by_place(first), _by_place(second)
+    return [(row, now[key]) for key, row in then.items() if key in now]
+
+
+def _by_place(rows: Sequence[dict]) -> dict[tuple, dict]:
+    seen: Counter[tuple] = Counter()
+    table = {}
+    for row in rows:
+        asked = row["phase"], row["pid"]
+        table[*asked, seen[asked]] = row
+        seen[asked] += 1
+    return table

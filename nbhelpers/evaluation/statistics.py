@@ -16,48 +16,55 @@ USUAL_FLIPS = 0.12
 def summarise(rows: Sequence[dict]) -> dict:
     """Rates over one phase's predictions; `unparsed_rate` counts those in which the grader found no answer to judge."""
     return {
-        "accuracy": _mean(row["correct"] for row in rows),
-        "format_rate": _mean(row["format_ok"] for row in rows),
-        "unparsed_rate": _mean(row["parsed"] is None for row in rows),
-        "n": len({row["pid"] for row in rows}),
+        "accuracy": mean(row["correct"] for row in rows),
+        "format_rate": mean(row["format_ok"] for row in rows),
+        "unparsed_rate": mean(row["parsed"] is None for row in rows),
+        "n": len(by_problem(rows)),
     }
 
 
 def compare(predictions: Sequence[dict]) -> dict:
     """`evaluation.json` without protocol and decoding, from the rows of both phases (or of "after" alone).
 
-    Each kind of problem gets its own paired difference; as many kinds are tested at once, `p_holm` is the exact
-    McNemar test's p after Holm's correction over the kinds.
+    `ci95` holds the interval of each phase's accuracy alone. Each kind of problem gets the same, and its own paired
+    difference; as many kinds are tested at once, `p_holm` is the exact McNemar test's p after Holm's correction over
+    the kinds.
     """
     phases = {phase: [row for row in predictions if row["phase"] == phase] for phase in ("before", "after")}
     result: dict[str, Any] = {phase: summarise(rows) for phase, rows in phases.items() if rows}
     accuracy = {phase: problem_accuracy(rows) for phase, rows in phases.items()}
     pictures = picture_clusters(predictions)
+    result["ci95"] = {phase: interval_of_rate(rates, pictures) for phase, rates in accuracy.items() if rates}
     kinds: dict[str, set] = defaultdict(set)
     for row in predictions:
         kinds[row["kind"]].add(row["pid"])
-    result["by_group"] = {
-        kind: {phase: _mean(rates[pid] for pid in sorted(pids & rates.keys())) for phase, rates in accuracy.items()}
-        | {"n": len(pids)}
-        for kind, pids in sorted(kinds.items())
-    }
+    result["by_group"] = {}
+    for kind, pids in sorted(kinds.items()):
+        own = {phase: {pid: rates[pid] for pid in sorted(pids & rates.keys())} for phase, rates in accuracy.items()}
+        group = {phase: mean(rates.values()) for phase, rates in own.items()} | {"n": len(pids)}
+        group["ci95"] = {phase: interval_of_rate(rates, pictures) for phase, rates in own.items() if rates}
+        if phases["before"]:
+            group["difference"] = paired_difference(*own.values(), pictures)
+        result["by_group"][kind] = group
     if phases["before"]:
-        result["difference"] = paired_difference(accuracy["before"], accuracy["after"], pictures)
-        for kind, group in result["by_group"].items():
-            both = ({pid: rates[pid] for pid in kinds[kind] & rates.keys()} for rates in accuracy.values())
-            group["difference"] = paired_difference(*both, pictures)
+        result["difference"] = paired_difference(*accuracy.values(), pictures)
         tests = [group["difference"]["mcnemar"] for group in result["by_group"].values()]
         for test, adjusted in zip(tests, holm([test["p"] for test in tests]), strict=True):
             test["p_holm"] = adjusted
     return result
 
 
-def problem_accuracy(rows: Iterable[dict]) -> dict[str, float]:
-    """Share of correct samples by problem id."""
-    verdicts: dict[str, list[bool]] = defaultdict(list)
+def by_problem(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of each problem id, in the order of asking."""
+    problems: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        verdicts[row["pid"]].append(row["correct"])
-    return {pid: float(np.mean(values)) for pid, values in verdicts.items()}
+        problems[row["pid"]].append(row)
+    return problems
+
+
+def problem_accuracy(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of correct samples by problem id."""
+    return {pid: mean(row["correct"] for row in samples) for pid, samples in by_problem(rows).items()}
 
 
 def picture_clusters(rows: Iterable[Mapping[str, Any]]) -> dict[str, Hashable]:
@@ -89,6 +96,11 @@ def paired_difference(
         return {"accuracy": None, "ci95": [None, None], **counts}
     differences = np.array([second[pid] - first[pid] for pid in shared])
     return {"accuracy": float(differences.mean()), "ci95": list(cluster_interval(differences, labels)), **counts}
+
+
+def interval_of_rate(rates: Mapping[str, float], clusters: Mapping[str, Hashable]) -> list[float]:
+    """The 95 % interval of the mean of `rates` by problem id (`cluster_interval`): of one phase alone, not paired."""
+    return list(cluster_interval(np.array(list(rates.values())), [clusters[pid] for pid in rates], (0.0, 1.0)))
 
 
 def cluster_interval(
@@ -192,8 +204,8 @@ def _crossed_reach(table: np.ndarray, places: np.ndarray, count: int) -> float:
     return float(t.ppf(0.975, whole**2 / spread)) * math.sqrt(whole)
 
 
-def detectable_difference(problems: int, *, flips: float = USUAL_FLIPS, power: float = 0.8) -> float:
-    """The smallest true difference of two accuracies that `problems` paired problems show in `power` of all runs.
+def detectable_difference(problems: int, *, flips: float = USUAL_FLIPS) -> float:
+    """The smallest true difference of two accuracies that `problems` paired problems show in four of five runs.
 
     A two-sided test at 5 %, by the normal approximation of McNemar's test. With the default 1,000 problems show about
     3 points, 200 about 7.
@@ -203,11 +215,12 @@ def detectable_difference(problems: int, *, flips: float = USUAL_FLIPS, power: f
     """
     from scipy.stats import norm
 
-    needed = float(norm.ppf(0.975) + norm.ppf(power)) ** 2
+    needed = float(norm.ppf(0.975) + norm.ppf(0.8)) ** 2
     # difference**2 * problems = needed * (flips - difference**2), solved for the difference
     return min(flips, math.sqrt(needed * flips / (problems + needed)))
 
 
-def _mean(values: Iterable[float]) -> float | None:
+def mean(values: Iterable[float]) -> float | None:
+    """None where there is nothing to take the mean of."""
     values = list(values)
     return float(np.mean(values)) if values else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nbhelpers.evaluation.statistics import interval_of_rate, mean, picture_clusters, problem_accuracy, summarise
 from nbhelpers.grading import GRADING_COLUMNS, grade_anywhere
-from nbhelpers.params import RunParams
+from nbhelpers.params import RunParams, counted, percent
 from nbhelpers.policy import first_that_fit, load_policy, predict, start_engine, verify
-from nbhelpers.problems import load_problems
+from nbhelpers.problems import conversation, load_problems
 from nbhelpers.runs import RunDirectory, duration
 
 PROBLEMS, PARITY_PROBLEMS = 32, 8
@@ -32,7 +32,7 @@ class Trial:
     problems: int
     seconds: float
     accuracy: float
-    interval: tuple[float, float]
+    interval: list[float]
     anywhere: float
     format_rate: float
     cut_off: float
@@ -46,21 +46,21 @@ class Trial:
         if self.format_rate < 0.1:
             said.append("Hardly a completion keeps the format: look at the prompt in notebook 01 and at a few answers.")
         if self.cut_off > 0.25:
-            said.append(f"{100 * self.cut_off:.0f} % are cut off: raise training.max_completion_length.")
+            said.append(f"{percent(self.cut_off, 0)} are cut off: raise training.max_completion_length.")
         if self.anywhere == 0:
             said.append("No answer is right, wherever it stands: the weights, the processor or the prompt are wrong.")
         return said
 
     def __str__(self) -> str:
-        low, high = self.interval
+        low, high = (percent(end, 0) for end in self.interval)
         lines = [
-            f"{self.model}: {self.problems} problems answered in {duration(self.seconds)}, greedily",
+            f"{self.model}: {counted(self.problems, 'problem')} answered in {duration(self.seconds)}, greedily",
             f"  parity        {self.parity}",
-            f"  format kept   {100 * self.format_rate:.0f} %",
-            f"  cut off       {100 * self.cut_off:.0f} %",
-            f"  right         {100 * self.accuracy:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f})"
+            f"  format kept   {percent(self.format_rate, 0)}",
+            f"  cut off       {percent(self.cut_off, 0)}",
+            f"  right         {percent(self.accuracy, 0)} (95 % interval {low} to {high})"
             + (f"; {self.published}" if self.published else ""),
-            f"  right wherever the answer stands: {100 * self.anywhere:.0f} %",
+            f"  right wherever the answer stands: {percent(self.anywhere, 0)}",
         ]
         return "\n".join([*lines, *(f"  Look: {doubt}" for doubt in self.doubts)])
 
@@ -72,8 +72,6 @@ def try_model(params: RunParams) -> Trial:
     Raises:
         PolicyError, GenerationError: the model cannot be loaded, or vLLM's log-probs are not the trainer's.
     """
-    from scipy.stats import binomtest
-
     problems = load_problems(params.dataset)
     policy = load_policy(params.model, params.lora, seed=params.training.seed)
     few = first_that_fit(policy, problems.evaluation, params, PROBLEMS)
@@ -81,26 +79,23 @@ def try_model(params: RunParams) -> Trial:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rows = predict(policy, few, params, RunDirectory(folder), phase="before")
-    right = sum(row["correct"] for row in rows)
-    interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
+    rates, found = summarise(rows), problem_accuracy(rows)
     known = "mathvista" in problems.source.lower() and "gemma-3-4b" in params.model.name.lower()
     return Trial(
         model=params.model.name,
-        problems=len(rows),
+        problems=rates["n"],
         seconds=time.perf_counter() - started,
-        accuracy=right / len(rows),
-        interval=(float(interval.low), float(interval.high)),
-        anywhere=_mean(row["correct"] or _right_anywhere(row, params) for row in rows),
-        format_rate=_mean(row["format_ok"] for row in rows),
-        cut_off=_mean(row["truncated"] for row in rows),
+        accuracy=rates["accuracy"],
+        interval=interval_of_rate(found, picture_clusters(rows)),
+        anywhere=mean(row["correct"] or _right_anywhere(row, params) for row in rows),
+        format_rate=rates["format_rate"],
+        cut_off=mean(row["truncated"] for row in rows),
         parity=parity,
         published=PUBLISHED if known else "",
     )
 
 
 def _parity(policy: Any, few: Any, params: RunParams) -> str:
-    from nbhelpers.problems import conversation
-
     if not params.model.fast_inference:
         return "transformers samples and trains, so there is nothing to compare"
     engine = start_engine(policy, params.model, params.training)
@@ -113,8 +108,3 @@ def _parity(policy: Any, few: Any, params: RunParams) -> str:
 def _right_anywhere(row: dict, params: RunParams) -> bool:
     columns = {key: row[key] for key in GRADING_COLUMNS}
     return grade_anywhere(row["completion"], row["answer"], delimiters=params.reward.delimiters, **columns).correct
-
-
-def _mean(values: Any) -> float:
-    values: Sequence[float] = list(values)
-    return sum(values) / len(values)

@@ -14,6 +14,7 @@ from nbhelpers.grading.numbers import UNSOLVED, Quantity, read_literal, read_qua
 from nbhelpers.grading.read import number_in, read, read_gold, same
 from nbhelpers.grading.spelling import fold
 from nbhelpers.grading.units import units_agree
+from nbhelpers.params import counted
 
 # Longer solutions are no answers; the bound also keeps every reading of one inside a few milliseconds.
 MAX_SOLUTION = 2000
@@ -95,7 +96,7 @@ def _judge_number(span: str, gold: Gold) -> Verdict:
         return gold.says(same_points((stated.value,), (gold.number,)), shown)
     value = _share(stated, gold.places) if percent else stated.value
     right = rounded(value, gold.places) == rounded(gold.number, gold.places)
-    return gold.says(right, shown, f" to {gold.places} decimals")
+    return gold.says(right, shown, f" to {counted(gold.places, 'decimal')}")
 
 
 def _share(stated: Quantity, places: int) -> Decimal:
@@ -128,7 +129,9 @@ def _judge_text(span: str, gold: Gold) -> Verdict:
             return gold.says(True, wording[:200])
         if gold.places is not None and value.kind == "number" and len(gold.value.points) == 1:
             right = rounded(value.points[0], gold.places) == rounded(gold.value.points[0], gold.places)
-            return gold.says(right and units_agree(value.unit, gold.value.unit), wording, f" to {gold.places} decimals")
+            return gold.says(
+                right and units_agree(value.unit, gold.value.unit), wording, f" to {counted(gold.places, 'decimal')}"
+            )
         if gold.value.kind == "truth" and (said := YES_OR_NO.fullmatch(wording)):
             return gold.says(same(read(said[1]), gold.value), said[1])
         if value.kind not in ("text", "equation") and gold.value.kind != "equation":

@@ -27,3 +27,4 @@ from nbhelpers.params.sections import (
 )
 from nbhelpers.params.sentences import ParamsError, PlainError, as_given, did_you_mean, one_line
 from nbhelpers.params.trust import Layer, not_only_data, trusting
+from nbhelpers.params.words import chance, counted, interval_of_points, percent, points

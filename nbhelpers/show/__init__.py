@@ -14,7 +14,6 @@ _ROOMS = {
     "report": ("report_link", "write_report"),
     "samples": ("changed_minds", "probe_strips", "show_samples"),
     "standalone": ("ReportError",),
-    "text": ("percent", "points"),
     "training_plots": ("compare_curves", "sweep_figure", "training_overview"),
     "viewer": ("SampleViewer",),
     "coloured": ("differences", "words"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nbhelpers.runs import SampleStore
-from nbhelpers.show.packing import Packer, problem_of, set_problem
+from nbhelpers.runs import ORDERS, SampleStore
+from nbhelpers.show.packing import Packer, problem_of
 from nbhelpers.show.pictures import picture_uri
 from nbhelpers.show.standalone import render, run_of
 
@@ -25,14 +25,18 @@ def write_sample_browser(run_dir: str | Path, budget: int = BROWSER_BYTES) -> Pa
     from markupsafe import Markup
 
     run = run_of(run_dir)
-    data = _Filling(Packer(run.path), budget).data()
     # In a script element only "<" could end the data; ASCII keeps odd separators and half surrogates out of the way.
-    text = Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
-    styles, scripts = ("page.css", "samples.css", "words.css", "browser.css"), ("browser.js", "page_source.js")
+    text = Markup(_json(_Filling(Packer(run.path), budget).data()).replace("<", "\\u003c"))
+    styles = ("page.css", "samples.css", "words.css", "browser.css")
+    scripts = ("cards.js", "browser.js", "page_source.js")
     page = render("browser.html", styles, scripts, title=f"Samples of run {run.path.name}", data=text)
     path = run.path / "samples.html"
     run.write_text(path, page)
     return path
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
 class _Filling:
@@ -45,65 +49,59 @@ class _Filling:
     def __init__(self, packer: Packer, budget: int):
         self.packer, self.budget, self.used = packer, budget, 0
         self.images: dict[str | None, str | None] = {}
-        self.problems: dict[tuple, int] = {}
+        self.problems: dict[str, int] = {}  # JSON of each, with its picture's name, and its place
 
     def data(self) -> dict:
-        groups, notes = {}, {}
-        for role, share in _SHARES.items():
-            groups[role], notes[role] = self._fill(role, self.packer.stores[role], share * self.budget)
+        kept = {role: self._kept(role, share * self.budget) for role, share in _SHARES.items()}
         place_of = {name: place for place, name in enumerate(self.images)}
-        info = self.packer.info(notes)
-        for view in info["views"]:
-            kept = groups[view["role"]]
-            view["count"] = len(kept)
-            view["steps"] = sorted({group[1] for group in kept}) if view["role"] == "rollout" else []
+        info = self.packer.info(kept)
         return {
             "info": info,
             "marks": info.pop("marks"),
-            "problems": [[*set_problem(key), place_of[key[-1]]] for key in self.problems],
+            "problems": [[*problem, place_of[image]] for *problem, image in map(json.loads, self.problems)],
             "images": list(self.images.values()),
-            "groups": groups,
+            "groups": {role: list(groups.values()) for role, groups in kept.items()},
+            "found": {role: _found(self.packer.stores[role], groups) for role, groups in kept.items()},
         }
 
-    def _fill(self, role: str, store: SampleStore, limit: float) -> tuple[list, str]:
-        by_step: dict[int, list[int]] = {}
+    def _kept(self, role: str, limit: float) -> dict[int, list]:
+        """The groups that fit, by their numbers."""
+        store, by_step = self.packer.stores[role], {}
         for number in store.groups():
             by_step.setdefault(store.group(number).step if role == "rollout" else number, []).append(number)
         kept: dict[int, list] = {}
         for number in (number for step in _spread_out(list(by_step)) for number in by_step[step]):
-            group = self._group(role, store, number)
-            self.used += len(json.dumps(group, separators=(",", ":")))
+            group = self._group(role, number)
+            self.used += len(_json(group))
             if self.used > limit and kept:
                 break
             kept[number] = group
-        return [kept[number] for number in sorted(kept)], self._scope(role, store, kept, len(by_step))
+        return dict(sorted(kept.items()))
 
-    def _group(self, role: str, store: SampleStore, number: int) -> list:
-        found = store.group(number)
-        problem = problem_of(found.rows[0])
-        if problem[-1] not in self.images:
-            self.images[problem[-1]] = picture_uri(self.packer.run.path, problem[-1], 400)
-            self.used += len(self.images[problem[-1]] or "")
+    def _group(self, role: str, number: int) -> list:
+        group = self.packer.stores[role].group(number)
+        image = group.rows[0].get("image")
+        problem = _json([*problem_of(group.rows[0]), image])
+        if image not in self.images:
+            self.images[image] = picture_uri(self.packer.run.path, image, 400)
+            self.used += len(self.images[image] or "")
         if problem not in self.problems:
             self.problems[problem] = len(self.problems)
-            self.used += len(json.dumps(problem))
-        return [found.name, found.step, self.problems[problem], self.packer.rows(role, number)]
+            self.used += len(problem)
+        return [group.name, group.step, self.problems[problem], self.packer.rows(role, number)]
 
-    @staticmethod
-    def _scope(role: str, store: SampleStore, kept: dict, steps: int) -> str:
-        total, rollouts = len(store.groups()), role == "rollout"
-        if len(kept) == total:
-            if not rollouts:
-                return f"All {total:,} problems."
-            return f"All {len(store):,} sampled completions in {total:,} groups of {steps:,} steps."
-        why = "the others are left out to keep this file small; the viewer of notebook 03 has them all."
-        if not rollouts:
-            return f"{len(kept):,} of {total:,} problems, evenly spread; {why}"
-        shown = len({store.group(number).step for number in kept})
-        return (
-            f"{len(kept):,} of {total:,} groups, from {shown:,} of {steps:,} steps, evenly spread with the first "
-            f"and the last among them; {why}"
-        )
+
+def _found(store: SampleStore, kept: Mapping[int, list]) -> dict[str, dict[str, list[int]]]:
+    """Which of the kept groups each filter leaves, and how each order sorts them, by their places among the kept."""
+    place_of = {number: place for place, number in enumerate(kept)}
+
+    def places(**asked: str) -> list[int]:
+        return [place_of[number] for number in store.groups(**asked) if number in place_of]
+
+    return {
+        "show": {show: places(show=show) for show in store.filters},
+        "order": {order: places(order=order) for order in ORDERS},
+    }
 
 
 def _spread_out(items: Sequence) -> Iterator:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.params import flat
+from nbhelpers.params import chance, counted, flat, interval_of_points, percent, points
 from nbhelpers.runs import RunDirectory
 from nbhelpers.show.samples import change_cards, sort_changes
 from nbhelpers.show.standalone import ReportError, figure_uri, render, run_of
-from nbhelpers.show.text import chance, percent, points
 from nbhelpers.show.training_plots import compare_curves
 
 
@@ -169,8 +168,8 @@ def _cautions(found: Sequence[_Evaluated]) -> list[str]:
             moved = len({key[0] for key in first.problems - shared} & {key[0] for key in one.problems - shared})
             same_id = f"; {moved} of them share an id but not picture, question and answer" if moved else ""
             cautions.append(
-                f"{len(shared)} problems are the same in {first.name} ({len(first.problems)}) and {one.name} "
-                f"({len(one.problems)}); the others are left out{same_id}."
+                f"{counted(len(shared), 'problem')} are the same in {first.name} ({len(first.problems)}) and "
+                f"{one.name} ({len(one.problems)}); the others are left out{same_id}."
             )
     return cautions
 
@@ -179,8 +178,9 @@ def _sentence(row: Mapping, first: str) -> str:
     low, high = row["ci95"]
     verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable with this many problems"
     return (
-        f"{row['run']} against {first}: {points(row['difference'])} points on the same {row['matched']} problems "
-        f"(95 % interval {points(low)} to {points(high)}; exact McNemar test: p {chance(row['p'])}): {verdict}."
+        f"{row['run']} against {first}: {points(row['difference'])} points on the same "
+        f"{counted(row['matched'], 'problem')} (95 % interval {interval_of_points(row['ci95'])}; exact McNemar test: p "
+        f"{chance(row['p'])}): {verdict}."
     )
 
 
@@ -208,10 +208,10 @@ def _over_seeds(found: Sequence[_Evaluated], shared: set[tuple]) -> list[str]:
         pairs = [tuple(problem_accuracy(rows[of[seed].name]) for of in (first, other)) for seed in seeds]
         result = difference_over_seeds(pairs, picture_clusters(rows[first[seeds[0]].name]))
         names = [", ".join(of[seed].name for seed in seeds) for of in (other, first)]
-        interval = " to ".join(map(points, result["ci95"]))
         sentences.append(
             f"Mean over {len(seeds)} seeds, paired by seed, {names[0]} against {names[1]}: "
-            f"{points(result['accuracy'])} points (95 % interval over seeds and pictures {interval})."
+            f"{points(result['accuracy'])} points (95 % interval over seeds and pictures "
+            f"{interval_of_points(result['ci95'])})."
         )
     return sentences
 

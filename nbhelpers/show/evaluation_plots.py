@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from nbhelpers.params import percent, points
 from nbhelpers.show.figures import AFTER, BEFORE, BLUE, GREY, VERMILION, drawable, drawing, nothing_yet, shares
-from nbhelpers.show.text import percent, points
 
 
 def before_after(evaluation: Mapping) -> Figure:
     """Accuracy before and after training, in all and by kind of problem; without kinds also the paired difference with
     its 95 % interval (with them, `forest_plot` has it beside theirs).
 
-    The thin line on a bar is the interval of that share alone. Two overlapping lines do not contradict a clear paired
-    difference, which compares each problem with itself.
+    The thin line on a bar is the 95 % interval of that share alone, over pictures as the paired difference's is. Two
+    overlapping lines do not contradict a clear paired difference, which compares each problem with itself.
 
     Args:
         evaluation: the dict of `evaluation.json`; without "before" (no baseline) only the bars after training are
@@ -31,6 +31,7 @@ def before_after(evaluation: Mapping) -> Figure:
     kinds = sorted((evaluation.get("by_group") or {}).items(), key=lambda item: -(item[1].get("n") or 0))
     difference = None if kinds else difference
     overall = {"before": before.get("accuracy"), "after": after.get("accuracy"), "n": after.get("n")}
+    overall["ci95"] = evaluation.get("ci95")
     rates = [
         (label, {"before": before.get(key), "after": after.get(key)})
         for key, label in (("format_rate", "format kept"), ("unparsed_rate", "no answer found"))
@@ -51,18 +52,15 @@ def before_after(evaluation: Mapping) -> Figure:
 
 
 def _draw_bars(axis, places, bars: Sequence[tuple[str, Mapping]], phase: str, color: str, thickness: float) -> None:
-    from scipy.stats import binomtest
-
-    values = [figures.get(phase) for _, figures in bars]
+    values = [row.get(phase) for _, row in bars]
     axis.barh(places, [value or 0.0 for value in values], thickness, color=color, label=f"{phase} training")
-    for place, value, (_, figures) in zip(places, values, bars, strict=True):
+    for place, value, (_, row) in zip(places, values, bars, strict=True):
         if value is None:
             continue
         end = value
-        if count := figures.get("n"):
-            interval = binomtest(round(value * count), count).proportion_ci(method="wilson")
-            end = max(value, interval.high)
-            axis.plot([interval.low, interval.high], [place, place], color="#222222", linewidth=1, alpha=0.75)
+        if interval := (row.get("ci95") or {}).get(phase):
+            end = max(value, interval[1])
+            axis.plot(interval, [place, place], color="#222222", linewidth=1, alpha=0.75)
         axis.text(end + 0.01, place, percent(value), va="center", fontsize=8, color="#444444")
 
 
@@ -74,7 +72,7 @@ def _label_bars(axis, places, bars: Sequence[tuple[str, Mapping]]) -> None:
     axis.set_xlim(0, 1.14)
     axis.set_xticks(np.arange(0, 1.01, 0.2))
     shares(axis.xaxis)
-    axis.set_xlabel("share of problems (thin line: 95 % interval of a share, Wilson)")
+    axis.set_xlabel("share of problems (thin line: 95 % interval of this share alone, over pictures)")
     axis.grid(axis="y", visible=False)
     axis.set_title("Accuracy on problems the policy never trained on", pad=20)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 0.995), ncols=2, borderpad=0, handlelength=1.2)

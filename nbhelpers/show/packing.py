@@ -4,18 +4,28 @@ the samples that somebody marked, with a note, in `marks.jsonl`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.grading import ERRORS, error_kind
+from nbhelpers.params import counted
 from nbhelpers.runs import ORDERS, ROLES, RunDirectory, SampleStore, TokenLogProbs, read_log_probs
 from nbhelpers.show.samples import delimiters_of_run, moment
 from nbhelpers.show.text import reading_order, segments
-from nbhelpers.show.typeset import typeset
+from nbhelpers.show.typeset import is_set, typeset
 
 _LONGEST = 100_000  # characters of one completion
+# What the places in a packed problem and in a packed completion hold. A piece of a completion is its label, where it
+# begins and ends in the text, and its tree where something is set in it; solutions first.
+FIELDS = {
+    "problem": ["pid", "kind", "question", "choices", "answer", "unit", "trees"],
+    "row": [
+        "text", "pieces", "reason", "rewards", "reward", "advantage", "length", "cut", "correct", "error", "when",
+        "tokens",
+    ],
+}  # fmt: skip
 
 
 class Packer:
@@ -38,58 +48,84 @@ class Packer:
         return new
 
     def _look_again(self) -> None:
-        self.names, self.log_probs = self._reward_names(), read_log_probs(self.run)
+        groups = (store.group(number) for store in self.stores.values() for number in store.groups())
+        paid = (row.get("rewards") or () for group in groups for row in group.rows)
+        self.names = list(dict.fromkeys(str(name) for rewards in paid for name in rewards))
+        self.log_probs = read_log_probs(self.run)
 
-    def info(self, notes: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Views with their filters, names of the rewards, and the marks; `notes` says of a view what it holds."""
-        manifest = self.run.read_manifest()
-        shown = {role: store for role, store in self.stores.items() if role == "rollout" or len(store)}
+    def info(self, kept: Mapping[str, Collection[int]] | None = None) -> dict[str, Any]:
+        """Views with their filters, names of the rewards, and the marks.
+
+        Args:
+            kept: the numbers of the groups that the script has of each role; by default it has all.
+        """
+        shown = [role for role, store in self.stores.items() if role == "rollout" or len(store)]
         return {
             "run": self.run.path.name,
-            "created": str(manifest.get("created") or ""),
-            "delimiters": self.delimiters,
+            "created": str(self.run.read_manifest().get("created") or ""),
+            "fields": FIELDS,
             "rewards": self.names,
             "errors": list(ERRORS),
             "orders": ORDERS,
             "square": square_of_model(self.run),
             "marks": {key: mark["note"] for key, mark in read_marks(self.run).items()},
-            "views": [
-                {
-                    "role": role,
-                    "label": ROLES[role],
-                    "filters": store.filters,
-                    "kinds": store.kinds,
-                    "steps": store.steps if role == "rollout" else [],
-                    "count": len(store.groups()),
-                    "note": (notes or {}).get(role) or f"{len(store):,} completions in this run.",
-                }
-                for role, store in shown.items()
-            ],
+            "views": [self._view(role, self.stores[role].groups() if kept is None else kept[role]) for role in shown],
         }
 
-    def _reward_names(self) -> list[str]:
-        groups = (store.group(number) for store in self.stores.values() for number in store.groups())
-        paid = (row.get("rewards") for group in groups for row in group.rows)
-        return list(dict.fromkeys(str(name) for rewards in paid for name in rewards or ()))
+    def _view(self, role: str, kept: Collection[int]) -> dict[str, Any]:
+        store = self.stores[role]
+        steps = sorted({store.group(number).step for number in kept}) if role == "rollout" else []
+        return {
+            "role": role,
+            "label": ROLES[role],
+            "filters": store.filters,
+            "kinds": store.kinds,
+            "steps": steps,
+            "count": len(kept),
+            "note": self._scope(role, len(kept), len(steps)),
+        }
+
+    def _scope(self, role: str, kept: int, kept_steps: int) -> str:
+        """What a view holds, and of how much."""
+        store = self.stores[role]
+        total, steps = len(store.groups()), len(store.steps)
+        rollouts = role == "rollout"
+        if kept == total:
+            whole = (
+                f"{counted(len(store), 'sampled completion')} in {counted(total, 'group')} of {counted(steps, 'step')}"
+            )
+            return f"All {whole}." if rollouts else f"All {counted(total, 'problem')}."
+        why = "the others are left out to keep this file small; the viewer of notebook 03 has them all."
+        if not rollouts:
+            return f"{kept:,} of {counted(total, 'problem')}, evenly spread; {why}"
+        spread = (
+            f"from {kept_steps:,} of {counted(steps, 'step')}, evenly spread with the first and the last among them"
+        )
+        return f"{kept:,} of {counted(total, 'group')}, {spread}; {why}"
 
     def rows(self, role: str, number: int) -> list[list]:
-        """The completions of a group, as `completionCard` reads them."""
-        place_of = {name: place for place, name in enumerate(self.names)}
-        return [self._row(row, place_of) for row in self.stores[role].group(number).rows]
+        """The completions of a group, each as `FIELDS` says."""
+        return [self._row(row) for row in self.stores[role].group(number).rows]
 
-    def _row(self, row: Mapping, place_of: Mapping[str, int]) -> list:
-        rewards: list = []
-        for name, value in (row.get("rewards") or {}).items():
-            place = place_of[str(name)]
-            rewards += [None] * (place + 1 - len(rewards))
-            rewards[place] = _rounded(value)
+    def _row(self, row: Mapping) -> list:
+        paid = {str(name): value for name, value in (row.get("rewards") or {}).items()}
+        last = max((place for place, name in enumerate(self.names) if name in paid), default=-1)
         text = str(row.get("completion") or "")
         if (more := len(text) - _LONGEST) > 0:
             text = f"{text[:_LONGEST]}\n[{more:,} more characters are in the run directory]"
-        reward, advantage = _rounded(row.get("reward")), _rounded(row.get("advantage"))
-        reason, cut = str(row.get("reason") or "")[:2000], bool(row.get("truncated"))
-        judged = [row.get("correct"), error_kind(row) or "", moment(row), trees_of(text, self.delimiters)]
-        packed = [text, reason, rewards, reward, advantage, row.get("length"), cut, *judged]
+        packed = [
+            text,
+            [_piece(piece.label, piece.start, piece.text) for piece in reading_order(segments(text, self.delimiters))],
+            str(row.get("reason") or "")[:2000],
+            [_rounded(paid.get(name)) for name in self.names[: last + 1]],
+            _rounded(row.get("reward")),
+            _rounded(row.get("advantage")),
+            row.get("length"),
+            bool(row.get("truncated")),
+            row.get("correct"),
+            error_kind(row) or "",
+            moment(row),
+        ]
         line = self.log_probs.get(f"{row.get('group')}/{row.get('index')}")
         tokens = TokenLogProbs.unpacked(line) if line else None
         if tokens is not None and sum(tokens.lengths) == len(text):
@@ -112,33 +148,26 @@ def keep_mark(run: RunDirectory, key: str, note: str | None) -> None:
     run.write_jsonl(run.marks_path, marks.values())
 
 
-def problem_of(row: Mapping) -> tuple:
-    """What a problem is told apart by, its picture's name last."""
-    choices = tuple(str(choice) for choice in row["choices"]) if row.get("choices") else None
-    text = [str("" if row.get(name) is None else row[name]) for name in ("pid", "kind", "question", "answer", "unit")]
-    return (*text[:3], choices, *text[3:], row.get("image"))
-
-
-def set_problem(problem: tuple) -> list:
-    """`problem_of` as the script takes it: without the picture's name, with trees of question, choices and answer, None
-    for each in which nothing is set.
+def problem_of(row: Mapping) -> list:
+    """A row's problem as `FIELDS` says: with trees of question, choices and answer, None for each in which nothing is
+    set.
     """
-    *shown, _ = problem
-    _, _, question, choices, answer, _ = shown
+    pid, kind, question, answer, unit = (
+        str("" if row.get(name) is None else row[name]) for name in ("pid", "kind", "question", "answer", "unit")
+    )
+    choices = [str(choice) for choice in row["choices"]] if row.get("choices") else None
     trees = [_tree(text) for text in (question, *(choices or ()), answer)]
-    return [*shown, trees if any(trees) else None]
+    return [pid, kind, question, choices, answer, unit, trees if any(trees) else None]
 
 
 def _tree(text: str) -> list | None:
     tree = typeset(text)
-    return tree if tree != [text] and text else None
+    return tree if is_set(tree, text) else None
 
 
-def trees_of(text: str, delimiters: Sequence[str]) -> list | None:
-    """A tree for each piece of a completion, solutions first; None where no piece holds anything to set."""
-    pieces = [piece for _, _, piece in reading_order(segments(text, delimiters))]
-    trees = [typeset(piece) for piece in pieces]
-    return trees if any(tree != [piece] for tree, piece in zip(trees, pieces, strict=True) if piece) else None
+def _piece(label: str, start: int, text: str) -> list:
+    tree = _tree(text)
+    return [label, start, start + len(text)] + ([tree] if tree else [])
 
 
 def square_of_model(run: RunDirectory) -> int | None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from nbhelpers.params import counted, percent, points
 from nbhelpers.runs import earned_the_same, is_interactive  # noqa: F401 (handed on by the face)
-from nbhelpers.show.text import clipped, number, percent, points, reading_order, segments, visible
-from nbhelpers.show.typeset import markup, typeset
+from nbhelpers.show.text import clipped, number, reading_order, segments, visible
+from nbhelpers.show.typeset import is_set, markup, typeset
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -16,18 +17,20 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 def _pieces(completion: object, delimiters: Sequence[str]) -> list[tuple[str, str, str, object, bool]]:
     """(role, label, text, text as markup, whether it was set) of each piece of a completion, solutions first."""
     found = []
-    for role, label, text in reading_order(segments(completion, delimiters)):
+    for role, label, text, _ in reading_order(segments(completion, delimiters)):
         tree = typeset(text)
-        plain = tree in ([], [text])
-        found.append((role, label, text, clipped(text, 2000) if plain else markup(tree), not plain))
+        found.append((role, label, text, _shown(tree, text, 2000), is_set(tree, text)))
     return found
 
 
 def _set(value: object, limit: int) -> object:
     """A short text with its formulas set; `clipped` where it is long or there is nothing to set."""
     text = str(value)
-    tree = typeset(text) if len(text) <= limit * 1.2 else []
-    return clipped(text, limit) if tree in ([], [text]) else markup(tree)
+    return _shown(typeset(text) if len(text) <= limit * 1.2 else [], text, limit)
+
+
+def _shown(tree: list, text: str, limit: int) -> object:
+    return markup(tree) if is_set(tree, text) else clipped(text, limit)
 
 
 @lru_cache(maxsize=1)
@@ -45,6 +48,7 @@ def _environment():
         "number": number,
         "percent": percent,
         "points": points,
+        "counted": counted,
         "signed": lambda value: f"{value:+.2f}",
         "letter": lambda place: chr(65 + place) if place < 26 else str(place + 1),
         "flat": earned_the_same,

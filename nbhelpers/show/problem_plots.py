@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nbhelpers.params import percent
 from nbhelpers.problems import kind_of
 from nbhelpers.show.figures import BLUE, GREEN, ORANGE, WIDTH, NotebookFigure, drawable, drawing, nothing_yet, style
-from nbhelpers.show.text import percent
 
 
 def problem_grid(problems: Sequence[Mapping], columns: int = 4) -> Figure:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from nbhelpers.params import counted, percent
 from nbhelpers.runs import ROLES, RunDirectory, SampleStore, duration, logged, metrics_shown, who_writes
 from nbhelpers.show.browser import write_sample_browser
 from nbhelpers.show.evaluation_plots import before_after, forest_plot
@@ -16,7 +17,7 @@ from nbhelpers.show.packing import read_marks
 from nbhelpers.show.pages import Page
 from nbhelpers.show.samples import change_cards, count_changes, group_card, sort_changes, telling_group
 from nbhelpers.show.standalone import figure_uri, render, run_of
-from nbhelpers.show.text import percent, visible
+from nbhelpers.show.text import visible
 from nbhelpers.show.training_plots import training_overview
 from nbhelpers.training import alarms, what_is_kept
 
@@ -86,7 +87,7 @@ def _outcome(evaluation: Mapping, metrics: Sequence[Mapping]) -> str:
     if (evaluation.get("after") or {}).get("accuracy") is not None:
         return headline(evaluation)
     if metrics:
-        return f"{metrics[-1].get('step')} optimiser steps so far; not evaluated yet."
+        return f"{counted(metrics[-1]['step'], 'optimiser step')} so far; not evaluated yet."
     return "Neither trained nor evaluated yet."
 
 
@@ -133,7 +134,7 @@ def _results(evaluation: Mapping, metrics: Sequence[Mapping]) -> list[Fact]:
     after, before = evaluation.get("after") or {}, evaluation.get("before") or {}
     facts = []
     for key, name in (
-        ("accuracy", f"accuracy on {after.get('n', '?')} unseen problems"),
+        ("accuracy", f"accuracy on {counted(after.get('n', 0), 'unseen problem')}"),
         ("format_rate", "format kept"),
     ):
         if after.get(key) is not None:
@@ -149,7 +150,8 @@ def _results(evaluation: Mapping, metrics: Sequence[Mapping]) -> list[Fact]:
 def _circumstances(manifest: Mapping, metrics: Sequence[Mapping], evaluation: Mapping, completions: int) -> list[Fact]:
     dataset, versions, seeds = (manifest.get(key) or {} for key in ("dataset", "versions", "seeds"))
     seconds = (manifest.get("timings") or {}).get("training_seconds")
-    steps = f"{metrics[-1].get('step')} optimiser steps, {completions:,} completions" if metrics else "none yet"
+    sampled = counted(completions, "completion")
+    steps = f"{counted(metrics[-1]['step'], 'optimiser step')}, {sampled}" if metrics else "none yet"
     facts = {"training": steps + (f", {duration(seconds)}" if seconds else "")}
     if checkpoint := evaluation.get("checkpoint"):
         facts["evaluated"] = f"the policy of step {checkpoint.get('step')}: {checkpoint.get('chosen')}"
@@ -158,13 +160,18 @@ def _circumstances(manifest: Mapping, metrics: Sequence[Mapping], evaluation: Ma
         facts["model"] = f"{manifest['model']}{backend}"
     if dataset:
         dropped = sum((dataset.get("dropped") or {}).values())
-        left_out = f"; {dropped} rows could not be used" if dropped else ""
+        left_out = f"; {counted(dropped, 'row')} could not be used" if dropped else ""
         counts = f"{dataset.get('train', '?')} to train on, {dataset.get('evaluation', '?')} to evaluate"
         facts["problems"] = f"{dataset.get('path', '?')}: {counts}{left_out}"
     if manifest.get("hardware"):
         hardware = manifest["hardware"]
         gpus = [f"{gpu['name']} ({gpu['memory_gib']} GiB)" for gpu in hardware["gpus"]] or ["no GPU"]
-        parts = [*gpus, hardware["cpu"], f"{hardware['cores']} cores", f"{hardware['memory_gib'] or '?'} GiB memory"]
+        parts = [
+            *gpus,
+            hardware["cpu"],
+            counted(hardware["cores"], "core"),
+            f"{hardware['memory_gib'] or '?'} GiB memory",
+        ]
         facts["hardware"] = ", ".join(parts)
     named = ("python", "torch", "trl", "transformers", "vllm", "unsloth")
     facts["versions"] = ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
@@ -179,8 +186,7 @@ def _ends(metrics: Sequence[Mapping]) -> tuple[Sequence[Mapping], Sequence[Mappi
 
 
 def _said(ends: tuple[Sequence[Mapping], Sequence[Mapping]]) -> str:
-    count = len(ends[0])
-    return f"first and last {'step' if count == 1 else f'{count} steps'}"
+    return "first and last " + counted(len(ends[0]), "step").removeprefix("1 ")
 
 
 def _mean_of(rows: Sequence[Mapping], key: str) -> float:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters
+from nbhelpers.params import DEFAULT_DELIMITERS, Delimiters, counted
 from nbhelpers.runs import FILTERS, RunDirectory, SampleStore
 from nbhelpers.show.pages import Page, macro, note
 from nbhelpers.show.pictures import picture_uri, uri_of
@@ -36,7 +36,7 @@ def moment(row: Mapping) -> str:
     if row.get("phase"):
         return f"{row['phase']} training"
     if row.get("role") == "probe":
-        return f"after {row['step']} steps" if row["step"] else "before training"
+        return f"after {counted(row['step'], 'step')}" if row["step"] else "before training"
     return ""
 
 
@@ -173,7 +173,7 @@ def change_cards(
 
 def count_changes(changes: Mapping[str, Sequence[Pair]]) -> str:
     counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in changes.items())
-    return f"Of {sum(map(len, changes.values()))} problems: {counts}."
+    return f"Of {counted(sum(map(len, changes.values())), 'problem')}: {counts}."
 
 
 def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:

@@ -6,14 +6,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, NamedTuple
 
-from nbhelpers.params import DEFAULT_DELIMITERS
+from nbhelpers.params import DEFAULT_DELIMITERS, counted
 
 _LONGEST = 200_000  # characters of one text in a page, whatever a model wrote
 _BLANK = " \t\r\n\f\v"
 
-# The functions down to `number` have twins in templates/browser.js, and both pass tests/data/text_cases.json.
+# `visible`, `clipped`, `word_diff` and `number` have twins in templates/cards.js, which pass tests/data/text_cases.json
+# as well.
 
 
 def visible(value: Any) -> Any:
@@ -39,44 +40,62 @@ def clipped(value: Any, limit: int) -> Any:
         return visible(text)
     rest = f"\n[{len(text) - _LONGEST:,} more characters are not shown]" if len(text) > _LONGEST else ""
     return Markup(
-        '{}\u2026<details class="more"><summary>show all {} characters</summary><div class="text">{}{}</div></details>'
-    ).format(visible(text[:limit]), f"{len(text):,}", visible(text[:_LONGEST]), rest)
+        '{}\u2026<details class="more"><summary>show all {}</summary><div class="text">{}{}</div></details>'
+    ).format(visible(text[:limit]), counted(len(text), "character"), visible(text[:_LONGEST]), rest)
 
 
-def segments(completion: Any, delimiters: Sequence[str] = DEFAULT_DELIMITERS) -> list[tuple[str, str, str]]:
-    """A completion in pieces of (role, label, text), nothing left out: role is reasoning, solution or outside.
+class Piece(NamedTuple):
+    """A part of a completion: its role (reasoning, solution or outside), its label, which begins with the role, its
+    text and where that begins.
+    """
+
+    role: str
+    label: str
+    text: str
+    start: int
+
+
+def segments(completion: Any, delimiters: Sequence[str] = DEFAULT_DELIMITERS) -> list[Piece]:
+    """A completion in pieces, nothing left out.
 
     This is for the eye and more tolerant than the grader: a block that never closes is shown as one, and labelled so.
     """
     text = str(completion)
     ends = {delimiters[0]: ("reasoning", delimiters[1]), delimiters[2]: ("solution", delimiters[3])}
     opening = re.compile("|".join(re.escape(start) for start in ends))
-    pieces: list[tuple[str, str, str]] = []
+    pieces: list[Piece] = []
     place = 0
     while place < len(text):
         found = opening.search(text, place)
-        if outside := text[place : found.start() if found else None].strip(_BLANK):
-            pieces.append(("outside", "outside the blocks", outside))
+        outside = _piece("outside", "outside the blocks", text, place, found.start() if found else len(text))
+        if outside.text:
+            pieces.append(outside)
         if not found:
             break
         role, end = ends[found.group()]
         stop = text.find(end, found.end())
         label = role if stop >= 0 else f"{role} (never closed)"
         stop = len(text) if stop < 0 else stop
-        pieces.append((role, label, text[found.end() : stop].strip(_BLANK)))
+        pieces.append(_piece(role, label, text, found.end(), stop))
         place = stop + len(end)
     return pieces
 
 
-def reading_order(pieces: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+def _piece(role: str, label: str, text: str, start: int, stop: int) -> Piece:
+    """The text between two places without the blanks around it."""
+    tail = text[start:stop].lstrip(_BLANK)
+    return Piece(role, label, tail.rstrip(_BLANK), stop - len(tail))
+
+
+def reading_order(pieces: Sequence[Piece]) -> list[Piece]:
     """`segments` with the solutions first; a solution that was not written last says so."""
-    last = max((place for place, piece in enumerate(pieces) if piece[0] != "solution"), default=-1)
+    last = max((place for place, piece in enumerate(pieces) if piece.role != "solution"), default=-1)
     solutions = [
-        (role, f"{label}, before other text" if place < last else label, text)
-        for place, (role, label, text) in enumerate(pieces)
-        if role == "solution"
+        piece._replace(label=f"{piece.label}, before other text") if place < last else piece
+        for place, piece in enumerate(pieces)
+        if piece.role == "solution"
     ]
-    return solutions + [piece for piece in pieces if piece[0] != "solution"]
+    return solutions + [piece for piece in pieces if piece.role != "solution"]
 
 
 _WORDS = re.compile(rf"[{_BLANK}]+|\w+[{_BLANK}]*|[^\w{_BLANK}][{_BLANK}]*")
@@ -102,18 +121,3 @@ def number(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{round(value, 3) + 0.0:.3f}".rstrip("0").rstrip(".")  # + 0.0: no "-0"
-
-
-def percent(share: Any, decimals: int = 1) -> str:
-    """0.535 as "53.5 %"; a dash for what is no number."""
-    return f"{100 * share:.{decimals}f} %" if isinstance(share, (int, float)) else "\u2013"
-
-
-def points(difference: float) -> str:
-    """A difference of two shares in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}"
-
-
-def chance(p: float) -> str:
-    """A test's p as "= 0.031", "< 0.001"."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"

@@ -21,7 +21,8 @@ _MATHML = {
 }  # fmt: skip
 _TAGS = _MATHML | {"b", "i", "code", "pre", "table", "tr", "th", "td"}
 _ATTRIBUTES = {
-    "display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class", "mathvariant",
+    "display", "displaystyle", "linethickness", "stretchy", "fence", "form", "width", "columnalign", "class",
+    "mathvariant",
 }  # fmt: skip
 _VALUE = re.compile(r"[\w. -]{1,40}")
 _MARKUP = re.compile(
@@ -39,7 +40,8 @@ _MARKUP = re.compile(
     r"|(?P<item>(?<=\n)[ ]*[-*+][ ]{1,4}(?=\S)|^[ ]*[*+-][ ]{1,4}(?=\S))"
     # A line of LaTeX without any marks, as choices and answers of data sets are: commands, single letters, figures.
     r"|^[ ]*(?P<bare>(?=[^\n]{0,200}$)(?=[^\n]*(?:\\[a-zA-Z]|[\^_]\{))"
-    r"(?:\\[a-zA-Z]++(?:\{[A-Za-z ()]*\})?|[A-Z]|[a-z](?![a-z])|[\d .,:;!'+*/=<>|^_{}()\[\]\u00b0\u00b7\u00d7\u00f7-])++)$",
+    r"(?:\\[a-zA-Z]++(?:\{[A-Za-z ()]*\})?|[A-Z]|[a-z](?![a-z])"
+    r"|[\d .,:;!'+*/=<>|^_{}()\[\]\u00b0\u00b7\u00d7\u00f7-])++)$",
     re.M | re.S,
 )
 _CELL = re.compile(r"((?:\\[^\n]|`[^`]*`|\$[^\s$](?:[^$]*[^\s$])?\$(?!\d)|[^|])*+)(?:\||$)")
@@ -64,6 +66,11 @@ def typeset(text: str) -> list[Node]:
             # A block ends its line by itself: one more end of line would leave a gap below it.
             place = at = found.end() + (_is_block(node[0]) and text.startswith("\n", found.end()))
     return [node for node in (*nodes, text[place:]) if node != ""]
+
+
+def is_set(nodes: list[Node], text: str) -> bool:
+    """Whether the tree of a text is more than the text."""
+    return nodes not in ([], [text])
 
 
 def _around_a_formula(text: str, found: re.Match) -> bool:

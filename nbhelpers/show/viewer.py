@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from nbhelpers.grading import error_kind
-from nbhelpers.params import did_you_mean
-from nbhelpers.runs import ROLES
-from nbhelpers.show.packing import Packer, keep_mark, problem_of, read_marks, set_problem
+from nbhelpers.params import counted, did_you_mean
+from nbhelpers.runs import ROLES, earned_the_same
+from nbhelpers.show.packing import Packer, keep_mark, problem_of, read_marks
 from nbhelpers.show.pages import TEMPLATES, is_interactive, style_of
 from nbhelpers.show.pictures import picture_uri
 from nbhelpers.show.samples import changed_minds, probe_strips, show_samples
@@ -45,7 +45,7 @@ class SampleViewer:
         return {"text/html": str(page), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return f"SampleViewer({str(self.store.folder)!r}): {len(self.store):,} completions"
+        return f"SampleViewer({str(self.store.folder)!r}): {counted(len(self.store), 'completion')}"
 
     @cached_property
     def widget(self):
@@ -53,7 +53,9 @@ class SampleViewer:
         import anywidget
         import traitlets
 
-        script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("browser.js", "kernel_source.js"))
+        script = "".join(
+            (TEMPLATES / name).read_text(encoding="utf-8") for name in ("cards.js", "browser.js", "kernel_source.js")
+        )
 
         class Reader(anywidget.AnyWidget):
             _esm = script
@@ -102,12 +104,12 @@ class SampleViewer:
     def _group(self, role: str, number: int, pictures: bool) -> dict[str, Any]:
         store = self._packer.stores[role]
         group = store.group(number)
-        picture = picture_uri(self._packer.run.path, group.rows[0].get("image")) if pictures else None
         return {
             "key": f"{role}/{group.name}",
             "step": group.step if role == "rollout" else None,
-            "problem": set_problem(problem_of(group.rows[0])),
-            "picture": picture,
+            "problem": problem_of(group.rows[0]),
+            "picture": picture_uri(store.folder, group.rows[0].get("image")) if pictures else None,
             "visits": len(store.visits(group.pid)),
+            "flat": role == "rollout" and earned_the_same(group.rows),
             "rows": self._packer.rows(role, number),
         }

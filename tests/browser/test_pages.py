@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import shutil
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from nbhelpers.grading import ERRORS, error_kind
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.samples import ORDERS, ROLES, SampleStore
 from nbhelpers.show.comparison import compare_runs
-from nbhelpers.show.packing import set_problem
+from nbhelpers.show.packing import FIELDS, Packer, problem_of
 from nbhelpers.show.report import write_report
 from nbhelpers.show.samples import sort_changes
 from nbhelpers.show.typeset import markup, typeset
@@ -176,7 +177,7 @@ def test_samples_turn_pages_by_button_and_by_key(browser, run):
 
 
 def test_every_filter_and_order_finds_what_the_store_finds(browser, run):
-    """The twin: `findGroups` of page_source.js and `SampleStore.groups` on the same run."""
+    """`findGroups` of page_source.js and `SampleStore.groups` on the same run."""
     ready(browser, run)
     count = 0
     for role in ROLES:
@@ -237,11 +238,12 @@ def test_all_pairs_of_the_evaluation_can_be_read(browser, run):
 
 def test_a_problem_s_formulas_and_a_table_are_set(browser, run):
     ready(browser, run)
-    problem = ("p", "k", "Find $x^2$ of <b>", ("$\\frac{1}{2}$", "none"), "$3$", "", None)
+    problem = {"pid": "p", "kind": "k", "question": "Find $x^2$ of <b>", "choices": ["$\\frac{1}{2}$", "none"]}
+    packed = dict(zip(FIELDS["problem"], problem_of({**problem, "answer": "$3$"}), strict=True))
     said = browser.execute_script("""
         const card = problemCard(arguments[0], null, null);
         return [[...card.querySelectorAll("math")].length, card.textContent];
-    """, set_problem(problem))  # fmt: skip
+    """, packed)  # fmt: skip
     assert said[0] == 3 and "$" not in said[1] and "of <b>" in said[1] and "none" in said[1]
     rows = "const part = document.createElement('div'); part.append(built(arguments[0])); return part.innerHTML"
     table = browser.execute_script(rows, typeset("| a | b |\n|---|---|\n| <i>1 | 2 |"))
@@ -510,21 +512,34 @@ def test_a_copied_report_still_has_everything(browser, run, tmp_path):
 
 
 def test_the_script_reads_texts_as_python_does(browser, run):
-    """The cases of tests/test_viewer.py; ASCII, because a half surrogate does not travel to the browser otherwise."""
+    """The cases of tests/test_viewer.py; ASCII, because a half surrogate does not travel to the browser otherwise.
+
+    A completion is taken apart by Python alone.
+    """
     ready(browser, run)
-    marks = browser.execute_script("return data.info.delimiters")
     calls = {
         "visible": lambda text: f"element('p', '', visible({json.dumps(text)})).textContent",
         "clipped": lambda text, limit: f"element('p', '', clipped({json.dumps(text)}, {limit})).textContent",
         "number": lambda value: f"numberText({json.dumps(value)})",
-        "segments": lambda text, own: f"segments({json.dumps(text)}, {json.dumps(own or marks)})",
-        "reading order": lambda pieces: f"readingOrder({json.dumps(pieces)})",
         "word diff": lambda before, after: f"wordDiff({json.dumps(before)}, {json.dumps(after)})",
     }
-    assert calls.keys() == CASES.keys()
-    for name, cases in CASES.items():
-        for *given, expected in cases:
-            assert browser.execute_script(f"return {calls[name](*given)}") == expected, (name, given)
+    assert calls.keys() == CASES.keys() - {"segments", "reading order"}
+    for name, call in calls.items():
+        for *given, expected in CASES[name]:
+            assert browser.execute_script(f"return {call(*given)}") == expected, (name, given)
+
+
+def test_a_piece_of_a_completion_is_cut_where_python_cut_it(browser, run):
+    """Python counts characters, JavaScript halves of them."""
+    ready(browser, run)
+    text = "hm \U0001f600 <REASONING> a\U0001f600b </REASONING> <SOLUTION>5\U0001f600</SOLUTION>"
+    packed = Packer(run)._row({"completion": text})
+    shown = browser.execute_script(
+        "const card = completionCard(arguments[0], data.info);"
+        "return [...card.querySelectorAll('.segment > .text')].map((piece) => piece.textContent)",
+        dict(zip_longest(FIELDS["row"], packed)),
+    )
+    assert shown == ["5\U0001f600", "hm \U0001f600", "a\U0001f600b"]
 
 
 def test_the_script_builds_the_tree_that_python_sets(browser, run):

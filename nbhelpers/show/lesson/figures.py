@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nbhelpers import rewards
+from nbhelpers.params import percent
 from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, drawing, shares
 from nbhelpers.show.lesson.material import MEASURED, RIGHT_CASES, WRONG_CASES
-from nbhelpers.show.text import percent
 
 
 def grader_rates() -> Figure:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from nbhelpers.grading import POLICY, check_format
-from nbhelpers.params import DEFAULT_DELIMITERS, RewardParams
+from nbhelpers.params import DEFAULT_DELIMITERS, RewardParams, percent
 from nbhelpers.rewards import GRADING_COLUMNS, RECIPES, Preview, naive_formatting_reward_func, preview
 from nbhelpers.show.lesson import material
 from nbhelpers.show.pages import Page, is_interactive
 from nbhelpers.show.samples import show_samples
-from nbhelpers.show.text import number, percent, visible
+from nbhelpers.show.text import number, visible
 
 
 def _table(heads: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> Page:
