@@ -227,6 +227,13 @@ def test_the_headline_does_not_claim_more_than_the_interval(interval, word):
     assert word in headline(result)
 
 
+def test_without_a_baseline_the_headline_has_the_interval_of_the_share():
+    result = compare([row(str(at), "after", at < 6) for at in range(12)])
+    low, high = result["ci95"]["after"]
+    assert f"50.0 % of 12 problems (95 % interval {100 * low:.1f} % to {100 * high:.1f} %)" in headline(result)
+    assert "1 problem (" in headline(compare([row("a", "after", True)]))
+
+
 def test_a_trained_run_is_evaluated_on_unseen_problems(trained_run):
     params, run = trained_run["params"], trained_run["run"]
     problems = loading.load_problems(params.dataset)

@@ -11,6 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 from synthetic_run import HOSTILE, make_problems, make_run
 
+from nbhelpers.evaluation.statistics import compare
 from nbhelpers.runs.directory import RunDirectory
 from nbhelpers.runs.metrics import METRICS, progress_line
 from nbhelpers.show import evaluation_plots, figures, learning_plots, problem_plots, training_plots
@@ -136,6 +137,25 @@ def test_before_and_after_carry_the_figures_of_the_evaluation():
     drawn(figure)
 
 
+def test_the_line_on_a_bar_is_the_interval_of_its_share_over_pictures():
+    """Four questions about each of nine pictures, right or wrong together: an interval over questions is too short."""
+    rows = [
+        {"pid": f"{picture}-{place}", "phase": phase, "kind": "count", "image": f"images/{picture}.png",
+         "correct": picture % 3 == 0 or phase == "after" and picture % 3 == 1, "format_ok": True, "parsed": "1"}
+        for phase in ("before", "after") for picture in range(9) for place in range(4)
+    ]  # fmt: skip
+    result = compare(rows)
+    low, high = result["ci95"]["after"]
+    alone = compare([{**row, "image": None} for row in rows])["ci95"]["after"]
+    assert low < 2 / 3 < high and high - low > 1.6 * (alone[1] - alone[0])
+    figure = evaluation_plots.before_after(result)
+    drawn_lines = {tuple(line.get_xdata()) for line in figure.axes[0].get_lines()}
+    assert drawn_lines == {tuple(of["ci95"][p]) for of in (result, result["by_group"]["count"]) for p in of["ci95"]}
+    assert "this share alone, over pictures" in texts(figure)
+    without = {key: value for key, value in result.items() if key != "ci95"}  # as runs of earlier versions have it
+    assert len(evaluation_plots.before_after(without | {"by_group": {}}).axes[0].get_lines()) == 0
+
+
 def test_the_forest_holds_the_whole_its_parts_and_the_kinds_from_gain_to_loss():
     def change(gain, reach, p_holm=None):
         test = {"p": 0.5} if p_holm is None else {"p": 0.01, "p_holm": p_holm}
@@ -237,7 +257,9 @@ def test_pictures_of_any_shape_and_mode_fit_the_grid():
         problem["image"] = Image.new(mode, size)
     grid, sizes = problem_plots.problem_grid(problems), problem_plots.image_sizes(problems)
     assert [image.get_size() for axis in grid.axes for image in axis.images] == [(80, 900), (700, 60), (30, 30)]
-    assert "3 different" in texts(sizes)
+    assert "3 different sizes" in texts(sizes)
+    same = make_problems(2)
+    assert "2 pictures (1 size)" in texts(problem_plots.image_sizes(same))
     assert drawn(grid).std() > 0 and drawn(sizes).std() > 0
 
 
@@ -246,6 +268,9 @@ def test_counts_add_up():
     widths = [sum(bar.get_width() for bar in axis.patches) for axis in figure.axes]
     assert widths[:2] == [40, 40]
     assert "others" in texts(figure)
+    for axis in figure.axes:
+        lowest = max(bar.get_y() + bar.get_height() for bar in axis.patches)
+        assert axis.get_ylim()[0] >= lowest, "every bar can be seen"
 
 
 def test_nothing_to_draw_is_said():

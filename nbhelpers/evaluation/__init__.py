@@ -5,6 +5,7 @@ from nbhelpers.evaluation.exporting import export_vlmevalkit
 from nbhelpers.evaluation.protocol import EvaluationError
 from nbhelpers.evaluation.repeating import evaluate_model, evaluate_run
 from nbhelpers.evaluation.statistics import (
+    detectable_difference,
     difference_over_seeds,
     paired_difference,
     picture_clusters,

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nbhelpers.params import percent, points
-from nbhelpers.show.figures import AFTER, BEFORE, BLUE, GREY, VERMILION, drawable, drawing, nothing_yet, shares
+from nbhelpers.show.figures import AFTER, BEFORE, BLUE, GREY, VERMILION, drawing, name_rows, nothing_yet, shares
 
 
 def before_after(evaluation: Mapping) -> Figure:
@@ -65,15 +65,13 @@ def _draw_bars(axis, places, bars: Sequence[tuple[str, Mapping]], phase: str, co
 
 
 def _label_bars(axis, places, bars: Sequence[tuple[str, Mapping]]) -> None:
-    names = [drawable(name, 28, 2) + (f"  (n={row['n']})" if row.get("n") else "") for name, row in bars]
-    axis.set_yticks(places, names)
+    names = [name + (f"  (n={row['n']})" if row.get("n") else "") for name, row in bars]
+    name_rows(axis, places, names, 38, 2)
     axis.get_yticklabels()[0].set_fontweight("bold")
-    axis.invert_yaxis()
     axis.set_xlim(0, 1.14)
     axis.set_xticks(np.arange(0, 1.01, 0.2))
     shares(axis.xaxis)
     axis.set_xlabel("share of problems (thin line: 95 % interval of this share alone, over pictures)")
-    axis.grid(axis="y", visible=False)
     axis.set_title("Accuracy on problems the policy never trained on", pad=20)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 0.995), ncols=2, borderpad=0, handlelength=1.2)
 
@@ -134,12 +132,9 @@ def forest_plot(evaluation: Mapping) -> Figure:
         axis = figure.subplots()
         for at, (_, row), of_kind in zip(place, rows, [False] * (1 + len(parts)) + [True] * len(kinds), strict=True):
             _draw_row(axis, at, row, of_kind)
-        names = [f"{drawable(name, 32, 1)}  (n={row['n_paired']})" for name, row in rows]
-        axis.set_yticks(place, names)
+        name_rows(axis, place, [f"{name}  (n={row['n_paired']})" for name, row in rows], 40)
         axis.get_yticklabels()[0].set_fontweight("bold")
-        axis.invert_yaxis()
         axis.axvline(0, color="#444444", linewidth=1)
-        axis.grid(axis="y", visible=False)
         axis.set_xlabel("percentage points, after training less before (line: 95 % interval; filled: the change holds)")
         axis.set_title("Where the difference lies")
     return figure

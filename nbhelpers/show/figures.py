@@ -157,6 +157,18 @@ def shares(axis) -> None:
     axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
+def name_rows(axis, places: Sequence[float], names: Sequence[str], letters: int = 28, lines: int = 1) -> None:
+    """The rows of a horizontal chart, the first on top: each name beside its place, and no grid between them."""
+    axis.set_yticks(places, [drawable(name, letters, lines) for name in names])
+    axis.set_ylim(max(places) + 0.6, min(places) - 0.6)
+    axis.grid(axis="y", visible=False)
+
+
+def columns_for(panels: int) -> int:
+    """Panels beside each other, three or four: what leaves the fewer places empty."""
+    return min((3, 4), key=lambda columns: -panels % columns)
+
+
 def percent_axis(axis, label: str) -> None:
     axis.set_ylim(-0.03, 1.03)
     shares(axis.yaxis)

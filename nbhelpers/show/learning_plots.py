@@ -34,6 +34,7 @@ def learning_by_kind(rows: Iterable[Mapping[str, Any]], works: Callable[[str], b
         _draw_kinds(left, steps, kinds)
         lengths = figures.smooth([_mean(row["length"] for row in rows) for rows in steps.values()], window)
         right.plot(list(steps), lengths, color=figures.BLUE)
+        right.set_title("Length, and what is worked out" if works else "Length")
         right.set_ylabel("tokens per completion", color=figures.BLUE)
         right.set_ylim(0, 1.15 * max(lengths))
         figures.steps_axis(right)
@@ -59,7 +60,7 @@ def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[st
         if np.isfinite(shares[place]):
             color = "white" if shares[place] > 0.6 else "black"
             axis.text(*place[::-1], f"{100 * shares[place]:.0f}", ha="center", va="center", fontsize=8, color=color)
-    axis.set_yticks(range(len(kinds)), [figures.drawable(kind, 24, 1) for kind in kinds])
+    figures.name_rows(axis, range(len(kinds)), kinds, 24)
     axis.set_xticks(range(len(parts)), [f"{part[0]}\u2013{part[-1]}" for part in parts])
     axis.set_xlabel("optimiser steps")
     axis.set_title("Right, of what was sampled, in %")
@@ -92,7 +93,7 @@ def pass_figure(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             axis.set_xscale("log", base=2)
             axis.set_xticks(after["k"], [str(k) for k in after["k"]])
             axis.minorticks_off()
-            axis.set_xlabel("k")
+            axis.set_xlabel("k, samples of a problem")
             axis.set_title(figures.drawable(name, 40, 1))
         figures.percent_axis(axes[0], "pass@k")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
@@ -146,5 +147,5 @@ def ratio_figure(ratio_GT: Any, mask_GT: Any, advantages_G: Any) -> Figure:
         axis.set_xlabel(
             "tokens of completions 1, 2, ... (blue: advantage above 0, orange: below; hollow: clipped, no gradient)"
         )
-        axis.set_ylabel("ratio")
+        axis.set_ylabel("ratio, policy now : when sampled")
     return figure

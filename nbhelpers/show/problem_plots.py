@@ -10,9 +10,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nbhelpers.params import percent
+from nbhelpers.params import counted, percent
 from nbhelpers.problems import kind_of
-from nbhelpers.show.figures import BLUE, GREEN, ORANGE, WIDTH, NotebookFigure, drawable, drawing, nothing_yet, style
+from nbhelpers.show.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    WIDTH,
+    NotebookFigure,
+    drawable,
+    drawing,
+    name_rows,
+    nothing_yet,
+    style,
+)
 
 
 def problem_grid(problems: Sequence[Mapping], columns: int = 4) -> Figure:
@@ -88,14 +99,14 @@ def _caption(problem: Mapping, letters: int) -> str:
     choices = problem.get("choices")
     parts = [drawable(problem["question"], letters, 5)]
     if choices:
-        lettered = "  ".join(f"({chr(65 + place)}) {choice}" for place, choice in enumerate(choices))
+        lettered = "  ".join(f"({chr(65 + place)})\u00a0{choice}" for place, choice in enumerate(choices))
         parts.append(drawable(lettered, letters, 3))
     unit = f" {problem['unit']}" if problem.get("unit") else ""
     parts.append(drawable(f"\u2192 {problem['answer']}{unit}", letters, 2))
     return "\n".join(parts)
 
 
-def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
+def answer_counts(problems: Sequence[Mapping], top: int = 14) -> Figure:
     """What is asked for: problems by kind, by question and answer type, and the most frequent answers.
 
     A long first bar among the answers is a policy's temptation: always giving it earns that share.
@@ -106,28 +117,32 @@ def answer_counts(problems: Sequence[Mapping], top: int = 12) -> Figure:
     kinds = Counter(kind_of(problem) for problem in problems)
     types = Counter(f"{problem['question_type']}, {problem['answer_type']}".replace("_", " ") for problem in problems)
     answers = Counter(str(problem["answer"]) for problem in problems)
-    panels = (("Problems by kind", kinds, BLUE), ("By question and answer type", types, GREEN))
-    panels = (*panels, (f"Top of {len(answers):,} answers", answers, ORANGE))
-    longest = max(min(len(counts), top) for _, counts, _ in panels)
+    panels = (
+        ("Problems by kind", _most_common(kinds, top), BLUE),
+        ("By question and answer type", _most_common(types, top), GREEN),
+        (f"Top of {counted(len(answers), 'answer')}", answers.most_common(top), ORANGE),
+    )
+    longest = max(len(shown) for _, shown, _ in panels)
     with drawing(max(2.2, 0.9 + 0.24 * longest)) as figure:
-        for axis, (title, counts, color) in zip(figure.subplots(1, 3), panels, strict=True):
-            shown = counts.most_common(top)
-            rest = sum(counts.values()) - sum(count for _, count in shown)
-            if rest and counts is not answers:
-                shown.append(("others", rest))
+        for axis, (title, shown, color) in zip(figure.subplots(1, 3), panels, strict=True):
             axis.barh(range(len(shown)), [count for _, count in shown], color=color, height=0.7)
-            axis.set_yticks(range(len(shown)), [drawable(name, 20, 1) for name, _ in shown])
+            name_rows(axis, range(len(shown)), [name for name, _ in shown], 20)
+            axis.set_ylim(longest - 0.4, -0.6)  # bars of one thickness in all panels
             for place, (_, count) in enumerate(shown):
                 share = count / len(problems)
                 words = f" {count:,} ({percent(share, 0) if share >= 0.005 else '<1 %'})"
                 axis.annotate(words, (count, place), va="center", fontsize=8, color="#444444")
             axis.set_xlim(0, max(count for _, count in shown) * 1.5)
-            axis.set_ylim(longest - 0.4, -0.6)
-            axis.grid(axis="y", visible=False)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
             axis.set_xlabel("problems")
             axis.set_title(title)
     return figure
+
+
+def _most_common(counts: Counter, top: int) -> list[tuple[str, int]]:
+    shown = counts.most_common(top)
+    rest = counts.total() - sum(count for _, count in shown)
+    return [*shown, ("others", rest)] if rest else shown
 
 
 def image_sizes(problems: Sequence[Mapping]) -> Figure:
@@ -144,7 +159,8 @@ def image_sizes(problems: Sequence[Mapping]) -> Figure:
         left.annotate("square", (reach * 0.3, reach * 0.3), color="#888888", fontsize=8.5, ha="right", va="bottom")
         left.scatter(width, height, s=16 + 240 * np.sqrt(count / count.sum()), color=BLUE, alpha=0.55, linewidth=0)
         left.set(xlim=(0, reach), ylim=(0, reach), xlabel="width, pixels", ylabel="height, pixels")
-        left.set_title(f"Sizes of {int(count.sum()):,} pictures ({len(sizes)} different)")
+        different = "1 size" if len(sizes) == 1 else f"{len(sizes):,} different sizes"
+        left.set_title(f"{counted(len(problems), 'picture')} ({different})")
         ratio = np.repeat(np.log2(width / height), count.astype(int))
         edge = max(1.0, float(np.ceil(np.abs(ratio).max() * 2) / 2))
         right.hist(ratio, bins=np.arange(-edge - 0.125, edge + 0.25, 0.25), color=GREEN)

@@ -76,12 +76,13 @@ def training_overview(metrics: Sequence[Mapping], everything: bool = False) -> F
     if not metrics:
         return figures.nothing_yet("no training step has been logged yet")
     panels = metrics_shown("story", metrics) + (metrics_shown("rest", metrics) if everything else [])
-    rows = -(-len(panels) // 3)
+    columns = figures.columns_for(len(panels))
+    rows = -(-len(panels) // columns)
     with figures.drawing(3.8 + 2.15 * rows) as figure:
-        grid = figure.add_gridspec(1 + rows, 3, height_ratios=[3.3, *[2.15] * rows])
+        grid = figure.add_gridspec(1 + rows, columns, height_ratios=[3.3, *[2.15] * rows])
         _draw_rewards(figure.add_subplot(grid[0, :]), metrics)
         for place, metric in enumerate(panels):
-            _draw_metric(figure.add_subplot(grid[1 + place // 3, place % 3]), metrics, metric)
+            _draw_metric(figure.add_subplot(grid[1 + place // columns, place % columns]), metrics, metric)
         if any(metric.key == "loss" for metric in panels):
             figure.supxlabel(textwrap.fill(LOSS_MEANS, 120), fontsize=8.5, color="#555555", x=0.5)
     return figure
@@ -97,15 +98,14 @@ def compare_curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
     if not panels:
         return figures.nothing_yet("no run has logged a training step yet")
     looks = [(figures.PALETTE[place % len(figures.PALETTE)], "os^vDPX"[place % 7]) for place in range(len(runs))]
-    rows = -(-len(panels) // 3)
+    columns = figures.columns_for(len(panels))
+    rows = -(-len(panels) // columns)
     with figures.drawing(0.5 + 2.4 * rows) as figure:
-        axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
-        for axis, metric in zip(axes, panels, strict=False):
+        for place, metric in enumerate(panels, start=1):
+            axis = figure.add_subplot(rows, columns, place)
             for (color, marker), metrics in zip(looks, runs.values(), strict=True):
                 figures.draw_series(axis, *figures.series_of(metrics, metric.key), color, marker=marker)
             _label_axes(axis, metric)
-        for axis in axes[len(panels) :]:
-            axis.set_visible(False)
         handles = [Line2D([], [], color=color, marker=marker, markersize=5) for color, marker in looks]
         names = [figures.drawable(name, 60, 1) for name in runs]
         figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(runs)))
@@ -135,8 +135,7 @@ def sweep_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
         if before:
             left.axvline(np.mean(before), color=figures.BEFORE, linestyle="--", label="before training")
             left.legend(loc="lower left", bbox_to_anchor=(0, 0.995))
-        left.set_yticks(range(len(names)), [figures.drawable(name, 24, 1) for name in names])
-        left.invert_yaxis()
+        figures.name_rows(left, range(len(names)), names, 26, 2)
         figures.shares(left.xaxis)
         left.set_xlabel("greedy accuracy after training (a dot a seed; bar: mean)")
         figures.percent_axis(right, "probes answered right")
@@ -152,4 +151,4 @@ def _draw_curves(axis, curves: Sequence[Sequence[tuple[int, float]]], color: str
     if curves:
         steps = sorted(set.intersection(*(set(step for step, _ in curve) for curve in curves)))
         means = [np.mean([dict(map(tuple, curve))[step] for curve in curves]) for step in steps]
-        axis.plot(steps, means, color=color, linewidth=2, label=figures.drawable(name, 24, 1))
+        axis.plot(steps, means, color=color, linewidth=2, label=figures.drawable(name, 40, 1))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from nbhelpers import rewards
 from nbhelpers.params import percent
-from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, drawing, shares
+from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, drawing, name_rows, shares
 from nbhelpers.show.lesson.material import MEASURED, RIGHT_CASES, WRONG_CASES
 
 
@@ -17,7 +17,7 @@ def grader_rates() -> Figure:
     """Right answers denied and wrong ones credited, of those that no rule was built with: a pair of bars per grader."""
     with drawing(3.3) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        places = np.arange(len(MEASURED))[::-1]
+        places = np.arange(len(MEASURED))
         sides = (
             (left, [rates.denied for rates in MEASURED], RIGHT_CASES, ORANGE, "right answers denied"),
             (right, [rates.credited for rates in MEASURED], WRONG_CASES, VERMILION, "wrong answers credited"),
@@ -31,8 +31,8 @@ def grader_rates() -> Figure:
             axis.set_xlim(0, limit)
             axis.xaxis.set_visible(False)  # every bar has its share beside it
             axis.set_title(f"{title}, of {total}")
-            axis.grid(axis="y", visible=False)
-        left.set_yticks(places, [f"{rates.name}, {rates.microseconds:,.0f} µs" for rates in MEASURED])
+            name_rows(axis, places, [f"{rates.name}, {rates.microseconds:,.0f} µs" for rates in MEASURED], 36)
+        right.tick_params(labelleft=False)
     return figure
 
 
@@ -48,18 +48,19 @@ def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
             scaled = rewards.group_statistics(values, len(values), scale="group")
             top, bottom = axes[:, column]
             top.bar(place, values, color=SKY, width=0.6)
-            top.axhline(plain.means[0], color=VERMILION, linewidth=1.4, linestyle="--")
+            top.axhline(plain.means[0], color=VERMILION, linewidth=1.4, linestyle="--", label="mean of the group")
             top.set_title(f"{name}\nmean {plain.means[0]:.2f}, spread {plain.spreads[0]:.2f}", fontsize=9.5)
             bottom.bar(place - 0.19, plain.advantages[0], color=BLUE, width=0.36, label="minus mean (dr_grpo)")
             bottom.bar(place + 0.19, scaled.advantages[0], color=ORANGE, width=0.36, label="... over spread (grpo)")
             bottom.axhline(0, color="#999999", linewidth=0.8)
+            bottom.set_xlabel("completion")
             for axis in (top, bottom):
                 axis.set_xticks(place, [f"#{at + 1}" for at in place])
                 axis.grid(axis="x", visible=False)
         axes[0, 0].set_ylabel("reward")
         axes[1, 0].set_ylabel("advantage")
-        handles, labels = axes[1, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        shown = [handle for axis in axes[:, 0] for handle in axis.get_legend_handles_labels()[0]]
+        figure.legend(handles=shown, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -87,7 +88,7 @@ def signal_figure(sizes: Sequence[int] = (2, 4, 8, 16), marked: float | None = N
 
 def weights_figure(weights: Sequence[tuple[float, float]] = ((1, 2), (1, 0), (3, 2), (0, 2))) -> Figure:
     """Advantages of four typical completions in one group, for pairs of (formatting, correctness) weights."""
-    kinds = ("formed, right", "formed, wrong", "right, no\nreasoning", "no blocks")
+    kinds = ("formed, right", "formed, wrong", "right, no reasoning", "no blocks")
     form, right = np.array([2, 2, 1, 0]), np.array([1, 0, 1, 0])
     with drawing(3.0) as figure:
         axes = figure.subplots(1, len(weights), sharey=True)
@@ -95,11 +96,10 @@ def weights_figure(weights: Sequence[tuple[float, float]] = ((1, 2), (1, 0), (3,
             totals = formatting * form + correctness * right
             advantage = totals - totals.mean()
             colors = [GREEN if value > 0 else VERMILION for value in advantage]
-            axis.barh(np.arange(4)[::-1], advantage, color=colors, height=0.6)
+            axis.barh(np.arange(4), advantage, color=colors, height=0.6)
             axis.axvline(0, color="#999999", linewidth=0.8)
-            axis.set_yticks(np.arange(4)[::-1], kinds)
+            name_rows(axis, np.arange(4), kinds, 12, 2)
             axis.set_title(f"formatting {formatting:g}\ncorrectness {correctness:g}", fontsize=9.5)
-            axis.grid(axis="y", visible=False)
             axis.set_xlabel("advantage")
     return figure
 
@@ -125,6 +125,7 @@ def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figu
         left.set_title("closeness")
         left.legend(loc="upper left")
         right.plot(lengths, punished, color=VERMILION)
+        right.set_ylabel("reward")
         right.axvline(max_completion_length, color=GREY, linestyle="--", linewidth=1.2)
         right.set_xlabel(f"tokens of the completion (limit {max_completion_length})")
         right.set_title("overlong")
