@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from nbhelpers.runs import (
     LOSS_MEANS,
@@ -167,8 +166,7 @@ class LiveView:
         except Exception as error:  # looking on must not end hours of training: lines are printed from here on
             self._interactive = False
             print(f"The live view stopped ({type(error).__name__}: {error}); training goes on.", flush=True)
-        self._drawn_at = time.monotonic()
-        self._cost = self._drawn_at - begun
+        self._drawn_at, self._cost = time.monotonic(), time.monotonic() - begun
 
     def _page(self) -> str:
         """Progress and curves; `why` is what ended training early, and when."""
@@ -214,69 +212,76 @@ live_view = LiveView  # as a `with` statement reads best
 
 def count_up(total: int, what: str) -> Callable[[int], None]:
     """A line in the notebook, "48 of 64 problems answered, 3 s, about 1 s left", and the function that adds to it."""
-    from IPython.display import display
-
-    done, begun = 0, time.monotonic()
-
-    def line() -> dict:
-        return {"text/plain": counted(done, total, what, time.monotonic() - begun)}
+    tell, done = _line(total, what), 0
 
     def add(more: int) -> None:
         nonlocal done
         done += more
-        shown.update(line(), raw=True)
+        tell(done)
 
-    shown = display(line(), raw=True, display_id=True)
     return add
-
-
-def counted(done: int, total: int, what: str, seconds: float) -> str:
-    left = f", about {duration(seconds / done * (total - done))} left" if 0 < done < total else ""
-    return f"{done:,} of {total:,} {what}, {duration(seconds)}{left}"
 
 
 def evaluation_progress() -> Callable[[str, int, int], None]:
     """For `evaluate(..., progress=...)`: a line for each phase that counts up, with the time left; a bar in a terminal;
     where nobody watches, a log line at each quarter.
     """
-    if sys.stderr.isatty() and not is_interactive():
-        return _bars()
-    begun: dict[str, float] = {}
-    add: dict[str, Callable[[int], None]] = {}
-    before: dict[str, int] = {}
+    begin = _line if is_interactive() else _bar if sys.stderr.isatty() else _quarters
+    tell: dict[str, Callable[[int], None]] = {}
 
     def progress(phase: str, done: int, total: int) -> None:
-        more, before[phase] = done - before.get(phase, 0), done
-        what = f"problems answered, {phase}"
-        if is_interactive():
-            if phase not in add:
-                add[phase] = count_up(total, what)
-            add[phase](more)
-            return
-        started = begun.setdefault(phase, time.monotonic())
-        quarter = max(1, total // 4)
-        if done == total or done // quarter > (done - more) // quarter:
-            print(counted(done, total, what, time.monotonic() - started), flush=True)
+        if phase not in tell:
+            tell[phase] = begin(total, f"problems answered, {phase}")
+        tell[phase](done)
 
     return progress
 
 
-def _bars() -> Callable[[str, int, int], None]:
+def _line(total: int, what: str) -> Callable[[int], None]:
+    from IPython.display import display
+
+    begun = time.monotonic()
+
+    def line(done: int) -> dict:
+        return {"text/plain": how_far(done, total, what, time.monotonic() - begun)}
+
+    shown = display(line(0), raw=True, display_id=True)
+    return lambda done: shown.update(line(done), raw=True)
+
+
+def _bar(total: int, what: str) -> Callable[[int], None]:
     from tqdm import tqdm
 
-    bars: dict[str, Any] = {}
+    bar = tqdm(total=total, desc=what, unit="problem")
 
-    def progress(phase: str, done: int, total: int) -> None:
-        bar = bars.get(phase) or bars.setdefault(phase, tqdm(total=total, desc=phase, unit="problem"))
+    def tell(done: int) -> None:
         bar.update(done - bar.n)
         if done == total:
             bar.close()
 
-    return progress
+    return tell
 
 
-def sparkline(values: Sequence[float], width: float = 100, height: float = 34, smoothed: bool = False) -> str:
-    """`points` of an SVG polyline on the scale of the values as logged; long series are thinned to two hundred points.
+def _quarters(total: int, what: str) -> Callable[[int], None]:
+    begun, told, quarter = time.monotonic(), 0, max(1, total // 4)
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if done == total or done // quarter > told // quarter:
+            print(how_far(done, total, what, time.monotonic() - begun), flush=True)
+        told = done
+
+    return tell
+
+
+def how_far(done: int, total: int, what: str, seconds: float) -> str:
+    left = f", about {duration(seconds / done * (total - done))} left" if 0 < done < total else ""
+    return f"{done:,} of {total:,} {what}, {duration(seconds)}{left}"
+
+
+def sparkline(values: Sequence[float], smoothed: bool = False) -> str:
+    """`points` of an SVG polyline, 100 by 34, on the scale of the values as logged; long series are thinned to two
+    hundred points.
 
     `smoothed` draws the moving average over an eighth of the series; nothing where that is a single value.
     """
@@ -290,9 +295,5 @@ def sparkline(values: Sequence[float], width: float = 100, height: float = 34, s
         values = smooth(values, window).tolist()
     if len(values) > 200:
         values = [values[place * (len(values) - 1) // 199] for place in range(200)]
-    reach = (high - low) or 1.0
-    step = width / (len(values) - 1)
-    return " ".join(
-        f"{place * step:.1f},{height - 2 - (value - low) / reach * (height - 4):.1f}"
-        for place, value in enumerate(values)
-    )
+    step, reach = 100 / (len(values) - 1), (high - low) or 1.0
+    return " ".join(f"{place * step:.1f},{32 - 30 * (value - low) / reach:.1f}" for place, value in enumerate(values))

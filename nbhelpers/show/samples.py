@@ -89,8 +89,8 @@ def _show_rows(rows: Iterable[Mapping], n: int, delimiters: Sequence[str]) -> Pa
     return Page("".join(cards) or note("No rows."))
 
 
-def probe_strips(run_dir: str | os.PathLike, n: int = 2, visits: int = 4) -> Page:
-    """The same problem through training: the probes that changed most, each with its answers at `visits` steps.
+def probe_strips(run_dir: str | os.PathLike, n: int = 2) -> Page:
+    """The same problem through training: the probes that changed most, each with its answers at four steps.
 
     Args:
         n: probes shown; those that went from wrong to right first, of different kinds.
@@ -102,10 +102,9 @@ def probe_strips(run_dir: str | os.PathLike, n: int = 2, visits: int = 4) -> Pag
     cards = []
     for number in list(order)[:n]:
         asked = store.group(number).rows
-        rows = [asked[at] for at in sorted({place * (len(asked) - 1) // max(1, visits - 1) for place in range(visits)})]
-        told = "a probe: never trained on, answered greedily"
+        rows = [asked[at] for at in sorted({place * (len(asked) - 1) // 3 for place in range(4)})]
+        told, titles = "a probe: never trained on, answered greedily", [moment(row) for row in rows]
         picture = picture_uri(store.folder, rows[0].get("image"))
-        titles = [moment(row) for row in rows]
         cards.append(macro("group")(rows, picture, delimiters_of_run(store.folder), titles, told))
     return Page("".join(cards))
 
@@ -149,7 +148,6 @@ def change_cards(
     run: RunDirectory,
     changes: Mapping[str, Sequence[Pair]],
     headings: Mapping[str, str] = CHANGES,
-    limit: int = 3,
     titles: Sequence[str] = ("before training", "after training"),
 ) -> list[tuple[str, list[str]]]:
     """For each sort of change in `headings`: its heading with counts, and the cards of its most instructive pairs.
@@ -161,7 +159,7 @@ def change_cards(
     """
     delimiters, result = delimiters_of_run(run.path), []
     for name, heading in headings.items():
-        pairs = most_instructive(changes[name], limit)
+        pairs = most_instructive(changes[name], 3)
         counts = f" ({len(pairs)} of {len(changes[name])})" if pairs else ": none"
         cards = []
         for pair in pairs:
@@ -176,16 +174,13 @@ def count_changes(changes: Mapping[str, Sequence[Pair]]) -> str:
     return f"Of {counted(sum(map(len, changes.values())), 'problem')}: {counts}."
 
 
-def changed_minds(run_dir: str | os.PathLike, limit: int = 3) -> Page:
-    """What training fixed, what it broke and what is still wrong: the answers before and after, side by side.
-
-    Args:
-        run_dir: a run directory with `predictions.jsonl`.
-        limit: problems shown of each sort.
+def changed_minds(run_dir: str | os.PathLike) -> Page:
+    """What training fixed, what it broke and what is still wrong, three problems of each: the answers before and after,
+    side by side.
     """
     run = RunDirectory(run_dir)
     changes = sort_changes(run.read_jsonl(run.predictions_path))
     if not any(changes.values()):
         return Page(note("This run has not been evaluated yet."))
-    sections = change_cards(run, changes, limit=limit)
+    sections = change_cards(run, changes)
     return Page(note(count_changes(changes)) + "".join(f"<h3>{head}</h3>{''.join(cards)}" for head, cards in sections))

@@ -31,23 +31,24 @@ SECONDS_PER_TOKEN_AND_COMPLETION = 4.4e-5
 SECONDS_TO_LEARN = 6.9 / 64 / 512  # scoring, forward, backward: per completion and token
 SECONDS_TO_HAND_OVER = 0.05  # NVIDIA H200: 1.07 s to sample 256 tokens and hand over, of it 256 x 4.0 ms for sampling
 ADAPTER_BYTES = 4 * 30e6  # a gradient of 30 M parameters in float32
+# Bytes per second between two GPUs, those of a PCIe 4.0 slot with 16 lanes: not measured here. NVLink has ten times as
+# much and more.
+LINK = 25e9
 
 
-def expected_step(gpus: int, completions: int, tokens: int, *, link: float = 25e9) -> float:
+def expected_step(gpus: int, completions: int, tokens: int) -> float:
     """Seconds for an optimiser step that `gpus` GPUs share.
 
     Args:
         completions: in the step, of all GPUs together.
         tokens: of a completion.
-        link: bytes per second between two GPUs; the default is a PCIe 4.0 slot with 16 lanes, NVLink has ten times as
-            much and more. Not measured here.
     """
     each = completions / gpus
     sampling = tokens * (SECONDS_PER_TOKEN + SECONDS_PER_TOKEN_AND_COMPLETION * each)
-    all_reduce = 2 * (gpus - 1) / gpus * ADAPTER_BYTES / link  # a ring, and nothing else running meanwhile
+    all_reduce = 2 * (gpus - 1) / gpus * ADAPTER_BYTES / LINK  # a ring, and nothing else running meanwhile
     return sampling + SECONDS_TO_HAND_OVER + each * tokens * SECONDS_TO_LEARN + all_reduce
 
 
-def expected_rate(gpus: int, completions: int, tokens: int, *, link: float = 25e9) -> float:
+def expected_rate(gpus: int, completions: int, tokens: int) -> float:
     """Completions per second in such a step; of a run it is `completions_per_step` over `step_time`."""
-    return completions / expected_step(gpus, completions, tokens, link=link)
+    return completions / expected_step(gpus, completions, tokens)
