@@ -310,7 +310,7 @@ def test_marks_and_notes_are_kept_and_exported(browser, run):
         "\u2606 mark", "\u2605 marked", "\u2606 mark"
     ]  # fmt: skip
     control(browser, "marked").click()
-    becomes(browser, "(1 groups)")
+    becomes(browser, "(1 group)")
 
     def exported(label):
         browser.find_element(By.CSS_SELECTOR, ".exports summary").click()
