@@ -126,7 +126,8 @@ def test_every_figure_draws():
     preview = previewing.preview([material.ANGLE] * 2, [list(lesson.ROLLOUTS.values())] * 2, REWARD)
     figures = [
         lesson.grader_rates(), lesson.group_figure({"a": [4, 2, 2, 0], "b": [2, 2, 2, 2]}),
-        lesson.signal_figure(marked=0.3), lesson.weights_figure(), lesson.shaping_figure(),
+        lesson.signal_figure(sizes=(2, 4), marked=0.3), lesson.weights_figure([(1, 2), (1, 0)]),
+        lesson.shaping_figure(45, 256),
         lesson.preview_figure(preview),
     ]  # fmt: skip
     assert all(figure._repr_png_()[0].startswith(b"\x89PNG") for figure in figures)

@@ -164,6 +164,11 @@ def name_rows(axis, places: Sequence[float], names: Sequence[str], letters: int 
     axis.grid(axis="y", visible=False)
 
 
+def label_bars(axis, bars: Any, words: Sequence[str]) -> None:
+    """Words behind the end of each bar of a horizontal chart."""
+    axis.bar_label(bars, words, padding=4, fontsize=8, color="#444444")
+
+
 def columns_for(panels: int) -> int:
     """Panels beside each other, three or four: what leaves the fewer places empty."""
     return min((3, 4), key=lambda columns: -panels % columns)

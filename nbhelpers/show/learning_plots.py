@@ -62,8 +62,7 @@ def _draw_kinds(axis, steps: Mapping[int, Sequence[Mapping]], kinds: Sequence[st
             axis.text(*place[::-1], f"{100 * shares[place]:.0f}", ha="center", va="center", fontsize=8, color=color)
     figures.name_rows(axis, range(len(kinds)), kinds, 24)
     axis.set_xticks(range(len(parts)), [f"{part[0]}\u2013{part[-1]}" for part in parts])
-    axis.set_xlabel("optimiser steps")
-    axis.set_title("Right, of what was sampled, in %")
+    axis.set(xlabel="optimiser steps", title="Right, of what was sampled, in %")
     axis.grid(visible=False)
 
 
@@ -93,8 +92,7 @@ def pass_figure(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             axis.set_xscale("log", base=2)
             axis.set_xticks(after["k"], [str(k) for k in after["k"]])
             axis.minorticks_off()
-            axis.set_xlabel("k, samples of a problem")
-            axis.set_title(figures.drawable(name, 40, 1))
+            axis.set(xlabel="k, samples of a problem", title=figures.drawable(name, 40, 1))
         figures.percent_axis(axes[0], "pass@k")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     return figure
@@ -144,8 +142,6 @@ def ratio_figure(ratio_GT: Any, mask_GT: Any, advantages_G: Any) -> Figure:
             above = {"transform": axis.get_xaxis_transform(), "va": "bottom"}
             axis.text(start, 1.0, f"{row + 1}", fontsize=8.5, color="#666666", **above)
             start += len(values) + 3
-        axis.set_xlabel(
-            "tokens of completions 1, 2, ... (blue: advantage above 0, orange: below; hollow: clipped, no gradient)"
-        )
-        axis.set_ylabel("ratio, policy now : when sampled")
+        legend = "(blue: advantage above 0, orange: below; hollow: clipped, no gradient)"
+        axis.set(xlabel=f"tokens of completions 1, 2, ... {legend}", ylabel="ratio, policy now : when sampled")
     return figure

@@ -20,6 +20,7 @@ from nbhelpers.show.figures import (
     NotebookFigure,
     drawable,
     drawing,
+    label_bars,
     name_rows,
     nothing_yet,
     style,
@@ -125,17 +126,14 @@ def answer_counts(problems: Sequence[Mapping], top: int = 14) -> Figure:
     longest = max(len(shown) for _, shown, _ in panels)
     with drawing(max(2.2, 0.9 + 0.24 * longest)) as figure:
         for axis, (title, shown, color) in zip(figure.subplots(1, 3), panels, strict=True):
-            axis.barh(range(len(shown)), [count for _, count in shown], color=color, height=0.7)
-            name_rows(axis, range(len(shown)), [name for name, _ in shown], 20)
-            axis.set_ylim(longest - 0.4, -0.6)  # bars of one thickness in all panels
-            for place, (_, count) in enumerate(shown):
-                share = count / len(problems)
-                words = f" {count:,} ({percent(share, 0) if share >= 0.005 else '<1 %'})"
-                axis.annotate(words, (count, place), va="center", fontsize=8, color="#444444")
-            axis.set_xlim(0, max(count for _, count in shown) * 1.5)
+            names, numbers = zip(*shown, strict=True)
+            bars = axis.barh(range(len(shown)), numbers, color=color, height=0.7)
+            parts = [number / len(problems) for number in numbers]
+            told = [percent(part, 0) if part >= 0.005 else "<1 %" for part in parts]
+            label_bars(axis, bars, [f"{number:,} ({part})" for number, part in zip(numbers, told, strict=True)])
+            name_rows(axis, range(len(shown)), names, 20)
+            axis.set(xlim=(0, 1.5 * max(numbers)), ylim=(longest - 0.4, -0.6), xlabel="problems", title=title)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-            axis.set_xlabel("problems")
-            axis.set_title(title)
     return figure
 
 

@@ -9,7 +9,19 @@ from matplotlib.figure import Figure
 
 from nbhelpers import rewards
 from nbhelpers.params import percent
-from nbhelpers.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, drawing, name_rows, shares
+from nbhelpers.show.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    drawing,
+    label_bars,
+    name_rows,
+    shares,
+)
 from nbhelpers.show.lesson.material import MEASURED, RIGHT_CASES, WRONG_CASES
 
 
@@ -23,14 +35,10 @@ def grader_rates() -> Figure:
             (right, [rates.credited for rates in MEASURED], WRONG_CASES, VERMILION, "wrong answers credited"),
         )
         for axis, counts, total, color, title in sides:
-            limit = 1.3 * max(counts) / total
-            axis.barh(places, [count / total for count in counts], color=color, height=0.6)
-            for place, count in zip(places, counts, strict=True):
-                words = f"{percent(count / total)}  ({count})"
-                axis.text(count / total + limit / 80, place, words, va="center", fontsize=8.5, color="#444444")
-            axis.set_xlim(0, limit)
+            bars = axis.barh(places, counts, color=color, height=0.6)
+            label_bars(axis, bars, [f"{percent(count / total)}  ({count})" for count in counts])
+            axis.set(xlim=(0, 1.3 * max(counts)), title=f"{title}, of {total}")
             axis.xaxis.set_visible(False)  # every bar has its share beside it
-            axis.set_title(f"{title}, of {total}")
             name_rows(axis, places, [f"{rates.name}, {rates.microseconds:,.0f} µs" for rates in MEASURED], 36)
         right.tick_params(labelleft=False)
     return figure
@@ -64,7 +72,7 @@ def group_figure(groups: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def signal_figure(sizes: Sequence[int] = (2, 4, 8, 16), marked: float | None = None) -> Figure:
+def signal_figure(sizes: Sequence[int], marked: float | None = None) -> Figure:
     """The chance that a group holds right and wrong completions, against how often the policy is right.
 
     `marked` (0 to 1) draws the policy's own rate.
@@ -78,15 +86,14 @@ def signal_figure(sizes: Sequence[int] = (2, 4, 8, 16), marked: float | None = N
         if marked is not None:
             axis.axvline(marked, color=GREY, linestyle="--", linewidth=1.2)
             axis.text(marked + 0.01, 0.03, f"the policy: {percent(marked, 0)} right", fontsize=8.5, color="#444444")
-        axis.set_xlabel("chance that one completion is right")
+        axis.set(xlabel="chance that one completion is right", ylabel="groups with a signal")
         shares(axis.xaxis)
         shares(axis.yaxis)
-        axis.set_ylabel("groups with a signal")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
-def weights_figure(weights: Sequence[tuple[float, float]] = ((1, 2), (1, 0), (3, 2), (0, 2))) -> Figure:
+def weights_figure(weights: Sequence[tuple[float, float]]) -> Figure:
     """Advantages of four typical completions in one group, for pairs of (formatting, correctness) weights."""
     kinds = ("formed, right", "formed, wrong", "right, no reasoning", "no blocks")
     form, right = np.array([2, 2, 1, 0]), np.array([1, 0, 1, 0])
@@ -100,19 +107,18 @@ def weights_figure(weights: Sequence[tuple[float, float]] = ((1, 2), (1, 0), (3,
             axis.axvline(0, color="#999999", linewidth=0.8)
             name_rows(axis, np.arange(4), kinds, 12, 2)
             axis.set_title(f"formatting {formatting:g}\ncorrectness {correctness:g}", fontsize=9.5)
-            axis.set_xlabel("advantage")
+            axis.set(xlabel="advantage")
     return figure
 
 
-def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figure:
+def shaping_figure(answer: float, max_completion_length: int) -> Figure:
     """What `closeness` pays for each number beside correctness, and `overlong` for each length in tokens."""
     stated = np.arange(0, int(2 * answer) + 5)
     texts = [f"<SOLUTION>{value}</SOLUTION>" for value in stated]
     answers = [f"{answer:g}"] * len(texts)
     close = rewards.closeness_reward_func(texts, texts, answers)
     correct = rewards.correctness_reward_func(texts, texts, answers, correctness_reward=1.0)
-    lengths = np.arange(0, int(1.1 * max_completion_length))
-    ids = [range(length) for length in lengths]
+    ids = [range(length) for length in range(int(1.1 * max_completion_length))]
     punished = rewards.overlong_reward_func(
         [""] * len(ids), max_completion_length=max_completion_length, completion_ids=ids
     )
@@ -120,15 +126,12 @@ def shaping_figure(answer: float = 45, max_completion_length: int = 256) -> Figu
         left, right = figure.subplots(1, 2)
         left.plot(stated, close, color=ORANGE, label="closeness")
         left.plot(stated, correct, color=BLUE, label="correctness / 2", linestyle="--", linewidth=1.3)
-        left.set_xlabel(f"number in the solution (answer {answer:g})")
-        left.set_ylabel("reward")
-        left.set_title("closeness")
+        left.set(xlabel=f"number in the solution (answer {answer:g})", ylabel="reward", title="closeness")
         left.legend(loc="upper left")
-        right.plot(lengths, punished, color=VERMILION)
-        right.set_ylabel("reward")
+        right.plot(punished, color=VERMILION)
         right.axvline(max_completion_length, color=GREY, linestyle="--", linewidth=1.2)
-        right.set_xlabel(f"tokens of the completion (limit {max_completion_length})")
-        right.set_title("overlong")
+        limit = f"tokens of the completion (limit {max_completion_length})"
+        right.set(xlabel=limit, ylabel="reward", title="overlong")
     return figure
 
 
@@ -145,13 +148,11 @@ def preview_figure(preview: rewards.Preview) -> Figure:
             left.bar(values, counts / len(totals), width=width, color=SKY)
         else:
             left.hist(totals, bins=20, weights=np.full(len(totals), 1 / len(totals)), color=SKY)
-        left.set_title("total reward of a completion")
-        left.set_ylabel("share of completions")
+        left.set(title="total reward of a completion", ylabel="share of completions")
         right_side.bar(np.arange(size + 1), [np.mean(right == count) for count in range(size + 1)], width=0.6,
                    color=[GREY, *[GREEN] * (size - 1), GREY])  # fmt: skip
-        right_side.set_title(f"right completions in a group of {size} (grey: no signal)")
-        right_side.set_ylabel("share of groups")
-        right_side.set_xticks(np.arange(size + 1))
+        title = f"right completions in a group of {size} (grey: no signal)"
+        right_side.set(title=title, ylabel="share of groups", xticks=np.arange(size + 1))
         for axis in (left, right_side):
             shares(axis.yaxis)
             axis.grid(axis="x", visible=False)

@@ -31,11 +31,15 @@ def _table(heads: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> Page:
     return Page(f'<table class="pay"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>')
 
 
+def _with_marks(text: str, old: Sequence[str], new: Sequence[str]) -> str:
+    for mark, other in zip(old, new, strict=True):
+        text = text.replace(mark, other)
+    return text
+
+
 def _in_marks(text: str, reward: RewardParams) -> str:
     """`text` with the configured marks in place of the default ones."""
-    for default, mark in zip(DEFAULT_DELIMITERS, reward.delimiters, strict=True):
-        text = text.replace(default, mark)
-    return text
+    return _with_marks(text, DEFAULT_DELIMITERS, reward.delimiters)
 
 
 def pay(rollouts: Mapping[str, str], reward: RewardParams) -> Page:
@@ -111,9 +115,7 @@ def judged(text: str, reward: RewardParams) -> Page:
         text: the completion, with the configured marks.
         reward: the section `reward`; what is right is what its grader says.
     """
-    plain = text
-    for default, mark in zip(DEFAULT_DELIMITERS, reward.delimiters, strict=True):
-        plain = plain.replace(mark, default)
+    plain = _with_marks(text, reward.delimiters, DEFAULT_DELIMITERS)
     right = material.verdict_on(text, material.ANGLE, delimiters=reward.delimiters).correct
     credits = {name: judge(plain, material.ANGLE) for name, judge in material.GRADERS.items()}
     called = {
