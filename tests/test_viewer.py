@@ -259,7 +259,7 @@ def test_any_text_is_set_or_left_as_it_is(parts):
 
 
 def test_setting_takes_no_longer_than_reading():
-    begun = time.perf_counter()
+    begun = time.process_time()
     for part in (
         "\\[",
         "\\(",
@@ -277,7 +277,7 @@ def test_setting_takes_no_longer_than_reading():
         "a|b\n",
     ):
         typeset((part * 20_000)[:19_000])
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3
 
 
 def test_what_was_set_can_be_read_as_written(run):

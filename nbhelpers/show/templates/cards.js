@@ -12,7 +12,7 @@ const FOLD = 400; // characters of reasoning that stand open
 const MARKS = { unjudged: "not judged", right: "✓ right", wrong: "✗ wrong" };
 
 // An element with a class, or with properties and attributes by their names; null is no child.
-function element(tag, given, ...children) {
+function element(tag, given = "", ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(typeof given !== "string" ? given : given ? { className: given } : {})) {
     if (name in made) made[name] = value; else made.setAttribute(name, value);
