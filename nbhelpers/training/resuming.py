@@ -19,7 +19,7 @@ from nbhelpers.params import (
     settings_table,
 )
 from nbhelpers.policy import Policy, adapter_norm
-from nbhelpers.runs import RunDirectory, flaw, read_seal
+from nbhelpers.runs import RunDirectory, flaw, read_seal, who_writes
 from nbhelpers.training.configuration import TrainingError
 from nbhelpers.training.configuration import check as check_settings
 
@@ -210,13 +210,15 @@ def is_trained(params: RunParams, run: RunDirectory) -> bool:
     """Whether a policy was trained here that can be evaluated; False where nothing was, or `training.resume` goes on.
 
     Raises:
-        TrainingError: training was interrupted here, or see `check_trained`.
+        TrainingError: training goes on here or was interrupted, or see `check_trained`.
     """
     if (run.final_model_dir / "adapter_config.json").is_file():
         check_trained(params, run)
         return True
     steps = [line["step"] for line in run.read_jsonl(run.metrics_path)]
     if steps and not params.training.resume:
+        if writer := who_writes(run.path):
+            raise TrainingError(f"Training in {run.path} goes on, after step {steps[-1]} ({writer}): wait for its end.")
         raise TrainingError(f"Training in {run.path} was interrupted after step {steps[-1]}. {how_to_go_on(run)}")
     return False
 

@@ -14,7 +14,7 @@ from nbhelpers.evaluation import evaluate, evaluate_run
 from nbhelpers.params import PlainError
 from nbhelpers.policy import Policy, load_policy, load_weights, save_final_model
 from nbhelpers.problems import load_problems
-from nbhelpers.runs import RunDirectory, flaw, read_seal
+from nbhelpers.runs import RunDirectory, flaw, read_seal, writing
 from nbhelpers.training import TrainingError, check, train, train_if_missing
 from nbhelpers.training.resuming import how_to_go_on, standing
 
@@ -175,6 +175,11 @@ def test_evaluating_an_interrupted_run_does_not_train_it_from_step_1(finished, p
     with pytest.raises(TrainingError, match="was interrupted after step 3. To go on: nbhelpers run .*params.yaml"):
         train_if_missing(params_of(finished), finished)
     assert contents(finished) == before
+    with (
+        writing(finished.path, "training"),
+        pytest.raises(TrainingError, match="goes on, after step 3 .this process, .* wait for its end"),
+    ):
+        train_if_missing(params_of(finished), finished)
     assert train_if_missing(params_of(finished, training=RESUME), finished)
     assert steps_of(finished) == [1, 2, 3] and read_seal(finished.final_model_dir)["step"] == 3
 
