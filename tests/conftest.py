@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from tiny_run import TINY_DATASET, TINY_EVALUATION, TINY_TRAINING
@@ -14,6 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["NBHELPERS_BATCH"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: their threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun with `&` by a shell: what the tests start would ignore an interrupt as well, and some wait for its end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
