@@ -210,7 +210,7 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path, monkeypatch):
     stand_in_for_vllm(tmp_path, monkeypatch)
     code = "import torch; torch.cuda.device_count = lambda: 2\n"
     code += "from nbhelpers.params import ModelParams\nfrom nbhelpers.policy.vllm.engine import serve\n"
-    code += "print(serve(ModelParams(name='m', vllm_server='auto'), 16), flush=True)\nimport time; time.sleep(60)"
+    code += "print(serve(ModelParams(name='m', vllm_server='auto'), 16), flush=True)\nimport time; time.sleep(600)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     url = next(line for line in parent.stdout if line.startswith("http")).strip()
     assert served.served_engine(url, [], [], 0).base == "base"

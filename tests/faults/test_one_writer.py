@@ -15,7 +15,7 @@ from nbhelpers.runs import RunError, who_writes, writing
 HOLDER = (
     "import sys, time, pathlib; from nbhelpers.runs import writing\n"
     "with writing(pathlib.Path(sys.argv[1]), 'training'):\n"
-    "    print('held', flush=True); time.sleep(60)"
+    "    print('held', flush=True); time.sleep(600)"
 )
 
 
