@@ -21,9 +21,9 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """A Chromium that knows whether any page opened a dialog or wrote to the console."""
+    """A Chromium, gone after its file's tests, that knows whether any page opened a dialog or wrote to the console."""
     binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if not binary or not driver:
@@ -43,7 +43,7 @@ def browser(tmp_path_factory):
     chromium.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def jupyter(tmp_path_factory):
     """A JupyterLab served on 127.0.0.1: `.root` is its folder, `.open(browser, name)` opens a notebook."""
     root = tmp_path_factory.mktemp("jupyter")
