@@ -175,14 +175,34 @@ def test_each_token_is_weighed_by_itself_unless_a_person_says_otherwise():
 
 def test_an_unknown_field_is_refused_before_a_model_is_loaded(tmp_path):
     params = RunParams.load("smoke", output_dir=tmp_path, training={"grpo": {"max_grad_nrom": 1.0}})
-    with pytest.raises(ParamsError, match="max_grad_nrom.*'max_grad_norm'"):
+    with pytest.raises(ParamsError, match="max_grad_nrom.*did you mean max_grad_norm"):
         configuration.check(params)
     assert configuration.check(RunParams.load("smoke", output_dir=tmp_path)).completions_per_step == 96
 
 
 def test_an_unknown_field_of_grpo_config_is_refused_with_the_nearest_one():
-    with pytest.raises(ParamsError, match="'epsilon_hihg'.*'epsilon_high'"):
+    with pytest.raises(ParamsError, match="'epsilon_hihg'.*did you mean epsilon_high"):
         arguments_for(grpo={"epsilon_hihg": 0.28})
+
+
+@pytest.mark.parametrize(
+    ("grpo", "said"),
+    [
+        ({"beta": "abc"}, "training.grpo.beta is 'abc': Input should be a valid number"),
+        ({"beta": "0.5"}, "training.grpo.beta is the text '0.5': write 0.5"),
+        ({"num_iterations": 1.5}, "training.grpo.num_iterations is 1.5: Input should be a valid integer"),
+        ({"optim": "adamw_torhc"}, "training.grpo.optim has no value 'adamw_torhc'; did you mean adamw_torch?"),
+        ({"lr_scheduler_type": ["linear"]}, r"training.grpo.lr_scheduler_type is \['linear'\]"),
+    ],
+)
+def test_a_value_that_a_field_of_grpo_config_cannot_have_is_refused_before_a_model_is_loaded(grpo, said):
+    with pytest.raises(ParamsError, match=said):
+        configuration.check(RunParams.load("smoke", training={"grpo": grpo}))
+
+
+def test_what_trl_itself_refuses_is_a_sentence(tmp_path):
+    with pytest.raises(ParamsError, match="TRL refuses these settings of training: GRPO requires at least 2 generations"):
+        configuration.grpo_config({"output_dir": str(tmp_path), "bf16": False, "num_generations": 1})
 
 
 @pytest.mark.parametrize(("loss", "scale"), [("dr_grpo", "none"), ("dapo", "group")])

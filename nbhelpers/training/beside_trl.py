@@ -10,7 +10,7 @@ from nbhelpers.params import RunParams
 from nbhelpers.policy import Policy, short_of_memory
 from nbhelpers.runs import RunDirectory
 from nbhelpers.training import by_hand
-from nbhelpers.training.configuration import grpo_arguments
+from nbhelpers.training.configuration import grpo_arguments, grpo_config
 from nbhelpers.training.inside_trl import listening_trainer_class, log_probs_in_chunks, loss_inputs
 
 
@@ -44,7 +44,6 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
     """TRL's `GRPOTrainer.compute_loss` on the same group, with this project's configuration. Nothing is generated."""
     import torch
     from datasets import Dataset
-    from trl import GRPOConfig
 
     G, T = group.ids_GT.shape
     alone = params.training.model_copy(update={"per_device_train_batch_size": G, "gradient_accumulation_steps": 1})
@@ -55,7 +54,7 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
             params, alone.batch_plan(), RunDirectory(folder), on_gpu=group.ids_GT.device.type == "cuda"
         )
         short = short_of_memory(policy, group.inputs, T)
-        config = GRPOConfig(**{**arguments, "use_vllm": False, "gradient_checkpointing": False})
+        config = grpo_config({**arguments, "use_vllm": False, "gradient_checkpointing": False})
         unread = Dataset.from_dict({"prompt": [[{"role": "user", "content": group.problem["question"]}]]})
         trainer = listening_trainer_class()(
             model=policy.model, processing_class=policy.processor, args=config,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
 from collections.abc import Sequence
-from typing import Any
+from enum import EnumMeta
+from typing import Any, get_args, get_type_hints
 
-from nbhelpers.params import BatchPlan, ParamsError, PlainError, RunParams
+from nbhelpers.params import BatchPlan, ParamsError, PlainError, RunParams, did_you_mean
 from nbhelpers.policy import Policy, choose_backend, has_bfloat16, libraries, trainable_parameters
 from nbhelpers.runs import RunDirectory, check_libraries
 
@@ -21,8 +20,8 @@ def check(params: RunParams) -> BatchPlan:
     """The arithmetic of a step, and what training would refuse, before a model is loaded.
 
     Raises:
-        ParamsError: `training.grpo` asks for TRL's way to a served vLLM, or names a field that GRPOConfig has not. With
-            the Unsloth backend that is found out in `train`, because Unsloth has to be imported before TRL.
+        ParamsError: `training.grpo` asks for TRL's way to a served vLLM, or a field or value that GRPOConfig has
+            not. With the Unsloth backend that is found out in `train`, because Unsloth has to be imported before TRL.
         TrainingError: a library that this run uses is not as it was tested.
     """
     if (mode := params.training.grpo.get("vllm_mode", "colocate")) != "colocate":
@@ -33,19 +32,44 @@ def check(params: RunParams) -> BatchPlan:
     backend, _ = choose_backend(params.model, params.training)
     check_libraries("trl", *libraries(params.model, backend), error=TrainingError)
     if backend != "unsloth":
-        _refuse_unknown_fields(params.training.grpo)
+        _check_fields(params.training.grpo)
     return params.training.batch_plan(num_processes=num_processes(params))
 
 
-def _refuse_unknown_fields(grpo: dict[str, Any]) -> None:
+def _check_fields(grpo: dict[str, Any]) -> None:
+    """`training.grpo` against GRPOConfig's own annotations; TRL takes `beta: abc` and fails in the first step."""
+    from pydantic import TypeAdapter, ValidationError
     from trl import GRPOConfig
 
-    known = {f.name for f in dataclasses.fields(GRPOConfig)}
-    for key in grpo:
+    known = get_type_hints(GRPOConfig)
+    for key, value in grpo.items():
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f" The nearest is {nearest[0]!r}." if nearest else ""
-            raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig.{hint}")
+            hint = did_you_mean(key, known)
+            raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig{hint}")
+        for names in (kind for kind in get_args(known[key]) if isinstance(kind, EnumMeta)):
+            allowed = [str(name.value) for name in names]
+            if isinstance(value, str) and value not in allowed:
+                raise ParamsError(f"training.grpo.{key} has no value {value!r}{did_you_mean(value, allowed)}")
+        try:
+            meant = TypeAdapter(known[key]).validate_python(value)
+        except ValidationError as error:
+            raise ParamsError(f"training.grpo.{key} is {value!r}: {error.errors()[0]['msg']}.") from error
+        if isinstance(value, str) and not isinstance(meant, str):
+            raise ParamsError(f"training.grpo.{key} is the text {value!r}: write {meant!r}.")
+
+
+def grpo_config(arguments: dict[str, Any]) -> Any:
+    """TRL's GRPOConfig of `grpo_arguments`.
+
+    Raises:
+        ParamsError: TRL refused their combination, or a value.
+    """
+    from trl import GRPOConfig
+
+    try:
+        return GRPOConfig(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ParamsError(f"TRL refuses these settings of training: {error}") from error
 
 
 def grpo_arguments(
@@ -69,7 +93,7 @@ def grpo_arguments(
     Raises:
         ParamsError: `training.grpo` names a field that GRPOConfig has not.
     """
-    _refuse_unknown_fields(params.training.grpo)
+    _check_fields(params.training.grpo)
     training, model = params.training, params.model
     arguments: dict[str, Any] = {
         "output_dir": str(run.checkpoints_dir),

@@ -30,6 +30,7 @@ from nbhelpers.training.card import write_card
 from nbhelpers.training.configuration import (
     TrainingError,
     grpo_arguments,
+    grpo_config,
     is_first_process,
     launched,
     num_processes,
@@ -113,12 +114,11 @@ def _train(
 ) -> tuple[int, float]:
     untested = check_libraries("trl", error=TrainingError)
     import torch
-    from trl import GRPOConfig
 
     plan = params.training.batch_plan(num_processes=num_processes(params))
     never, on_gpu = never_sampled_ids(policy.processor), torch.cuda.is_available()
     arguments = grpo_arguments(params, plan, run, on_gpu=on_gpu, never=never)
-    config = GRPOConfig(**arguments)
+    config = grpo_config(arguments)
     is_main = config.process_index == 0
     resuming.refuse_other_data(run, where, problems.fingerprint, plan)
     if where.step:
