@@ -201,7 +201,7 @@ def test_a_value_that_a_field_of_grpo_config_cannot_have_is_refused_before_a_mod
 
 
 def test_what_trl_itself_refuses_is_a_sentence(tmp_path):
-    with pytest.raises(ParamsError, match="TRL refuses these settings of training: GRPO requires at least 2 generations"):
+    with pytest.raises(ParamsError, match="TRL refuses these settings of training: .*at least 2 generations"):
         configuration.grpo_config({"output_dir": str(tmp_path), "bf16": False, "num_generations": 1})
 
 
