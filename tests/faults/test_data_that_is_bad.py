@@ -273,7 +273,7 @@ def test_a_prompt_that_is_too_long_is_asked_by_nobody(tmp_path, tiny_params, mon
     """One of 19,000 tokens took 22 GB in notebook 02, as a probe and in the selection set, before it was dropped."""
     params = tiny_params(
         tmp_path / "run", model={"max_seq_length": 500}, training={"max_steps": 1, "probes": 2},
-        evaluation={"select_on": 4},
+        dataset={"max_samples": 96}, evaluation={"select_on": 4},
     )  # fmt: skip
     problems, asked, sample = load_problems(params.dataset), [], Policy.sample
     long = problems.train.map(lambda row, n: {"question": row["question"] + n % 2 * " word" * 600}, with_indices=True)
