@@ -12,6 +12,7 @@ import papermill
 import pytest
 
 from nbhelpers import cli, series
+from nbhelpers.params import PlainError
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.runs import Gpu
 
@@ -134,7 +135,7 @@ def test_the_command_names_the_presets_there_are(capsys):
 
 
 def test_every_error_that_speaks_to_a_person_is_a_sentence_and_exit_code_1(capsys, monkeypatch, tmp_path):
-    for error in cli._errors_for_a_person():
+    for error in (PlainError, *PlainError.__subclasses__(), FileNotFoundError):
         monkeypatch.setattr(cli, "_report", lambda arguments, error=error: (_ for _ in ()).throw(error("what to do.")))
         assert cli.main(["report", str(tmp_path)]) == 1
         assert capsys.readouterr().err == "nbhelpers: what to do.\n"
