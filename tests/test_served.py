@@ -143,7 +143,7 @@ def test_a_prompt_has_one_picture_in_a_row():
 def test_two_processes_train_with_one_server(tmp_path, server):
     model = {"fast_inference": True, "vllm_server": server.url}
     training = {
-        "per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 3, "max_completion_length": 16,
+        "per_device_train_batch_size": 16, "num_generations": 4, "max_steps": 3, "max_completion_length": 24,
         "probes": 2, "probe_steps": 1, "num_processes": 2, "learning_rate": 3e-3, "save_steps": 100,
     }  # fmt: skip
     sections = {"model": model, "training": training, "dataset": {"max_samples": 64}}
@@ -158,7 +158,7 @@ def test_two_processes_train_with_one_server(tmp_path, server):
     loaded = {body["lora_name"] for path, body in server.asked[before:] if path == "/v1/load_lora_adapter"}
     assert len(loaded) == 4, "one at the start and one after each step, whichever process asks first"
     rows = run.read_jsonl(run.samples_path)
-    assert [sum(row["step"] == step and row.get("role") != "probe" for row in rows) for step in (1, 2, 3)] == [8, 8, 8]
+    assert [sum(row["step"] == step and row.get("role") != "probe" for row in rows) for step in (1, 2, 3)] == [16] * 3
     # The process that looks on is served as well.
     assert len(policy.sample(some_problems(1)["prompt"], some_problems(1)["image"], max_new_tokens=4)) == 1
 

@@ -66,6 +66,7 @@ class ServedPolicy:
         }}  # fmt: skip
 
     def generate(self, body):
+        import torch
         from peft import set_peft_model_state_dict
         from PIL import Image
 
@@ -82,7 +83,10 @@ class ServedPolicy:
         image = Image.open(io.BytesIO(base64.b64decode(body["features"]["kwargs_data"]["image"][0])))
         self.engine.stop_ids = options["stop_token_ids"]
         self.engine.banned_ids = [int(token) for token in options["logit_bias"]]
-        with self.lock:
+        # Whichever request comes first, each draws the same: a step in which no answer differs would teach nothing.
+        drawn = hashlib.sha256(json.dumps([ids, body["features"]["mm_hashes"], options.get("seed")]).encode()).digest()
+        with self.lock, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(drawn[:7], "big"))
             if body["model"] != "base":
                 set_peft_model_state_dict(policy.model, self.adapters[body["model"]])
             with policy.without_adapter() if body["model"] == "base" else contextlib.nullcontext():
