@@ -12,9 +12,11 @@ import papermill
 import pytest
 
 from nbhelpers import cli, series
+from nbhelpers.evaluation.protocol import EvaluationStopped
 from nbhelpers.params import PlainError
 from nbhelpers.params.run_params import RunParams
 from nbhelpers.runs import Gpu
+from nbhelpers.training.stopping import TrainingStopped
 
 
 def notebook(path, *sources, parameters="preset = 'smoke'\noutput_dir = None\ntraining = {}"):
@@ -134,10 +136,11 @@ def test_the_command_names_the_presets_there_are(capsys):
     assert "smoke" in capsys.readouterr().err
 
 
-def test_every_error_that_speaks_to_a_person_is_a_sentence_and_exit_code_1(capsys, monkeypatch, tmp_path):
-    for error in (PlainError, *PlainError.__subclasses__(), FileNotFoundError):
+def test_every_error_that_speaks_to_a_person_is_a_sentence_and_its_exit_code(capsys, monkeypatch, tmp_path):
+    """130, as a shell has it, for what a person stopped; 1 for all else."""
+    for error in (PlainError, TrainingStopped, EvaluationStopped, *PlainError.__subclasses__(), FileNotFoundError):
         monkeypatch.setattr(cli, "_report", lambda arguments, error=error: (_ for _ in ()).throw(error("what to do.")))
-        assert cli.main(["report", str(tmp_path)]) == 1
+        assert cli.main(["report", str(tmp_path)]) == (130 if error.__name__.endswith("Stopped") else 1)
         assert capsys.readouterr().err == "nbhelpers: what to do.\n"
 
 
