@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -198,6 +199,21 @@ def test_an_unknown_field_of_grpo_config_is_refused_with_the_nearest_one():
 def test_a_value_that_a_field_of_grpo_config_cannot_have_is_refused_before_a_model_is_loaded(grpo, said):
     with pytest.raises(ParamsError, match=said):
         configuration.check(RunParams.load("smoke", training={"grpo": grpo}))
+
+
+def test_fields_that_unsloth_adds_are_taken_and_trls_are_still_checked(monkeypatch):
+    """Its generated class stands in TRL's place, with annotations that only its own module could resolve."""
+    import trl
+
+    monkeypatch.setitem(sys.modules, "UnslothGRPOTrainer", SimpleNamespace())
+    added = dataclasses.make_dataclass(
+        "UnslothGRPOConfig", [("unsloth_num_chunks", "NowhereToBeFound", dataclasses.field(default=-1))],
+        bases=(trl.GRPOConfig,), namespace={"__module__": "UnslothGRPOTrainer"},
+    )  # fmt: skip
+    monkeypatch.setattr(trl, "GRPOConfig", added)
+    assert arguments_for(grpo={"unsloth_num_chunks": 4, "beta": 0.1})["unsloth_num_chunks"] == 4
+    with pytest.raises(ParamsError, match="beta is 'abc'"):
+        arguments_for(grpo={"beta": "abc"})
 
 
 def test_what_trl_itself_refuses_is_a_sentence(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from enum import EnumMeta
@@ -41,17 +42,21 @@ def _check_fields(grpo: dict[str, Any]) -> None:
     from pydantic import TypeAdapter, ValidationError
     from trl import GRPOConfig
 
-    known = get_type_hints(GRPOConfig)
+    known = {field.name for field in dataclasses.fields(GRPOConfig)}
+    # Unsloth puts a generated class over TRL's, whose own fields need not have annotations that can be resolved.
+    kinds = get_type_hints(next(kind for kind in GRPOConfig.__mro__ if kind.__module__.startswith("trl.")))
     for key, value in grpo.items():
         if key not in known:
             hint = did_you_mean(key, known)
             raise ParamsError(f"training.grpo names {key!r}, which is no field of TRL's GRPOConfig{hint}")
-        for names in (kind for kind in get_args(known[key]) if isinstance(kind, EnumMeta)):
+        if key not in kinds:
+            continue
+        for names in (kind for kind in get_args(kinds[key]) if isinstance(kind, EnumMeta)):
             allowed = [str(name.value) for name in names]
             if isinstance(value, str) and value not in allowed:
                 raise ParamsError(f"training.grpo.{key} has no value {value!r}{did_you_mean(value, allowed)}")
         try:
-            meant = TypeAdapter(known[key]).validate_python(value)
+            meant = TypeAdapter(kinds[key]).validate_python(value)
         except ValidationError as error:
             raise ParamsError(f"training.grpo.{key} is {value!r}: {error.errors()[0]['msg']}.") from error
         if isinstance(value, str) and not isinstance(meant, str):
