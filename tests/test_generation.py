@@ -312,18 +312,20 @@ def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monk
     warmup = ModuleType("vllm.model_executor.warmup.kernel_warmup")
     warmup._warmup_ll_bf16_router_gemm = routers = lambda: pytest.fail("kernels of other models")
     warmup.flashinfer_autotune = lambda runner: pytest.fail("kernels of other models")
-    for module in (renderers, registry, warmup):
+    worker = ModuleType("vllm.v1.worker.gpu_worker")
+    worker.warmup_kernels = lambda *_: pytest.fail("kernels for every kind of sampling")
+    for module in (renderers, registry, warmup, worker):
         parts = module.__name__.split(".")
         for place in range(1, len(parts)):
             monkeypatch.setitem(sys.modules, ".".join(parts[:place]), ModuleType(parts[place - 1]))
-    for module in (renderers, registry, warmup):
+    for module in (renderers, registry, warmup, worker):
         parts = module.__name__.split(".")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         for place in range(1, len(parts)):
             setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
     with inside.quick_start(policy.source, policy.processor.tokenizer):
         assert registry._run_in_subprocess(lambda: 7) == 7
-        warmup._warmup_ll_bf16_router_gemm(), warmup.flashinfer_autotune("runner")
+        warmup._warmup_ll_bf16_router_gemm(), warmup.flashinfer_autotune("runner"), worker.warmup_kernels("runner")
         shared = AutoProcessor.from_pretrained(policy.source).tokenizer
         assert renderers.maybe_make_thread_pool(shared, 2) is shared
         assert copy.deepcopy(shared) is shared

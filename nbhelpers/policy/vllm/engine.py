@@ -16,8 +16,16 @@ from nbhelpers.policy.memory import completions_at_once, give_vllm_its_share, th
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 from nbhelpers.policy.policy import Completion, Policy, weights_source
 from nbhelpers.policy.unsloth import SharedAdapter, engine_beside
+from nbhelpers.policy.vllm.drawn import listening
 from nbhelpers.policy.vllm.hand_over import MergedAdapter, adapter_is_off, vllm_rank
-from nbhelpers.policy.vllm.inside import LoraAdapter, mend, quick_start, runner_of, weights_from
+from nbhelpers.policy.vllm.inside import (
+    LoraAdapter,
+    mend,
+    quick_start,
+    runner_of,
+    tells_what_is_drawn,
+    weights_from,
+)
 from nbhelpers.policy.vllm.served import ServedEngine, served_engine, url_of_server
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError, compilation, free_port, prepare_environment
 from nbhelpers.runs import gpu_processes, stage
@@ -37,6 +45,7 @@ class Engine:
         stop_ids, banned_ids: tokens that end a completion, and that none may hold.
         request: names the adapter to vLLM where it runs beside the base weights; None for the base model or merged
             weights.
+        listens: whether log-probs come from `drawn.listening` instead of from vLLM's answers.
         version: counts the changes of the adapter. Keys and values that were computed with an earlier one are never
             used again, and need not be looked for either: vLLM keeps them apart by a prompt's `cache_salt`.
     """
@@ -47,6 +56,7 @@ class Engine:
     banned_ids: list[int] = field(default_factory=list)
     request: Any = None
     version: int = 0
+    listens: bool = False
 
     def take_adapter(self, model: Any) -> None:
         """Generate with the adapter's present values from now on."""
@@ -77,14 +87,16 @@ class Engine:
         from vllm import SamplingParams
 
         bias = {token: -100.0 for token in self.banned_ids} or None
-        options = {"logprobs": 0, "detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
+        options = {"detokenize": False, "stop_token_ids": self.stop_ids, "logit_bias": bias, **sampling}
+        options["logprobs"] = None if self.listens else 0
         seeds = seeds or [options.pop("seed", None)] * len(prompts)
         given = [SamplingParams(n=n, seed=seed, **options) for seed in seeds]
         rows = [{"prompt_token_ids": list(ids), "cache_salt": str(self.version)} for ids in prompts]
         for row, image in zip(rows, images or [], strict=bool(images)):
             if image is not None:
                 row["multi_modal_data"] = {"image": image}
-        outputs = self.llm.generate(rows, given, use_tqdm=False, lora_request=self.request)
+        with listening() if self.listens else contextlib.nullcontext() as drawn:
+            outputs = self.llm.generate(rows, given, use_tqdm=False, lora_request=self.request)
         for asked, output in zip(prompts, outputs, strict=True):
             if list(asked) != list(output.prompt_token_ids):
                 raise GenerationError(
@@ -93,6 +105,8 @@ class Engine:
                 )
         completions = [completion for output in outputs for completion in output.outputs]
         ids = [list(completion.token_ids) for completion in completions]
+        if drawn:
+            return ids, drawn.log_probs(outputs)
         logps = [
             [place[token].logprob for place, token in zip(completion.logprobs, tokens, strict=True)]
             for completion, tokens in zip(completions, ids, strict=True)
@@ -134,7 +148,8 @@ def _start_engine(policy: Policy, params: ModelParams, training: Any, completion
         params = give_vllm_its_share(model, rank, training, "transformers", this_gpu(), loaded=True, **options)
         llm, hand_over = _start_beside(policy, params, completions, changes)
     stop_ids = end_of_turn_ids(policy.processor, policy.model)
-    engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor))
+    listens = policy.backend != "unsloth" and tells_what_is_drawn(llm)
+    engine = Engine(llm, hand_over, stop_ids, never_sampled_ids(policy.processor), listens=listens)
     # The first picture makes vLLM build one processor more.
     with quick_start(llm.model_config.model, policy.processor.tokenizer):
         sample_first_token(policy, engine)
@@ -169,6 +184,18 @@ def serve(params: ModelParams, lora_rank: int) -> str:
     Raises:
         GenerationError: there is one GPU only, or the server did not start.
     """
+    gpu = _gpu_of_its_own()
+    share = 0.9 if params.gpu_memory_utilization == "auto" else params.gpu_memory_utilization
+    room = params.model_copy(update={"gpu_memory_utilization": share})
+    source = weights_source(params.name)
+    arguments = engine_arguments(source, room, completions=SERVED_COMPLETIONS, lora_rank=lora_rank)
+    del arguments["distributed_executor_backend"]
+    with stage("starting the vLLM server"):
+        return url_of_server(source, arguments | {"max_cpu_loras": 2}, gpu)
+
+
+def _gpu_of_its_own() -> str:
+    """The last of several GPUs, as CUDA_VISIBLE_DEVICES names it."""
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
@@ -178,13 +205,7 @@ def serve(params: ModelParams, lora_rank: int) -> str:
             f"model.vllm_server=auto takes a GPU of its own, and there is {'one' if visible else 'none'} here. Leave "
             "it out, so that vLLM runs beside the policy, or name the address of a server."
         )
-    share = 0.9 if params.gpu_memory_utilization == "auto" else params.gpu_memory_utilization
-    room = params.model_copy(update={"gpu_memory_utilization": share})
-    source = weights_source(params.name)
-    arguments = engine_arguments(source, room, completions=SERVED_COMPLETIONS, lora_rank=lora_rank)
-    del arguments["distributed_executor_backend"]
-    with stage("starting the vLLM server"):
-        return url_of_server(source, arguments | {"max_cpu_loras": 2}, gpus[-1])
+    return gpus[-1]
 
 
 def _start_beside(policy: Policy, params: ModelParams, completions: int, changes: dict) -> tuple[Any, Any]:

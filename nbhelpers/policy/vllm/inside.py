@@ -4,8 +4,11 @@ All mends leave the result of a request as it is, but for rounding and for `acce
 
 * `Gemma3MultiModalProcessor._apply_hf_processor_tokens_only`: prompts whose pictures are expanded already.
 * `PlaceholderRange.extract_embeds_range`: where a picture lies, looked up once.
+* `DefaultModelState.prepare_attn`: no look for pictures among decoded tokens.
+* `Sampler.sample`, `Sampler.__call__`: log-probs that stay on the GPU (`drawn`).
 * `GemmaRMSNorm.register_oot`, `forward_native`: its norm as one kernel.
-* `maybe_make_thread_pool`, `_run_in_subprocess`, `_warmup_ll_bf16_router_gemm`, `flashinfer_autotune`: a quicker start.
+* `maybe_make_thread_pool`, `_run_in_subprocess`, `_warmup_ll_bf16_router_gemm`, `flashinfer_autotune`,
+  `warmup_kernels`: a quicker start.
 * `BaseModelLoader.load_weights`, the model's `load_weights`: the weights come from the policy instead of from a file.
 * `llm_engine.model_executor.driver_worker.model_runner` and its `get_model()`: the weights that it samples from.
 * `lora_manager`, `_adapter_manager`, `lora_index_to_id`, `set_lora`, `reset_lora`: the LoRA buffers.
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.policy.patching import override, replaced
+from nbhelpers.policy.vllm.drawn import listened_to
 from nbhelpers.policy.vllm.hand_over import FUSED, adapted_modules, base_weights, built_differently, matrices, place_of
 from nbhelpers.policy.vllm.norm import fused_norm
 from nbhelpers.policy.vllm.setup import WITHOUT_VLLM, GenerationError
@@ -37,7 +41,12 @@ def mend() -> None:
     """
     accept_expanded_prompts()
     find_pictures_once()
+    leave_pictures_out_of_decoding()
     fuse_norms()
+    with contextlib.suppress(ImportError):
+        from vllm.v1.worker.gpu.sample.sampler import Sampler
+
+        listened_to(Sampler)
 
 
 def accept_expanded_prompts() -> None:
@@ -118,6 +127,25 @@ def find_pictures_once() -> None:
     PlaceholderRange.extract_embeds_range = found_once
 
 
+def leave_pictures_out_of_decoding() -> None:
+    """Let vLLM say where pictures lie only where one of their tokens may be a query.
+
+    vLLM 0.26 makes a list, and a tensor of it, of the pictures of all running requests for every token that it decodes.
+    A token after the picture sees it in any case; and the captured graphs of decode steps do not read that tensor.
+    """
+    from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+    prepare = DefaultModelState.prepare_attn
+
+    def prepare_attn(self: Any, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if input_batch.num_scheduled_tokens.max() > 1:
+            return prepare(self, input_batch, *args, **kwargs)
+        with replaced(self, "supports_mm_inputs", False):
+            return prepare(self, input_batch, *args, **kwargs)
+
+    DefaultModelState.prepare_attn = prepare_attn
+
+
 def fuse_norms() -> None:
     """Let vLLM build its Gemma norms with `fused_norm` (`register_oot` is vLLM's own place for such replacements)."""
     from vllm.model_executor.layers.layernorm import GemmaRMSNorm
@@ -144,11 +172,14 @@ def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
     2026-11-23. Prompts arrive as token ids, and completions leave as such.
 
     On Hopper it compiles the router kernels of four mixtures of experts at every start, whatever the model, and tries
-    FlashInfer's kernels: Gemma-3 has neither.
+    FlashInfer's kernels: Gemma-3 has neither. And it compiles the kernels of every kind of sampling that it knows,
+    which takes 18 s where none is in the cache (one NVIDIA H200, 2026-12-01); those that are asked for come with the
+    first completion.
     """
     import vllm.model_executor.models.registry as registry
     import vllm.model_executor.warmup.kernel_warmup as warmup
     import vllm.renderers.hf as renderers
+    import vllm.v1.worker.gpu_worker as worker
     from transformers import AutoTokenizer
 
     bound = AutoTokenizer.from_pretrained
@@ -168,6 +199,7 @@ def quick_start(source: str, tokenizer: Any) -> Iterator[None]:
         replaced(registry, "_run_in_subprocess", lambda function: function()),
         replaced(warmup, "_warmup_ll_bf16_router_gemm", lambda: None),
         replaced(warmup, "flashinfer_autotune", lambda runner: None),
+        replaced(worker, "warmup_kernels", lambda *_: None),
     ):
         yield
 
@@ -201,6 +233,11 @@ def weights_from(policy_model: Any) -> Iterator[str]:
 def runner_of(llm: Any) -> Any:
     """The model runner of a `vllm.LLM` in this process."""
     return llm.llm_engine.model_executor.driver_worker.model_runner
+
+
+def tells_what_is_drawn(llm: Any) -> bool:
+    """Whether `drawn.listening` hears the sampler of a `vllm.LLM` in this process: vLLM's second model runner."""
+    return hasattr(getattr(runner_of(llm), "sampler", None), "sampling_states")
 
 
 class LoraAdapter:
