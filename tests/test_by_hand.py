@@ -86,6 +86,22 @@ def test_a_group_whose_answers_all_earn_the_same_is_compared_too():
     assert set(differences(nothing, nothing).values()) == {0.0}
 
 
+@pytest.mark.parametrize("short", [False, True])
+def test_the_lesson_looks_at_the_picture_once(policy, group, monkeypatch, short):
+    """Otherwise it looked four times in every pass, and where memory is short that took most of it."""
+    looked = []
+    tower = type(policy.model.get_base_model().model.vision_tower)
+    forward = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda *args, **given: looked.append(1) or forward(*args, **given))
+    for module in (scoring, beside_trl):
+        monkeypatch.setattr(module, "short_of_memory", lambda *args: short)
+    beside_trl.compare_with_trl(policy, group, smoke(), steps=2)
+    assert not looked
+    features = policy.model.get_base_model().model.get_image_features(group.inputs["pixel_values"]).pooler_output
+    torch.testing.assert_close(group.features.expand_as(features), features)
+    assert len(looked) == 1
+
+
 def test_where_memory_is_short_the_numbers_are_the_same(policy, group, monkeypatch):
     params, before = smoke(), fingerprint(policy)
     plenty = [reckon(policy, group, params) for reckon in (reckon_by_hand, reckon_by_trl)]

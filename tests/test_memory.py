@@ -37,7 +37,8 @@ def policy():
 def a_group(completions, tokens):
     ids = torch.randint(10, 1000, (completions, PROMPT + tokens), generator=torch.Generator().manual_seed(1))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    return SimpleNamespace(inputs=inputs, ids_GT=ids[:, PROMPT:], mask_GT=torch.ones_like(ids[:, PROMPT:]))
+    answers = {"ids_GT": ids[:, PROMPT:], "mask_GT": torch.ones_like(ids[:, PROMPT:])}
+    return SimpleNamespace(inputs=inputs, features=None, **answers)
 
 
 def peak_of(function):

@@ -280,6 +280,37 @@ def test_two_steps_with_trl_go_where_the_plain_loss_goes(policy, tmp_path, loss_
         torch.testing.assert_close(moves[1][name], move, rtol=0, atol=3e-8 + 2e-3 * float(move.abs().max()), msg=name)
 
 
+def test_a_loss_waits_neither_for_pixels_nor_for_tokens(policy, tmp_path, monkeypatch):
+    """What rows are put together from is in main memory before the first loss, and each picture was looked at once."""
+    from nbhelpers.training.vision_cache import FrozenVisionCache
+
+    asked, known, there = [], [], []
+    cache, keys, score = FrozenVisionCache(policy.model), FrozenVisionCache._keys, packed._score
+    copies = inside_trl._in_main_memory
+
+    def counted(self, pixel_values):
+        asked.append(len(pixel_values))
+        return keys(self, pixel_values)
+
+    def in_main_memory(inputs):
+        there.append(inside_trl.HERE + "input_ids" in inputs)
+        return copies(inputs)
+
+    monkeypatch.setattr(FrozenVisionCache, "_keys", counted)
+    monkeypatch.setattr(packed, "_score", lambda *args: known.append("features" in args[2]) or score(*args))
+    monkeypatch.setattr(inside_trl, "_in_main_memory", in_main_memory)
+    two_steps(
+        policy, tmp_path, trainer_class=inside_trl.scoring_in_groups(inside_trl.rollout_trainer_class()),
+        before=lambda trainer: setattr(trainer, "on_rollout", lambda *_: None), gradient_checkpointing=False,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    cache.detach()
+    assert sorted(there) == [False] * 2 + [True] * 4  # rollouts, and their losses
+    assert known == [True] * len(known) and len(known) >= 4
+    assert asked.count(4) == 2  # the four groups of a rollout
+    assert len(asked) <= 4  # what is generated asks as well
+
+
 def test_a_step_in_which_no_group_learns_is_a_step(policy, tmp_path):
     start = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
     trainer, adapter = two_steps(

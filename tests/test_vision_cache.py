@@ -224,7 +224,15 @@ class TestPreparedPictures:
             got = processor.image_processor(images=rows, **options)
             assert got.keys() == expected.keys() and type(got["pixel_values"]) is type(expected["pixel_values"])
             np.testing.assert_array_equal(np.asarray(got["pixel_values"]), np.asarray(expected["pixel_values"]))
+            assert list(got["num_crops"]) == list(expected["num_crops"])
         assert looked_at == [12, 3]
+
+    def test_tokens_and_tensors_ask_for_the_same_picture(self, processor, pictures, looked_at):
+        """TRL 1.14.2 prepares a step's pictures twice, first to tokenize the prompts."""
+        PreparedPictures(processor)
+        processor.image_processor(images=pictures)
+        processor.image_processor(images=pictures, return_tensors="pt")
+        assert looked_at == [3]
 
     def test_pan_and_scan_is_left_to_the_image_processor(self, processor, looked_at):
         wide = Image.new("RGB", (900, 300))

@@ -29,6 +29,6 @@ from nbhelpers.policy.policy import Completion, Policy, PolicyError
 from nbhelpers.policy.predicting import first_that_fit, grade_row, predict, which_fit
 from nbhelpers.policy.processes import end_group, environment_apart, with_last_lines
 from nbhelpers.policy.saving import export_final_model, load_weights, save_final_model
-from nbhelpers.policy.scoring import completions_as_inputs, short_of_memory, with_little_memory, word_numbers
+from nbhelpers.policy.scoring import completions_as_inputs, in_half, short_of_memory, with_little_memory, word_numbers
 from nbhelpers.policy.vllm.engine import Engine, serve, start_engine
 from nbhelpers.policy.vllm.parity import verify

@@ -48,7 +48,7 @@ def log_probs_and_entropies(policy: Policy, inputs: dict[str, Any], ids: Any, te
     import torch
 
     found = []
-    with policy.evaluating(), torch.no_grad(), _in_half(policy):
+    with policy.evaluating(), torch.no_grad(), in_half(policy):
         for row in range(len(ids)):
             states, head = _before_the_head(policy, _row(inputs, row), ids.shape[1])
             for part, tokens in zip(states[0].split(SCORED_AT_ONCE), ids[row].split(SCORED_AT_ONCE), strict=True):
@@ -77,7 +77,7 @@ def _as_it_is(logits: Any) -> Any:
     return logits
 
 
-def _in_half(policy: Policy) -> contextlib.AbstractContextManager:
+def in_half(policy: Policy) -> contextlib.AbstractContextManager:
     """Inside, a policy in 16 bit on a GPU computes as in training."""
     import torch
 
@@ -127,7 +127,7 @@ def with_little_memory(policy: Policy, function: Callable[[Any, Any], Any], inpu
         with _layers_recomputed(policy):
             return of(_row(inputs, row), ids[row : row + 1])
 
-    with _in_half(policy):
+    with in_half(policy):
         if not short_of_memory(policy, inputs, ids.shape[1] if policy.backend == "unsloth" else 0):
             return of(inputs, ids)
         return torch.cat([checkpoint(of_one, row, use_reentrant=False) for row in range(len(ids))])

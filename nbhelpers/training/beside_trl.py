@@ -12,6 +12,7 @@ from nbhelpers.runs import RunDirectory
 from nbhelpers.training import by_hand
 from nbhelpers.training.configuration import grpo_arguments, grpo_config
 from nbhelpers.training.inside_trl import listening_trainer_class, log_probs_in_chunks, loss_inputs
+from nbhelpers.training.vision_cache import looked_at
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def reckon_by_hand(policy: Policy, group: by_hand.Group, params: RunParams, old_
     """`by_hand` from log-probs to gradients. `old_logp_GT` is of the policy that wrote the group; None: a fresh one."""
     training = params.training
     A_G = by_hand.advantages(group.rewards_G, by_spread=training.loss_type == "grpo")
-    with by_hand.as_it_was(policy):
+    with by_hand.as_it_was(policy), looked_at(policy.model, group.features):
         logp_GT = by_hand.log_probs(policy, group, training.temperature)
         old_GT = logp_GT.detach() if old_logp_GT is None else old_logp_GT
         value = by_hand.loss(
@@ -68,9 +69,10 @@ def reckon_by_trl(policy: Policy, group: by_hand.Group, params: RunParams, old_l
         if old_logp_GT is not None:
             inputs["old_per_token_logps"] = old_logp_GT
         policy.model.train()
-        with torch.autocast(group.ids_GT.device.type, torch.bfloat16, enabled=config.bf16):
-            value = trainer.compute_loss(policy.model, inputs)
-        value.backward()
+        with looked_at(policy.model, group.features):
+            with torch.autocast(group.ids_GT.device.type, torch.bfloat16, enabled=config.bf16):
+                value = trainer.compute_loss(policy.model, inputs)
+            value.backward()
         if short:
             policy.model.get_base_model().gradient_checkpointing_disable()
         return Reckoning(float(value.detach()), trainer.logps * group.mask_GT, _gradients(policy))

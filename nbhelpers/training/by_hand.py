@@ -23,10 +23,12 @@ from nbhelpers.policy import (
     Policy,
     completions_as_inputs,
     first_that_fit,
+    in_half,
     with_little_memory,
 )
 from nbhelpers.problems import conversation
 from nbhelpers.rewards import preview
+from nbhelpers.training.vision_cache import features_of, looked_at
 
 # --- the algorithm, from rewards to the loss
 
@@ -44,7 +46,8 @@ def log_probs(policy: Policy, group: Group, temperature: float = 1.0) -> Any:
         logp_NV = (logits_NV.float() / temperature).log_softmax(dim=-1)
         return logp_NV.gather(-1, ids_N.unsqueeze(-1)).squeeze(-1)
 
-    return with_little_memory(policy, of, group.inputs, group.ids_GT) * group.mask_GT
+    with looked_at(policy.model, group.features):
+        return with_little_memory(policy, of, group.inputs, group.ids_GT) * group.mask_GT
 
 
 def surrogate(logp_GT: Any, old_logp_GT: Any, A_G: Any, *, low: float = 0.2, high: float = 0.2) -> Any:
@@ -72,7 +75,8 @@ def loss(surrogate_GT: Any, mask_GT: Any, *, loss_type: str = "dr_grpo", max_com
 def after_steps(policy: Policy, group: Group, params: RunParams, *, steps: int = 1) -> Iterator[None]:
     """Inside, the policy has taken `steps` optimiser steps on this one group; afterwards it is as it was."""
     with as_it_was(policy):
-        take_steps(policy, group, params, steps)
+        with looked_at(policy.model, group.features):  # a backward pass may compute a forward pass once more
+            take_steps(policy, group, params, steps)
         yield
 
 
@@ -104,6 +108,7 @@ class Group:
         rows: a dictionary for each completion, as `show_samples` takes it: text, rewards, verdict with its reason.
         words_GT: the text of each token, G lists of their own length.
         inputs: what the policy reads; the tokens of the completions stand at the end, padded on the right.
+        features: what the frozen vision tower says about the picture; None where it is trained.
         ids_GT, mask_GT: the completions' token ids, and 1 where there is one.
         rewards_G: the weighted sum of the configured rewards.
     """
@@ -112,6 +117,7 @@ class Group:
     rows: list[dict[str, Any]]
     words_GT: list[list[str]]
     inputs: dict[str, Any]
+    features: Any
     ids_GT: Any
     mask_GT: Any
     rewards_G: Any
@@ -160,7 +166,9 @@ def make_group(
     inputs, ids_GT, mask_GT = completions_as_inputs(policy, prompts, [problem["image"]] * len(ids), ids)
     words_GT = [[policy.processor.tokenizer.decode([token]) for token in tokens] for tokens in ids]
     rewards_G = torch.tensor([row["reward"] or 0.0 for row in rows], device=ids_GT.device)
-    return Group(problem, rows, words_GT, inputs, ids_GT, mask_GT, rewards_G)
+    with in_half(policy):
+        features = features_of(policy.model, inputs["pixel_values"][:1])
+    return Group(problem, rows, words_GT, inputs, features, ids_GT, mask_GT, rewards_G)
 
 
 @contextlib.contextmanager

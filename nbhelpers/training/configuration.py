@@ -92,6 +92,8 @@ def grpo_arguments(
     (williamium3000/trl-projects, 2026-05). Unsloth 2026.10 switches the correction off, and with it every line on it,
     where it is not asked for by name; it costs Unsloth one forward pass without gradients per batch.
 
+    `logging_nan_inf_filter` has the CPU wait for each micro-batch, to log another loss in place of one that is none.
+
     Args:
         never: token ids that no completion may hold.
 
@@ -125,6 +127,7 @@ def grpo_arguments(
         "vllm_importance_sampling_correction": True,
         "vllm_importance_sampling_mode": "token_truncate",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,

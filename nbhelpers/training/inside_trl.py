@@ -23,7 +23,10 @@ from typing import Any
 
 from nbhelpers.policy import Engine, draws, in_groups, replaced
 from nbhelpers.training.fused import Lengths
-from nbhelpers.training.packed import packed_log_probs
+from nbhelpers.training.packed import PACKED, PICTURES, packed_log_probs
+from nbhelpers.training.vision_cache import features_of
+
+HERE = "here_"  # what a loss's inputs hold in main memory
 
 
 @functools.cache
@@ -185,9 +188,11 @@ def scoring_in_groups(trainer_class: type) -> type:
             with replaced(self, "vllm_importance_sampling_correction", now):
                 output = super()._generate_and_score_completions(inputs)
             if self.model.training:
-                rows, device = len(output["prompt_ids"]), output["prompt_ids"].device
-                places = torch.arange(rows, device=device) + rows * self.accelerator.process_index
+                first = len(output["prompt_ids"]) * self.accelerator.process_index
+                places = torch.arange(first, first + len(output["prompt_ids"]))
                 output["group"] = places // self.num_generations
+                if _a_picture_a_row(output):
+                    output |= _in_main_memory(output) | _features(self, output)
             return output
 
         def _compute_loss(self, model, inputs):
@@ -198,8 +203,7 @@ def scoring_in_groups(trainer_class: type) -> type:
             inputs = self._inputs
             if inputs is None or "group" not in inputs:
                 return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-            a_picture_a_row = len(inputs["pixel_values"]) == len(inputs["group"])
-            if a_picture_a_row and not self._entropy_bonus_enabled:  # which asks for the entropies' gradient
+            if _a_picture_a_row(inputs) and not self._entropy_bonus_enabled:  # which asks for the entropies' gradient
                 result = _packed(self, model, inputs, *args, **kwargs)
             else:
                 result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
@@ -211,20 +215,59 @@ def scoring_in_groups(trainer_class: type) -> type:
     return ScoringInGroups
 
 
-def _packed(trainer: Any, model: Any, inputs: dict[str, Any], input_ids: Any, attention_mask: Any, *_, **__) -> tuple:
+def _a_picture_a_row(inputs: dict[str, Any]) -> bool:
+    pictures = inputs.get("pixel_values")
+    return pictures is not None and len(pictures) == len(inputs["group"])
+
+
+def _in_main_memory(inputs: dict[str, Any]) -> dict[str, Any]:
+    """`PACKED` and the advantages of a loss's inputs, copied to main memory if they are not there yet: once for all
+    that was generated, for each copy waits for what is under way on the GPU.
+    """
+    import torch
+
+    if HERE + "advantages" in inputs:
+        return inputs
+    joined = {"input_ids": "ids", "attention_mask": "mask"}
+    found = {name: torch.cat([inputs[f"prompt_{of}"], inputs[f"completion_{of}"]], 1) for name, of in joined.items()}
+    found |= {name: inputs[name] for name in (*PACKED, "advantages") if name not in joined}
+    return {HERE + name: values.cpu() for name, values in found.items()}
+
+
+def _features(trainer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """`features` of what was generated, a row each, where the vision tower is frozen and whole on this device: a picture
+    is looked at once, and not in every loss.
+    """
+    import torch
+    from accelerate.utils import DistributedType
+
+    if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return {}
+    groups, pixel_values = inputs["group"], inputs["pixel_values"]
+    firsts = torch.searchsorted(groups, groups.unique())
+    with trainer.accelerator.autocast():
+        features = features_of(
+            trainer.accelerator.unwrap_model(trainer.model), pixel_values[firsts.to(pixel_values.device)]
+        )
+    return {} if features is None else {"features": features[(groups - groups[0]).to(features.device)]}
+
+
+def _packed(trainer: Any, model: Any, inputs: dict[str, Any], *_, **__) -> tuple:
     """What `_get_per_token_logps_and_entropies` gives, from `packed_log_probs`. Where rows are left out of the forward
     pass, the loss's inputs get `scored`, (completions,): those that are not.
     """
     import torch
     from trl.models.utils import _ForwardRedirection
 
-    advantages, known = inputs["advantages"], inputs.get("sampling_per_token_logps")
+    here, known = _in_main_memory(inputs), inputs.get("sampling_per_token_logps")
+    advantages = here[HERE + "advantages"]
     learning = advantages != 0 if trainer.beta == 0 else advantages.isfinite()
     if trainer.beta != 0 or trainer.top_entropy_quantile < 1.0:
         known = None
     if known is not None:
-        inputs["scored"] = learning
-    batch = inputs | {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs["scored"] = learning.to(known.device, non_blocking=True)
+    batch = {name: inputs[name] for name in PICTURES if name in inputs}
+    batch |= {name: here[HERE + name] for name in PACKED}
     unwrapped = trainer.accelerator.unwrap_model(model)
 
     def log_probs_of(model: Any) -> tuple[Any, Any, None]:

@@ -17,9 +17,11 @@ from typing import Any
 from nbhelpers.policy import Policy, merged_adapter
 from nbhelpers.training.fused import Lengths, block_masks, fused_layers
 from nbhelpers.training.log_softmax import chosen_log_probs
+from nbhelpers.training.vision_cache import looked_at
 
 ROWS_AT_ONCE = 4  # on a CPU: what they make stays in a core's cache, and rows of like length need little padding
 TOKENS_AT_ONCE = 4096  # on a GPU, where they keep it busy
+PICTURES = ("pixel_values", "features")
 PACKED = ("input_ids", "attention_mask", "token_type_ids", "completion_ids", "completion_mask")
 
 
@@ -108,9 +110,12 @@ def packed_log_probs(
 ) -> tuple[Any, Any]:  # fmt: skip
     """Log-probs and entropies of N completions, (N, T), 0 where there is no token.
 
+    On a GPU nothing here waits for it where what rows are put together from lies in main memory already.
+
     Args:
         model: Gemma-3 with vision, with or without peft's wrapper, sdpa attention.
-        batch: as for `pack`, with `pixel_values`, a picture a row.
+        batch: as for `pack`, with `pixel_values`, a picture a row, and maybe `features`, what the frozen vision tower
+            makes of each.
         groups: (N,) the same number for rows of one prompt.
         learning: (N,) a group with no True gets no gradient: its log-probs are all that is asked for.
         known: (N, T) the sampler's log-probs: rows that do not learn do not go through the model but get these, and as
@@ -119,11 +124,12 @@ def packed_log_probs(
     """
     import torch
 
-    log_probs = batch["completion_mask"].new_zeros(batch["completion_mask"].shape, dtype=torch.float32)
+    device, mask = batch["pixel_values"].device, batch["completion_mask"]
+    log_probs = torch.zeros(mask.shape, dtype=torch.float32, device=device)
     scored = torch.ones_like(learning)
     if known is not None:
-        scored, told = learning, known.float().nan_to_num() * batch["completion_mask"]
-        log_probs = told.masked_fill(scored[:, None], 0.0)
+        scored, told = learning, known.float().nan_to_num() * _moved(mask, device)
+        log_probs = told.masked_fill(_moved(scored, device)[:, None], 0.0)
     entropies = -log_probs
     # Rows are put together in main memory: on a GPU every look at a number would wait for all that is under way.
     here = {name: batch[name].cpu() for name in PACKED}
@@ -138,8 +144,8 @@ def packed_log_probs(
             rows.sort(key=lambda row: len(row.ids))
             for some, fused in _batches(rows, lengths if learns else None, on_gpu=log_probs.is_cuda):
                 with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-                    chosen, entropy = _score(inner, some, batch["pixel_values"], temperature, fused)
-                where = tuple(torch.cat([row.where for row in some], dim=1).to(log_probs.device))
+                    chosen, entropy = _score(inner, some, batch, temperature, fused)
+                where = tuple(_moved(torch.cat([row.where for row in some], dim=1), device))
                 log_probs = log_probs.index_put(where, chosen)
                 entropies[where] = entropy
     return log_probs, entropies
@@ -160,31 +166,35 @@ def _batches(rows: list[Row], lengths: Lengths | None, *, on_gpu: bool) -> Itera
         yield waiting, None
 
 
-def _score(inner: Any, rows: list[Row], pixel_values: Any, temperature: float, fused: int | None) -> tuple[Any, Any]:
+def _moved(values: Any, device: Any) -> Any:
+    """`values` where they are computed with, without waiting for what is under way there."""
+    return values.to(device, non_blocking=True)
+
+
+def _score(inner: Any, rows: list[Row], batch: dict, temperature: float, fused: int | None) -> tuple[Any, Any]:
     """Log-prob and entropy of every token of the completions in a few rows, in their order."""
     import torch
     from torch.nn.functional import pad
 
-    length = fused or max(len(row.ids) for row in rows)
-
-    device = pixel_values.device
+    length, device = fused or max(len(row.ids) for row in rows), batch["pixel_values"].device
+    pictures = [torch.stack([batch[name][row.picture] for row in rows]) for name in PICTURES if name in batch]
 
     def padded(name: str, value: int = 0) -> Any:
         of_rows = (getattr(row, name) for row in rows)
-        return torch.stack([pad(values, (0, length - len(values)), value=value) for values in of_rows]).to(device)
+        return _moved(torch.stack([pad(values, (0, length - len(values)), value=value) for values in of_rows]), device)
 
     window, what_is_seen = inner.config.get_text_config().sliding_window, block_masks if fused else masks
     positions = padded("positions")
-    with fused_layers(inner) if fused else contextlib.nullcontext():
+    with fused_layers(inner) if fused else contextlib.nullcontext(), looked_at(inner, *pictures[1:]):
         hidden = inner.base_model(
             input_ids=padded("ids"),
             position_ids=positions,
             attention_mask=what_is_seen(positions, padded("parts", -1), padded("types"), window),
-            pixel_values=torch.stack([pixel_values[row.picture] for row in rows]),
+            pixel_values=pictures[0],
             use_cache=False,
         ).last_hidden_state
-    before = torch.cat([hidden[place][row.before.to(device)] for place, row in enumerate(rows)])
-    after, head = torch.cat([row.after for row in rows]).to(device), inner.get_output_embeddings()
+    before = torch.cat([hidden[place][_moved(row.before, device)] for place, row in enumerate(rows)])
+    after, head = _moved(torch.cat([row.after for row in rows]), device), inner.get_output_embeddings()
     if hidden.is_cuda:  # where a vocabulary of 262,208 takes more than all the rest
         return chosen_log_probs(before, head.weight, after, temperature, compiled=bool(fused))
     every = (head(before).float() / temperature).log_softmax(dim=-1)

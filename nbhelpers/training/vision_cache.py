@@ -17,7 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nbhelpers.params import PlainError
-from nbhelpers.policy import override
+from nbhelpers.policy import override, replaced
+
+# Through the tower together: one picture of Gemma-3 4B, which keeps a GPU busy, and whose widest tensor takes 70 MB.
+PIXELS_AT_ONCE = 896 * 896
 
 
 class VisionCacheError(PlainError, RuntimeError):
@@ -63,12 +66,7 @@ class FrozenVisionCache:
         self._features = _Recent(max_pictures)
         self._weights: dict[tuple, Any] = {}
         self._module = _vision_module(model)
-        trained = [
-            name
-            for name, parameter in self._module.named_parameters()
-            if parameter.requires_grad and name.split(".")[0] in ("vision_tower", "multi_modal_projector")
-        ]
-        if trained:
+        if trained := _trained(self._module):
             raise VisionCacheError(
                 f"the vision features cannot be kept: {len(trained)} parameters of the vision tower or projector are "
                 f"trained, the first is {trained[0]}. Set lora.finetune_vision_layers=false, or train without it."
@@ -119,6 +117,43 @@ class FrozenVisionCache:
         return [(*pair, tuple(pixel_values.shape[1:]), flat.device, precision) for pair in sums.tolist()]
 
 
+def features_of(model: Any, pixel_values: Any) -> Any | None:
+    """What the vision tower and projector say about pictures, (pictures, image tokens, hidden), without a graph; None
+    where one of them is trained.
+    """
+    import torch
+
+    module = _vision_module(model)
+    if _trained(module):
+        return None
+    some = max(1, PIXELS_AT_ONCE // pixel_values[0, 0].numel())
+    with torch.inference_mode(False), torch.no_grad():  # as in `FrozenVisionCache`
+        looks = [module.get_image_features(part, return_dict=True) for part in pixel_values.split(some)]
+        return torch.cat([look.pooler_output for look in looks])
+
+
+@contextlib.contextmanager
+def looked_at(model: Any, features: Any = None) -> Iterator[None]:
+    """Inside, the model has these `features_of` the pictures that it is given, or one's of all: it looks at no pixels,
+    by which the cache would know a picture again, for which the CPU waits until the GPU has done all that is under way.
+    None changes nothing.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    def known(pixel_values: Any, **_: Any) -> Any:
+        found = features.expand(len(pixel_values), -1, -1)
+        return BaseModelOutputWithPooling(last_hidden_state=None, pooler_output=found)
+
+    with contextlib.nullcontext() if features is None else replaced(_vision_module(model), "get_image_features", known):
+        yield
+
+
+def _trained(module: Any) -> list[str]:
+    """The parameters of vision tower and projector that are trained."""
+    parts = ("vision_tower", "multi_modal_projector")
+    return [name for name, p in module.named_parameters() if p.requires_grad and name.split(".")[0] in parts]
+
+
 def _vision_module(model: Any) -> Any:
     """The module inside `model` that owns the vision tower, the projector and `get_image_features`."""
     for module in model.modules():
@@ -161,18 +196,23 @@ class PreparedPictures:
         from transformers.image_processing_utils import BatchFeature
 
         pictures = _flat(images)
-        if pictures is None or args or kwargs.get("do_pan_and_scan", self._image_processor.do_pan_and_scan):
+        cut = args or kwargs.get("do_pan_and_scan", self._image_processor.do_pan_and_scan)
+        if pictures is None or cut or kwargs.get("return_tensors") not in (None, "pt"):
             return self._preprocess(images, *args, **kwargs)
 
+        wanted = {**kwargs, "return_tensors": "pt"}
+
         def compute(places: list[int]) -> list[dict[str, Any]]:
-            made = self._preprocess([[pictures[place]] for place in places], **kwargs)
+            made = self._preprocess([[pictures[place]] for place in places], **wanted)
             return [{name: values[row] for name, values in made.items()} for row in range(len(places))]
 
-        options = repr(sorted((key, repr(value)) for key, value in kwargs.items()))
+        options = repr(sorted((key, repr(value)) for key, value in wanted.items()))
         distinct = {id(picture): picture for picture in pictures}  # a group's completions share one picture object
         fingerprints = {identity: _fingerprint(picture) for identity, picture in distinct.items()}
         rows = self._prepared.answer([(fingerprints[id(picture)], options) for picture in pictures], compute)
         batch = {name: [row[name] for row in rows] for name in rows[0]}
+        if kwargs.get("return_tensors") is None:  # TRL tokenizes prompts so, and drops the pictures
+            return BatchFeature({name: [v if v.ndim else v.item() for v in values] for name, values in batch.items()})
         for name in [name for name, values in batch.items() if isinstance(values[0], torch.Tensor)]:
             distinct = {id(value): value for value in batch[name]}
             there = {place: value.to(self._device or value.device) for place, value in distinct.items()}
