@@ -14,8 +14,8 @@ TRL's.
 
 Each arm is one process, because each sets up its own vLLM; run them one after the other on the same machine
 (`gpu_round.py` does). Each step says its seconds and stages in JSON, and the last line of a shape all of it. `--ideas`
-takes this project's ideas away one at a time, a few steps each, in the same process. Layers are compiled for each
-length as it comes, not when it has paid. DIR is Gemma-3 4B or what `make_true_shape.py` writes.
+takes this project's ideas away one at a time, a few steps each, in the same process. After the first step layers are
+compiled for each length as it comes, not when it has paid. DIR is Gemma-3 4B or what `make_true_shape.py` writes.
 """
 
 # One NVIDIA H200 (README, "On a GPU"), 1 x 4 x 256; 2026-11-23 but for the first two lines, 2026-11-24:
@@ -41,6 +41,13 @@ length as it comes, not when it has paid. DIR is Gemma-3 4B or what `make_true_s
 #   and the group as one row, its prompt once                       0.51 s                  31.7 GiB
 #   and FlexAttention under compiled decoder layers                 0.23 s                  17.6 GiB
 #
+# All of that together, 8 x 8 x 512 on one NVIDIA H200 (2026-12-01): 7.14 s a step (7.11 to 7.18), in which the GPU
+# worked for 4.8 s. On another one 6.41 s (6.20 to 6.45), once the CPU no longer waited in the loss for what the GPU had
+# to do before (rows from main memory, pictures looked at before, no look whether the loss is a number), a picture was
+# prepared once instead of twice, and log-probs stayed on the GPU until a generation was over. The first update came
+# after 105 s with layers compiled in the first step, after 78 s with them compiled later; vLLM took 33 instead of 47 s
+# of that, since kernels that nobody asks for were not compiled. 1 x 4 x 256: 1.47 and 1.54 s.
+#
 # Compiling takes 28 s for a row length and 4.5 s with warm caches, so a length is compiled once the time lost without
 # it has come to that. A row of 2,500 tokens keeps 10.6 GiB. Against the first line log-probs differ by 0.004 nats on
 # average and the gradient by 2 % in bfloat16; in float32, on a small shape, by 2e-6 nats at most and 2e-6. 4-bit
@@ -50,7 +57,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import cProfile
 import json
+import pstats
 import statistics
 import sys
 import time
@@ -81,6 +90,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ideas", action="store_true")
     parser.add_argument("--idle", type=float, default=0.0, help="share of completions with an advantage of 0")
     parser.add_argument("--spread", action="store_true", help="completions of different lengths")
+    parser.add_argument("--clocked", type=int, default=2, help="steps more, for the seconds by stage")
+    parser.add_argument("--profile", action="store_true", help="where two more steps of each shape spend their time")
     parser.add_argument("--engine", type=json.loads, default={}, help="arguments of vllm.LLM to change, as JSON")
     args = parser.parse_args()
     args.completions = max(prompts * generations for prompts, generations, _ in args.shapes)
@@ -152,10 +163,14 @@ def cut(generation, args: argparse.Namespace, end: int) -> None:
 
 
 class Clock:
-    """Seconds by name, the GPU's work included; calls inside a timed call count for both."""
+    """Seconds by name, the GPU's work included; calls inside a timed call count for both.
+
+    Waiting for the GPU takes time of its own, so that a step with the clock `on` takes longer than others.
+    """
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self.on = False
 
     def wrap(self, owner, name: str, label: str) -> None:
         import torch
@@ -163,6 +178,8 @@ class Clock:
         original = getattr(owner, name)
 
         def timed(*args, **kwargs):
+            if not self.on:
+                return original(*args, **kwargs)
             torch.cuda.synchronize()
             start = time.perf_counter()
             try:
@@ -297,7 +314,6 @@ def ours(args):
     from nbhelpers.training.vision_cache import FrozenVisionCache, PreparedPictures
 
     vision, pictures = FrozenVisionCache(policy.model), PreparedPictures(policy.processor, device="cuda")
-    fused.PAYS = 0
     while True:
         longest = keep_activations(args, policy)
         rows = decode_once(dataset(args))
@@ -307,13 +323,14 @@ def ours(args):
             trainer = inside_trl.scoring_in_groups(GRPOTrainer)(
                 model=policy.model,
                 processing_class=policy.processor,
-                args=config_of(args),
+                args=config_of(args, logging_nan_inf_filter=False),
                 reward_funcs=rewards_for(args),
                 train_dataset=rows,
             )
-        trainer.row_lengths = fused.Lengths(longest, at_once=True) if args.no_checkpointing else None
+        trainer.row_lengths = fused.Lengths(longest) if args.no_checkpointing else None
         changes = changes_for_ideas(policy.model.get_base_model(), trainer, vision, pictures)
-        yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "changes": changes}
+        yield trainer, {"parity": [round(report.mean, 5), round(report.max, 4)], "changes": changes, "vision": vision,
+                       "after_first": lambda: setattr(fused, "PAYS", 0)}  # fmt: skip
 
 
 def keep_activations(args, policy) -> int:
@@ -398,8 +415,28 @@ def watch(args, trainer, clock, steps: list[dict], changes: dict) -> None:
             steps.append({"seconds": round(now - self.last, 3), **clock.take()})  # fetching the pictures included
             if state.global_step in changes:
                 changes[state.global_step]()
-            self.last = time.perf_counter()
+            clock.on = 0 <= state.global_step - args.clock_from < args.clocked
             log(json.dumps({"arm": args.arm, "shape": shape_of(args), "step": state.global_step, **steps[-1]}))
+            if args.profile:
+                self.profile(state.global_step - args.clock_from - args.clocked)
+            self.last = time.perf_counter()
+
+        def profile(self, which):
+            """After the clocked steps the GPU's kernels are written down for one, Python's calls for another."""
+            from torch.profiler import ProfilerActivity, profile
+
+            if which == 0:
+                self.kernels = profile(activities=[ProfilerActivity.CUDA])
+                self.kernels.start()
+            elif which == 1:
+                self.kernels.stop()
+                print(self.kernels.key_averages().table("self_cuda_time_total", row_limit=45, max_name_column_width=90))
+                self.calls = cProfile.Profile()
+                self.calls.enable()
+            elif which == 2:
+                self.calls.disable()
+                for order in ("tottime", "cumtime"):
+                    pstats.Stats(self.calls).sort_stats(order).print_stats(45)
 
     trainer.add_callback(Watch())
 
@@ -412,7 +449,8 @@ def main() -> None:
     for shape in args.shapes:
         use_shape(args, shape)
         args.ideas_here = IDEAS if args.ideas and shape == args.shapes[-1] else ()
-        args.steps = args.first_steps + IDEA_STEPS * len(args.ideas_here)
+        args.clock_from = args.first_steps + IDEA_STEPS * len(args.ideas_here)
+        args.steps = args.clock_from + args.clocked + 2 * args.profile
         print(json.dumps(measure(args, *next(trainers))), flush=True)
 
 
@@ -426,22 +464,27 @@ def measure(args, trainer, extra: dict) -> dict:
         clock.wrap(trainer.vllm_generation, "sync_weights", "hand_over")
         clock.wrap(trainer.vllm_generation, "generate", "generate")
     clock.wrap(trainer, "_tokenize_prompts", "tokenize")
+    clock.wrap(trainer, "_calculate_rewards", "rewards")
     clock.wrap(trainer, "_generate_and_score_completions", "rollout")
     clock.wrap(trainer, "compute_loss", "loss_forward")
     clock.wrap(trainer.accelerator, "backward", "backward")
+    if vision := extra.pop("vision", None):
+        clock.wrap(vision, "_compute", "vision")
     if args.spread:
         cut(trainer.vllm_generation, args, trainer.processing_class.tokenizer.eos_token_id)
     changes = extra.pop("changes", [])
     starts = [args.first_steps + IDEA_STEPS * place for place in range(len(args.ideas_here))]
-    watch(args, trainer, clock, steps, dict(zip(starts, changes, strict=False)))
+    after_first = extra.pop("after_first", lambda: None)
+    watch(args, trainer, clock, steps, {1: after_first, **dict(zip(starts, changes, strict=False))})
     torch.cuda.reset_peak_memory_stats()
     train_start = time.perf_counter()
     trainer.train()
     seconds = [step["seconds"] for step in steps]
     steady = steps[args.warm_up : args.first_steps]
     median = statistics.median(step["seconds"] for step in steady)
-    names = dict.fromkeys(name for step in steady for name in step)
-    parts = {name: round(statistics.median(step.get(name, 0.0) for step in steady), 3) for name in names}
+    clocked = steps[args.clock_from : args.clock_from + args.clocked]
+    names = dict.fromkeys(name for step in clocked for name in step)
+    parts = {name: round(statistics.median(step.get(name, 0.0) for step in clocked), 3) for name in names}
     free, total = torch.cuda.mem_get_info()
     result = {
         "arm": args.arm,

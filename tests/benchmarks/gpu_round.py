@@ -35,7 +35,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 MARK = "NBHELPERS_ROUND"
 SHORT = ("training.max_steps=5", "training.max_completion_length=256")
-DECODE = ("--engines", "merged", "3d", "fp8-keys", "fa4", "--profile")
+DECODE = ("--engines", "merged", "--profile")
 PATIENCE = 30.0  # seconds that the card gets to become empty
 
 
@@ -59,7 +59,7 @@ def steps_of(model: str, data: str, out: Path) -> list[Step]:
         return (sys.executable, str(HERE / name), *arguments)
 
     def arm(which: str, *more: str) -> tuple[str, ...]:
-        return bench("bench_gpu_step.py", which, "--model", model, "--shapes", "8x8x512", "1x4x256", *more)
+        return bench("bench_gpu_step.py", which, "--model", model, *more)
 
     def series(name: str, backend: str, *more: str) -> tuple[str, ...]:
         sets = [word for one in (f"model.name={model}", f"dataset.path={data}", *SHORT) for word in ("--set", one)]
@@ -68,21 +68,24 @@ def steps_of(model: str, data: str, out: Path) -> list[Step]:
     def tests(*names: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "pytest", "-q", "-s", "-m", "gpu", *(str(HERE.parent / "gpu" / n) for n in names))
 
-    ours = ("ours", "--steps", "5", "--warm-up", "2")
+    ours = ("ours", "--shapes", "8x8x512", "1x4x256", "--steps", "5", "--warm-up", "2")
+    stock = ("stock", "--shapes", "8x8x512", "--steps", "3", "--warm-up", "1", "--clocked", "0")
     return [
-        Step("ours-cold", arm(*ours), 150, 240, cold=True),
+        Step("ours-cold", arm(*ours), 170, 240, cold=True),
         Step("fused-test", tests("test_fused.py"), 60, 150),
         Step("transformers-cold", series("transformers-cold", "transformers"), 260, 420, cold=True),
         Step("decode", bench("bench_decode.py", "--model", model, *DECODE), 150, 270),
+        Step("free24-cold", series("free24-cold", "transformers", "--free", "24"), 250, 330, cold=True),
         Step("free24-warm", series("free24-warm", "transformers", "--free", "24"), 200, 330),
         Step("ours-warm", arm(*ours), 110, 200),
+        Step("ours-profiled", arm(*ours, "--profile"), 220, 300),
         Step("unsloth-cold", series("unsloth-cold", "unsloth"), 480, 590, cold=True),
-        Step("stock", arm("stock", "--steps", "3", "--warm-up", "1"), 340, 450),
+        Step("stock", arm(*stock), 310, 400),
         Step("transformers-warm", series("transformers-warm", "transformers"), 160, 300),
         Step("free16-warm", series("free16-warm", "auto", "--free", "16"), 250, 400),
         Step("unsloth-warm", series("unsloth-warm", "unsloth"), 400, 590),
         Step("notebooks-test", tests("test_four_notebooks.py", "test_unsloth.py", "test_vllm.py"), 400, 590),
-        Step("server-test", tests("test_real_server.py"), 120, 240),  # needs two GPUs
+        Step("server-test", tests("test_real_server.py"), 150, 300),
     ]  # fmt: skip
 
 
