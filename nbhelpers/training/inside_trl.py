@@ -235,8 +235,8 @@ def _in_main_memory(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _features(trainer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """`features` of what was generated, a row each, where the vision tower is frozen and whole on this device: a picture
-    is looked at once, and not in every loss.
+    """`features` of what was generated, a row each, where the vision tower is frozen and whole on this device: a
+    picture is looked at once, and not in every loss.
     """
     import torch
     from accelerate.utils import DistributedType
