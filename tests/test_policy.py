@@ -11,7 +11,7 @@ from nbhelpers.params.run_params import RunParams
 from nbhelpers.params.sections import LoraParams, ModelParams, RewardParams
 from nbhelpers.policy.adapter import lora_target_pattern, trainable_parameters
 from nbhelpers.policy.loading import load_final_model, load_policy
-from nbhelpers.policy.policy import PolicyError
+from nbhelpers.policy.policy import PolicyError, weights_source
 from nbhelpers.policy.saving import save_final_model
 from nbhelpers.problems import asking
 from nbhelpers.problems.drawn import make_problems
@@ -23,6 +23,17 @@ def conversations_of(problems):
     return [asking.conversation(problem, RewardParams()) for problem in problems], [
         problem["image"] for problem in problems
     ]
+
+
+def test_a_relative_folder_is_looked_for_where_doctor_looks(tmp_path, monkeypatch):
+    from nbhelpers.params import places
+
+    (tmp_path / "checkout" / "weights").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(places, "repository_root", lambda: tmp_path / "checkout")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert weights_source("weights") == str(tmp_path / "checkout" / "weights")
+    assert weights_source("unsloth/gemma-3-4b-it") == "unsloth/gemma-3-4b-it"
 
 
 def test_lora_goes_to_the_language_layers_alone_by_default():

@@ -68,6 +68,12 @@ def test_a_broken_line_elsewhere_is_named(run):
         run.read_jsonl(run.metrics_path)
 
 
+def test_brackets_without_end_are_damage(run):
+    run.write_text(run.manifest_path, "[" * 200_000)
+    with pytest.raises(ValueError, match="manifest.json is damaged: it is not JSON"):
+        run.read_manifest()
+
+
 def test_figures_of_numpy_and_infinities_become_plain_json(run):
     row = {"loss": np.float32(0.5), "n": np.int64(3), "nan": float("nan"), "inf": np.inf, "ok": np.bool_(True)}
     run.append_jsonl(run.metrics_path, {**row, "path": run.path})

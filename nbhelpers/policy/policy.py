@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbhelpers.params import ModelParams, PlainError
+from nbhelpers.params import ModelParams, PlainError, resolve_path
 from nbhelpers.policy.decoding import draws, generate_groups
 from nbhelpers.policy.mends import end_of_turn_ids, never_sampled_ids
 
@@ -254,9 +254,11 @@ class Policy:
 
 
 def weights_source(name: str) -> str:
-    """The folder or hub id behind `model.name`; `embedded` is the tiny Gemma-3 that ships with the package."""
+    """The folder or hub id behind `model.name`, a relative folder found as doctor finds it (`resolve_path`); `embedded`
+    is the tiny Gemma-3 that ships with the package.
+    """
     if name == "embedded":
         from nbhelpers.embedded import embedded_path
 
         return str(embedded_path())
-    return name
+    return str(resolve_path(name) or name)

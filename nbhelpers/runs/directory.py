@@ -79,7 +79,7 @@ class RunDirectory:
             for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
                 try:
                     rows.append(json.loads(line))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise RecordError(
                         f"{path} is damaged: line {number} is not JSON ({error}). Bring the file back from a copy, or "
                         "take that line out."
@@ -191,7 +191,7 @@ class RunDirectory:
             return None
         try:
             return json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(
                 f"{path} is damaged: it is not JSON ({error}). Bring it back from a copy, or begin another run with "
                 "--output-dir."
