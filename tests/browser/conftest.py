@@ -39,6 +39,8 @@ def browser(tmp_path_factory):
     # A dialog that a page opened must fail the test that asks, not vanish.
     options.unhandled_prompt_behavior = "ignore"
     chromium = webdriver.Chrome(options=options, service=Service(driver))
+    # Without a window manager no window has the focus, and JupyterLab's current widget is the one that has it.
+    chromium.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     yield chromium
     chromium.quit()
 
