@@ -8,6 +8,7 @@ import math
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from stand_in_engine import TransformersEngine, engine_for
@@ -223,6 +224,53 @@ def test_vllm_finds_a_prompts_picture_once(monkeypatch):
     assert [first.extract_embeds_range() for _ in range(3)] == [[(5, 8)]] * 3
     assert second.extract_embeds_range() == [(9, 12)]
     assert looked == [5, 9] and first == PlaceholderRange(5)
+
+
+def test_pictures_are_looked_for_among_a_prompts_tokens_alone(monkeypatch):
+    class DefaultModelState:
+        supports_mm_inputs = True
+
+        def prepare_attn(self, input_batch, mode, *, for_capture=False):
+            return self.supports_mm_inputs, mode, for_capture
+
+    names = ["vllm", "v1", "worker", "gpu", "model_states", "default"]
+    for place in range(1, len(names) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(names[:place]), ModuleType(names[place - 1]))
+    sys.modules[".".join(names)].DefaultModelState = DefaultModelState
+    inside.leave_pictures_out_of_decoding()
+    state, scheduled = DefaultModelState(), {}
+    for name, tokens in (("decode", [1, 1]), ("prompt", [1, 450])):
+        scheduled[name] = SimpleNamespace(num_scheduled_tokens=np.array(tokens))
+    assert state.prepare_attn(scheduled["decode"], "FULL", for_capture=True) == (False, "FULL", True)
+    assert state.prepare_attn(scheduled["prompt"], "NONE") == (True, "NONE", False)
+    assert state.supports_mm_inputs
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_log_probs_come_from_the_sampler_where_it_can_be_heard(monkeypatch, listens):
+    from nbhelpers.policy.vllm import drawn
+
+    class Vllm:
+        """One token of each prompt, drawn inside of `generate`, told with its log-prob where that is asked for."""
+
+        def generate(self, rows, given, **_):
+            outputs = []
+            for number, (row, sampling) in enumerate(zip(rows, given, strict=True)):
+                for heard in drawn._listening:
+                    logits = torch.zeros(1, 10)
+                    heard.note([f"{number}-0123abcd"], torch.tensor([3]), torch.tensor([7]), logits, torch.tensor([1]))
+                told = None if sampling["logprobs"] is None else [{7: SimpleNamespace(logprob=-1.0)}]
+                completion = SimpleNamespace(index=0, token_ids=[7], logprobs=told)
+                ids = row["prompt_token_ids"]
+                outputs.append(SimpleNamespace(request_id=str(number), outputs=[completion], prompt_token_ids=ids))
+            return outputs
+
+    vllm = ModuleType("vllm")
+    vllm.SamplingParams = dict
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    ids, logps = Engine(Vllm(), None, [1], listens=listens).generate([[4, 5], [6]], None, temperature=1.0)
+    assert ids == [[7], [7]] and logps == [[pytest.approx(-math.log(10) if listens else -1.0)]] * 2
+    assert not drawn._listening
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,9 @@ def load_final_model(path: Path, params: ModelParams) -> Policy:
     path = Path(path)
     base = adapter_base(path)
     if read_seal(path) and (wrong := flaw(path)):
-        raise PolicyError(f"{path} is damaged: {wrong}. Run notebook 03 with training.resume=true to write it again.")
+        again = "Run notebook 03 with training.resume=true to write it again."
+        instead = "Take another checkpoint of the run, or its final_model/."
+        raise PolicyError(f"{path} is damaged: {wrong}. {again if path.name == 'final_model' else instead}")
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         base = weights_source(params.name)
     if not (path / "adapter_model.safetensors").is_file():

@@ -274,6 +274,18 @@ def test_an_adapter_that_is_a_pickle_is_not_loaded(trained_run, tmp_path):
     assert not (tmp_path / "trap").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "mended"),
+    [("final_model", "resume=true to write it again"), ("checkpoint-3", "another checkpoint")],
+)
+def test_a_damaged_adapter_is_told_with_what_mends_it(trained_run, tmp_path, name, mended):
+    folder = shutil.copytree(trained_run["run"].final_model_dir, tmp_path / name)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(PolicyError, match=f"{name} is damaged: .*{mended}"):
+        load_final_model(folder, trained_run["params"].model)
+
+
 @pytest.mark.parametrize("file", ["config.json", "processor_config.json"])
 def test_a_model_that_brings_code_is_refused_without_a_question(tmp_path, monkeypatch, file):
     from nbhelpers.embedded.model import embedded_path
