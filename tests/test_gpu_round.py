@@ -158,5 +158,15 @@ def test_the_drawn_problems_are_read_as_a_persons_own(gpu_round, tmp_path):
     assert len(problems.train) + len(problems.evaluation) == 12 and max(problems.train[0]["image"].size) == 512
 
 
+def test_a_package_that_is_missing_is_named_before_anything_runs(gpu_round, monkeypatch, tmp_path):
+    found = [one for one in gpu_round.distributions() if one.metadata["Name"] != "latex2mathml"]
+    monkeypatch.setattr(gpu_round, "distributions", lambda: found)
+    with pytest.raises(SystemExit, match="missing here: latex2mathml. Nothing was run"):
+        gpu_round.main(["--out", str(tmp_path), "--steps", "decode"])
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert not gpu_round.missing()
+
+
 def test_this_process_carries_no_mark(gpu_round):
     assert os.getpid() not in gpu_round.marked()

@@ -21,15 +21,18 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -197,6 +200,14 @@ def run_step(step: Step, out: Path, limit: float, empty: float, *, used: Callabl
     return code
 
 
+def missing() -> list[str]:
+    """What the package needs to run its notebooks, and is not on this machine."""
+    wanted = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = [re.match(r"[\w.-]+", line)[0] for line in wanted]
+    there = {re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower() for found in distributions()}
+    return [name for name in names if re.sub(r"[-_.]+", "-", name).lower() not in there]
+
+
 def drawn_data(folder: Path, problems: int = 50) -> Path:
     """Problems that the package draws, with pictures of 512 pixels, as a folder that `dataset.path` takes."""
     from nbhelpers.problems import make_problems
@@ -231,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for step in chosen:
             say(step=step.name, expected=step.expected, limit=step.limit, command=list(step.command))
         return 0
+    if absent := missing():  # a notebook would say so after minutes
+        sys.exit(f"These packages are missing here: {', '.join(absent)}. Nothing was run.")
     if left := marked():  # by a round that was killed itself
         say(ended_of_an_earlier_round=left, killed=end_all())
     drawn_data(args.out / "data")
