@@ -195,11 +195,26 @@ def policy():
     return policy_with_adapter()
 
 
+class StandIn(ModuleType):
+    """Of a module of vLLM's."""
+
+
+def stand_in(monkeypatch, name, **members):
+    """A module of this name with these members, reached through its parents, which are empty or stand-ins already."""
+    parts = name.split(".")
+    for place in range(1, len(parts) + 1):
+        path = ".".join(parts[:place])
+        if not isinstance(sys.modules.get(path), StandIn):
+            monkeypatch.setitem(sys.modules, path, StandIn(path))
+        if place > 1:
+            setattr(sys.modules[path.rpartition(".")[0]], parts[place - 1], sys.modules[path])
+    vars(sys.modules[name]).update(members)
+    return sys.modules[name]
+
+
 def test_vllm_finds_a_prompts_picture_once(monkeypatch):
     """The stand-in is frozen, as vLLM 0.26's `PlaceholderRange` is."""
-    import sys
     from dataclasses import dataclass
-    from types import ModuleType
 
     looked = []
 
@@ -211,14 +226,7 @@ def test_vllm_finds_a_prompts_picture_once(monkeypatch):
             looked.append(self.offset)
             return [(self.offset, self.offset + 3)]
 
-    inputs = ModuleType("vllm.multimodal.inputs")
-    inputs.PlaceholderRange = PlaceholderRange
-    for name, module in (
-        ("vllm", ModuleType("vllm")),
-        ("vllm.multimodal", ModuleType("multimodal")),
-        (inputs.__name__, inputs),
-    ):
-        monkeypatch.setitem(sys.modules, name, module)
+    stand_in(monkeypatch, "vllm.multimodal.inputs", PlaceholderRange=PlaceholderRange)
     inside.find_pictures_once()
     first, second = PlaceholderRange(5), PlaceholderRange(9)
     assert [first.extract_embeds_range() for _ in range(3)] == [[(5, 8)]] * 3
@@ -233,10 +241,7 @@ def test_pictures_are_looked_for_among_a_prompts_tokens_alone(monkeypatch):
         def prepare_attn(self, input_batch, mode, *, for_capture=False):
             return self.supports_mm_inputs, mode, for_capture
 
-    names = ["vllm", "v1", "worker", "gpu", "model_states", "default"]
-    for place in range(1, len(names) + 1):
-        monkeypatch.setitem(sys.modules, ".".join(names[:place]), ModuleType(names[place - 1]))
-    sys.modules[".".join(names)].DefaultModelState = DefaultModelState
+    stand_in(monkeypatch, "vllm.v1.worker.gpu.model_states.default", DefaultModelState=DefaultModelState)
     inside.leave_pictures_out_of_decoding()
     state, scheduled = DefaultModelState(), {}
     for name, tokens in (("decode", [1, 1]), ("prompt", [1, 450])):
@@ -348,29 +353,20 @@ def test_other_failures_of_vllm_are_not_dressed_up():
 
 
 def test_vllm_starts_with_the_policys_tokenizer_and_in_this_process(policy, monkeypatch):
-    import sys
-    from types import ModuleType
-
     from transformers import AutoProcessor, AutoTokenizer
 
-    renderers = ModuleType("vllm.renderers.hf")
-    renderers.maybe_make_thread_pool = pool = lambda tokenizer, copies: pytest.fail("deep copies")
-    registry = ModuleType("vllm.model_executor.models.registry")
-    registry._run_in_subprocess = second_python = lambda function: pytest.fail("a second Python")
-    warmup = ModuleType("vllm.model_executor.warmup.kernel_warmup")
-    warmup._warmup_ll_bf16_router_gemm = routers = lambda: pytest.fail("kernels of other models")
-    warmup.flashinfer_autotune = lambda runner: pytest.fail("kernels of other models")
-    worker = ModuleType("vllm.v1.worker.gpu_worker")
-    worker.warmup_kernels = lambda *_: pytest.fail("kernels for every kind of sampling")
-    for module in (renderers, registry, warmup, worker):
-        parts = module.__name__.split(".")
-        for place in range(1, len(parts)):
-            monkeypatch.setitem(sys.modules, ".".join(parts[:place]), ModuleType(parts[place - 1]))
-    for module in (renderers, registry, warmup, worker):
-        parts = module.__name__.split(".")
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        for place in range(1, len(parts)):
-            setattr(sys.modules[".".join(parts[:place])], parts[place], sys.modules.get(".".join(parts[: place + 1])))
+    def not_called(why):
+        return lambda *_: pytest.fail(why)
+
+    pool, second_python, routers = map(not_called, ("deep copies", "a second Python", "kernels of other models"))
+    renderers = stand_in(monkeypatch, "vllm.renderers.hf", maybe_make_thread_pool=pool)
+    registry = stand_in(monkeypatch, "vllm.model_executor.models.registry", _run_in_subprocess=second_python)
+    warmup = stand_in(
+        monkeypatch, "vllm.model_executor.warmup.kernel_warmup", _warmup_ll_bf16_router_gemm=routers,
+        flashinfer_autotune=not_called("kernels of other models"),
+    )  # fmt: skip
+    sampling = not_called("kernels for every kind of sampling")
+    worker = stand_in(monkeypatch, "vllm.v1.worker.gpu_worker", warmup_kernels=sampling)
     with inside.quick_start(policy.source, policy.processor.tokenizer):
         assert registry._run_in_subprocess(lambda: 7) == 7
         warmup._warmup_ll_bf16_router_gemm(), warmup.flashinfer_autotune("runner"), worker.warmup_kernels("runner")

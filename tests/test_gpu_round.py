@@ -159,8 +159,10 @@ def test_the_drawn_problems_are_read_as_a_persons_own(gpu_round, tmp_path):
 
 
 def test_a_package_that_is_missing_is_named_before_anything_runs(gpu_round, monkeypatch, tmp_path):
-    found = [one for one in gpu_round.distributions() if one.metadata["Name"] != "latex2mathml"]
-    monkeypatch.setattr(gpu_round, "distributions", lambda: found)
+    import nbhelpers.runs as runs
+
+    found = runs.installed_version
+    monkeypatch.setattr(runs, "installed_version", lambda name: None if name == "latex2mathml" else found(name))
     with pytest.raises(SystemExit, match="missing here: latex2mathml. Nothing was run"):
         gpu_round.main(["--out", str(tmp_path), "--steps", "decode"])
     assert not list(tmp_path.iterdir())

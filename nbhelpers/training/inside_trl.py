@@ -244,12 +244,13 @@ def _features(trainer: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         return {}
     groups, pixel_values = inputs["group"], inputs["pixel_values"]
-    firsts = torch.searchsorted(groups, groups.unique())
+    distinct, which = groups.unique(return_inverse=True)
+    firsts = torch.searchsorted(groups, distinct)
     with trainer.accelerator.autocast():
         features = features_of(
             trainer.accelerator.unwrap_model(trainer.model), pixel_values[firsts.to(pixel_values.device)]
         )
-    return {} if features is None else {"features": features[(groups - groups[0]).to(features.device)]}
+    return {} if features is None else {"features": features[which.to(features.device)]}
 
 
 def _packed(trainer: Any, model: Any, inputs: dict[str, Any], *_, **__) -> tuple:

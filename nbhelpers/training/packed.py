@@ -177,7 +177,7 @@ def _score(inner: Any, rows: list[Row], batch: dict, temperature: float, fused: 
     from torch.nn.functional import pad
 
     length, device = fused or max(len(row.ids) for row in rows), batch["pixel_values"].device
-    pictures = [torch.stack([batch[name][row.picture] for row in rows]) for name in PICTURES if name in batch]
+    seen = {name: torch.stack([batch[name][row.picture] for row in rows]) for name in PICTURES if name in batch}
 
     def padded(name: str, value: int = 0) -> Any:
         of_rows = (getattr(row, name) for row in rows)
@@ -185,12 +185,12 @@ def _score(inner: Any, rows: list[Row], batch: dict, temperature: float, fused: 
 
     window, what_is_seen = inner.config.get_text_config().sliding_window, block_masks if fused else masks
     positions = padded("positions")
-    with fused_layers(inner) if fused else contextlib.nullcontext(), looked_at(inner, *pictures[1:]):
+    with fused_layers(inner) if fused else contextlib.nullcontext(), looked_at(inner, seen.get("features")):
         hidden = inner.base_model(
             input_ids=padded("ids"),
             position_ids=positions,
             attention_mask=what_is_seen(positions, padded("parts", -1), padded("types"), window),
-            pixel_values=pictures[0],
+            pixel_values=seen["pixel_values"],
             use_cache=False,
         ).last_hidden_state
     before = torch.cat([hidden[place][_moved(row.before, device)] for place, row in enumerate(rows)])

@@ -133,7 +133,7 @@ def features_of(model: Any, pixel_values: Any) -> Any | None:
 
 
 @contextlib.contextmanager
-def looked_at(model: Any, features: Any = None) -> Iterator[None]:
+def looked_at(model: Any, features: Any | None) -> Iterator[None]:
     """Inside, the model has these `features_of` the pictures that it is given, or one's of all: it looks at no pixels,
     by which the cache would know a picture again, for which the CPU waits until the GPU has done all that is under way.
     None changes nothing.

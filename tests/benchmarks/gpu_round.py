@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +31,6 @@ import tomllib
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -201,11 +199,13 @@ def run_step(step: Step, out: Path, limit: float, empty: float, *, used: Callabl
 
 
 def missing() -> list[str]:
-    """What the package needs to run its notebooks, and is not on this machine."""
+    """What this checkout needs to run its notebooks, installed or not, and is not on this machine."""
+    from packaging.requirements import Requirement
+
+    from nbhelpers.runs import installed_version
+
     wanted = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
-    names = [re.match(r"[\w.-]+", line)[0] for line in wanted]
-    there = {re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower() for found in distributions()}
-    return [name for name in names if re.sub(r"[-_.]+", "-", name).lower() not in there]
+    return [name for name in (Requirement(line).name for line in wanted) if installed_version(name) is None]
 
 
 def drawn_data(folder: Path, problems: int = 50) -> Path:

@@ -48,16 +48,22 @@ class Drawn:
 
         columns = zip(*self.steps, strict=True) if self.steps else [[torch.empty(0)]] * 4
         positions, tokens, logps, counts = (torch.cat(list(column)).tolist() for column in columns)
-        found: dict[tuple[str, int], dict[int, tuple[int, float]]] = {}
+        by_name: dict[str, dict[int, tuple[int, float]]] = {}
         for name, position, token, logp, count in zip(self.names, positions, tokens, logps, counts, strict=True):
             if count:  # a request that had to make room is sampled from once more: the last time counts
-                parts = _NAME.fullmatch(name)
-                found.setdefault((parts["prompt"], int(parts["place"] or 0)), {})[position] = (token, logp)
+                by_name.setdefault(name, {})[position] = (token, logp)
+        found = {_place_of(name): drawn for name, drawn in by_name.items()}
         return [
             _of_completion(found.get((output.request_id, completion.index), {}), list(completion.token_ids))
             for output in outputs
             for completion in output.outputs
         ]
+
+
+def _place_of(name: str) -> tuple[str, int]:
+    """The prompt's name and the place among its completions of what vLLM calls a request."""
+    parts = _NAME.fullmatch(name)
+    return parts["prompt"], int(parts["place"] or 0)
 
 
 def _of_completion(drawn: dict[int, tuple[int, float]], tokens: list[int]) -> list[float]:
@@ -79,7 +85,7 @@ def listening() -> Iterator[Drawn]:
     try:
         yield drawn
     finally:
-        _listening.remove(drawn)
+        _listening.pop()
 
 
 def listened_to(sampler: type) -> None:
